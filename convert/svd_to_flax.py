@@ -1,0 +1,167 @@
+"""Convert Stable Video Diffusion from a diffusers folder to a checkpoint that `svdjax.load` reads.
+
+python -m convert.svd_to_flax SOURCE OUT [--backward DIR [--backward-base DIR]] [--dtype float32|bfloat16|float16]
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from convert import mapping, source
+from convert.backward import Overlay, Tuned, open_tuned, read_overlay
+from convert.tensors import Weights, sha256
+from svdjax import cli
+from svdjax.atomic import new_folder, require_space
+from svdjax.checkpoint import Info, is_model, write_info
+from svdjax.errors import InputError
+from svdjax.initialize import abstract
+from svdjax.model import NETWORKS, leaves
+from svdjax.orbax_trees import save_tree
+from svdjax.overlay import trained_kinds
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What to convert: the arguments of the command."""
+
+    source: Path
+    out: Path
+    backward: Path | None = None
+    backward_base: Path | None = None
+    dtype: str = "float32"
+    overwrite: bool = False
+
+
+def convert(job: Conversion) -> None:
+    """Convert one model, a network at a time, so that no more than the largest network is in memory.
+
+    Raises:
+        InputError: anything wrong with the source or the output; nothing is left at `job.out` then.
+    """
+    with new_folder(job.out, overwrite=job.overwrite, ours=is_model) as folder:
+        model = source.open_model(job.source)
+        tables = {}
+        for name, weights in model.weights.items():
+            network = abstract(NETWORKS[name], getattr(model.config, name), np.float32)
+            tables[name] = mapping.table({leaf: value.shape for leaf, value in leaves(network).items()})
+            mapping.check(name, tables[name], weights.tensors, str(weights.where))
+            for other in source.unread(name, weights):
+                print(f"{weights.where} is read; {other.name} beside it is not")
+        unet, unet_rows = model.weights["unet"], tables["unet"]
+        tuned = None
+        if job.backward is not None:
+            tuned = open_tuned(job.backward, job.backward_base, model.config.unet, unet_rows)
+        itemsize = np.dtype(job.dtype).itemsize
+        written = {name: itemsize * sum(row.size for row in rows.values()) for name, rows in tables.items()}
+        require_space(folder, sum(written.values()), job.out)
+
+        reading = sum(weights.nbytes for weights in model.weights.values()) + (tuned.weights.nbytes if tuned else 0)
+        with tqdm(total=reading + sum(written.values()), unit="B", unit_scale=True, disable=None, leave=False) as bar:
+            for name, weights in model.weights.items():
+                bar.set_description(name)
+                save_tree(folder / name, _converted(weights, tables[name], job.dtype, bar.update))
+                bar.update(written[name])
+            overlay = None
+            if tuned is not None:
+                bar.set_description("backward")
+                overlay = read_overlay(tuned, unet, unet_rows, bar.update)
+                where = str(tuned.weights.where)
+                save_tree(folder / "backward", {k: _cast(v, job.dtype, k, where) for k, v in overlay.values.items()})
+        write_info(folder, Info(model.config, job.dtype, _backward_info(job, overlay), _hashes(job, model, tuned)))
+    for note in overlay.notes if overlay else ():
+        print(note)
+    print(_summary(job, tables, sum(written.values()), overlay))
+
+
+def _converted(
+    weights: Weights, rows: Mapping[str, mapping.Row], dtype: str, advance: Callable[[int], None]
+) -> dict[str, np.ndarray]:
+    """A network's tensors in our layout and in `dtype`, by dotted name here."""
+    leaf_of = {row.torch_name: leaf for leaf, row in rows.items()}
+    return {
+        leaf_of[name]: _cast(rows[leaf_of[name]].layout.to_flax(values), dtype, name, str(weights.where))
+        for name, values in weights.stream(advance)
+        if name in leaf_of
+    }
+
+
+def _cast(values: np.ndarray, dtype: str, name: str, where: str) -> np.ndarray:
+    """Contiguous values in `dtype`; finite ones must stay finite."""
+    with np.errstate(over="ignore"):  # refused below
+        cast = np.ascontiguousarray(values, np.dtype(dtype))
+    if cast.dtype != values.dtype and not np.isfinite(cast).all():
+        largest = np.abs(values).max()
+        raise InputError(f"{where}: {name} holds {largest:.3g}, beyond the range of {dtype}: use another --dtype")
+    return cast
+
+
+def _backward_info(job: Conversion, overlay: Overlay | None) -> dict[str, object] | None:
+    if overlay is None:
+        return None
+    base = None if job.backward_base is None else str(job.backward_base)
+    return {"trained": trained_kinds(overlay.values), "source": str(job.backward), "base": base}
+
+
+def _hashes(job: Conversion, model: source.Model, tuned: Tuned | None) -> dict[str, str]:
+    """SHA-256 of every file that was read, by its path in SOURCE, or after `backward/` and `backward-base/`."""
+    hashes = {str(path.relative_to(job.source)): sha256(path) for path in model.json_files}
+    for weights in model.weights.values():
+        hashes |= {str(path.relative_to(job.source)): digest for path, digest in weights.hashes().items()}
+    if tuned is not None:
+        hashes[f"backward/{tuned.json_file.name}"] = sha256(tuned.json_file)
+        hashes |= {f"backward/{path.name}": digest for path, digest in tuned.weights.hashes().items()}
+        if tuned.base is not None and tuned.base_json is not None:
+            hashes[f"backward-base/{tuned.base_json.name}"] = sha256(tuned.base_json)
+            hashes |= {f"backward-base/{path.name}": digest for path, digest in tuned.base.hashes().items()}
+    return hashes
+
+
+def _summary(job: Conversion, tables: Mapping[str, Mapping[str, mapping.Row]], written: int, overlay: Overlay | None) -> str:
+    counts = {name: sum(row.size for row in rows.values()) for name, rows in tables.items()}
+    parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    line = f"{job.out}: {sum(counts.values()):,} parameters ({parts}) in {job.dtype}, {written / 2**30:.2f} GiB; "
+    if overlay is None:
+        return line + "no backward weights"
+    base = "" if job.backward_base is None else f" minus {job.backward_base}"
+    return line + f"backward weights {', '.join(trained_kinds(overlay.values))} from {job.backward}{base}"
+
+
+def command(argv: list[str] | None) -> None:
+    parser = cli.Parser(
+        prog="python -m convert.svd_to_flax", description="Convert Stable Video Diffusion to a svdjax checkpoint."
+    )
+    parser.add_argument(
+        "source", type=Path, metavar="SOURCE", help="a diffusers folder: unet/, vae/, image_encoder/, scheduler/"
+    )
+    parser.add_argument("out", type=Path, metavar="OUT", help="the checkpoint to write, a new folder")
+    parser.add_argument(
+        "--backward", type=Path, metavar="DIR", help="fine-tuned backward UNet: its folder, or one that holds it as unet/"
+    )
+    parser.add_argument(
+        "--backward-base",
+        type=Path,
+        metavar="DIR",
+        help="the UNet it was tuned from, if that is not SOURCE's: what is carried over is their difference",
+    )
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="dtype to store (default: %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is a checkpoint")
+    args = parser.parse_args(argv)
+    if args.backward_base is not None and args.backward is None:
+        raise InputError("--backward-base is given without --backward, whose base it is")
+    convert(Conversion(**vars(args)))
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(command, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,216 @@
+"""`python -m sample.interpolate`: two or more keyframes in, the video between them out."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from svdjax import cli, fit, images, video
+from svdjax.config import SVDConfig
+from svdjax.errors import InputError
+from svdjax.settings import FUSIONS, Settings
+
+DEFAULT_OUT = "inbetween.mp4"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A checked command line: everything that can be known before the model is loaded."""
+
+    model: Path
+    backward: Path | None
+    config: SVDConfig
+    keyframes: list[np.ndarray]
+    settings: Settings
+    output: video.OutputPlan
+    decode_chunk: int | None
+    dtype: str | None
+    noise: Path | None
+    save_latents: Path | None
+    overwrite: bool
+    metadata: dict[str, str]
+
+
+def parser() -> cli.Parser:
+    """The command's options; defaults of the sampler are those of `Settings`."""
+    p = cli.Parser(prog="python -m sample.interpolate", description="The video between two or more keyframes.")
+    p.add_argument("keyframes", nargs="*", metavar="KEYFRAME", help="image files, in time order; at least two")
+    p.add_argument("--demo", action="store_true", help="run the embedded model on its own keyframes")
+    p.add_argument("--model", type=Path, metavar="DIR", help="a checkpoint made by python -m convert.svd_to_flax")
+    p.add_argument("--backward", type=Path, metavar="DIR", help="backward weights to use instead of the checkpoint's own")
+    p.add_argument("-o", "--out", default=DEFAULT_OUT, help=".mp4, .gif, .webp, or a folder of PNGs (%(default)s)")
+    p.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    p.add_argument("--num-frames", type=int, metavar="N", help="frames from keyframe to keyframe, both included (the model's)")
+    p.add_argument("--size", metavar="WxH", help="size of the video (the model's, turned to the first keyframe's orientation)")
+    p.add_argument("--fit", choices=fit.FITS, default="crop", help="how keyframes of another shape are fitted (%(default)s)")
+    p.add_argument("--steps", type=int, default=Settings.steps, help="Euler steps (%(default)s)")
+    p.add_argument("--seed", type=int, default=Settings.seed, help="seed of every random draw (%(default)s)")
+    p.add_argument("--fps", type=int, default=Settings.fps, help="told to the model and written to the file (%(default)s)")
+    p.add_argument(
+        "--motion-bucket-id", type=float, default=Settings.motion_bucket_id, help="how much motion, 0 to 255 (%(default)s)"
+    )
+    p.add_argument(
+        "--noise-aug-strength",
+        type=float,
+        default=Settings.noise_aug_strength,
+        help="noise on the keyframes; more lets the video leave them further (%(default)s)",
+    )
+    p.add_argument(
+        "--guidance", type=float, nargs=2, metavar=("MIN", "MAX"), default=Settings.guidance, help="guidance scales (1 3)"
+    )
+    p.add_argument("--fusion", choices=FUSIONS, default=Settings.fusion, help="how the directions are fused (%(default)s)")
+    p.add_argument("--recurrence", type=int, default=Settings.recurrence, help="redo each early step so often (%(default)s)")
+    p.add_argument(
+        "--recurrence-ratio", type=float, default=Settings.recurrence_ratio, help="share of the steps redone (%(default)s)"
+    )
+    p.add_argument(
+        "--decode-chunk",
+        type=int,
+        metavar="N",
+        help="decode N frames at a time: less memory, but it changes the picture (all frames, exactly)",
+    )
+    p.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="compute dtype (bfloat16; float32 where there is no GPU)"
+    )
+    p.add_argument("--noise", type=Path, metavar="FILE.npz", help="random draws to use instead of the seed's")
+    p.add_argument("--save-latents", type=Path, metavar="FILE.npz", help="also write the sampler's final latents")
+    return p
+
+
+def check(argv: list[str] | None) -> Request:
+    """Parse and check the command line, read the keyframes; nothing long, nothing written."""
+    args = parser().parse_args(argv)
+    if args.demo:
+        raise InputError("--demo: no model is embedded yet; convert one and give --model (see README)")
+    if args.model is None:
+        raise InputError("--model is missing: a checkpoint made by python -m convert.svd_to_flax")
+    if args.decode_chunk is not None and args.decode_chunk < 1:
+        raise InputError(f"--decode-chunk is {args.decode_chunk}, expected at least 1")
+    if len(args.keyframes) < 2:
+        raise InputError(f"{len(args.keyframes)} keyframes given, expected at least two image files")
+    from svdjax import checkpoint
+
+    info = checkpoint.read_info(args.model)
+    config = info.config
+    if args.backward is None and not info.backward:
+        raise InputError(
+            f"{args.model}: no backward weights, which the video between keyframes needs: convert with "
+            "--backward DIR, or give --backward DIR here"
+        )
+    settings = Settings(
+        num_frames=config.unet.num_frames if args.num_frames is None else args.num_frames,
+        steps=args.steps,
+        seed=args.seed,
+        fps=args.fps,
+        motion_bucket_id=args.motion_bucket_id,
+        noise_aug_strength=args.noise_aug_strength,
+        guidance=tuple(args.guidance),
+        fusion=args.fusion,
+        recurrence=args.recurrence,
+        recurrence_ratio=args.recurrence_ratio,
+    )
+    loaded, notes = images.load_keyframes(args.keyframes)
+    size = fit.parse_size(args.size) if args.size else fit.default_size(loaded[0].shape, config.default_size)
+    fit.check_size(*size, config.size_multiple)
+    for path, image in zip(args.keyframes, loaded, strict=True):
+        notes.append(fit.describe_fit(Path(path).name, image.shape, size, args.fit))
+    output = video.plan_output(args.out, overwrite=args.overwrite)
+    if args.save_latents is not None:
+        check_latents_path(args.save_latents, args.overwrite)
+    for note in filter(None, notes):
+        print(note)
+    keyframes = [fit.fit(image, size, args.fit) for image in loaded]
+    metadata = {
+        "software": "svdjax",
+        "keyframes": " ".join(Path(k).name for k in args.keyframes),
+        "model": args.model.name,
+        "fit": args.fit,
+        "decode_chunk": str(args.decode_chunk or "all"),
+        "noise": args.noise.name if args.noise else "from the seed",
+        **settings.as_text(),
+    }
+    return Request(
+        args.model,
+        args.backward,
+        config,
+        keyframes,
+        settings,
+        output,
+        args.decode_chunk,
+        args.dtype,
+        args.noise,
+        args.save_latents,
+        args.overwrite,
+        metadata,
+    )
+
+
+def check_latents_path(path: Path, overwrite: bool) -> None:
+    if path.suffix != ".npz":
+        raise InputError(f"--save-latents {path}: expected a file name ending in .npz")
+    if not path.parent.is_dir():
+        raise InputError(f"--save-latents {path}: there is no folder {path.parent}")
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise InputError(f"--save-latents {path}: exists already (--overwrite replaces a file)")
+
+
+def generate(request: Request) -> None:
+    """Load the model, make the clip of each pair of neighbouring keyframes, write the video."""
+    import jax
+
+    import svdjax
+    from svdjax import compilation_cache, draws, pipeline
+
+    compilation_cache.enable()
+    dtype = request.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    started = time.monotonic()
+    settings, config = request.settings, request.config
+    height, width, _ = request.keyframes[0].shape
+    latent_shape = pipeline.latent_shape(config, settings, (height, width))
+    noise = None
+    evaluations = settings.schedule(config.scheduler)
+    if request.noise is not None:
+        noise = draws.load_draws(request.noise, (height, width, 3), latent_shape, evaluations.recurrences)
+    print(f"{settings.num_frames} frames of {width}x{height}, {len(evaluations)} UNet evaluations, {dtype}, {jax.devices()[0]}")
+    model = svdjax.load(request.model, dtype=dtype, backward=request.backward)
+
+    frames, latents = [], []
+    pairs = list(zip(request.keyframes[:-1], request.keyframes[1:], strict=True))
+    for i, (first, last) in enumerate(pairs):
+        label = "sampling" if len(pairs) == 1 else f"sampling pair {i + 1} of {len(pairs)}"
+        with tqdm(total=len(evaluations), desc=label, unit="eval", file=sys.stderr) as bar:
+
+            def progress(done: int, _total: int, bar: tqdm = bar) -> None:
+                bar.update(done - bar.n)
+
+            result = pipeline.sample_pair(model, first[None], last[None], settings, draws=noise, progress=progress)
+        print("decoding", file=sys.stderr)
+        clip = pipeline.decode(model, result, request.decode_chunk)[0]
+        # the last frame of a clip and the first of the next show the same keyframe: it stays once
+        frames.append(clip if i == 0 else clip[1:])
+        latents.append(np.asarray(result[0]))
+    if request.save_latents is not None:
+        video.write_atomically(
+            request.save_latents, lambda path: np.savez(path, latents=latents[0] if len(pairs) == 1 else np.stack(latents))
+        )
+    movie = np.concatenate(frames)
+    video.write_video(request.output, movie, settings.fps, request.metadata)
+    seconds = time.monotonic() - started
+    print(f"wrote {request.output.path}: {len(movie)} frames, {len(movie) / settings.fps:.1f} s of video, in {seconds:.0f} s")
+
+
+def command(argv: list[str] | None) -> None:
+    generate(check(argv))
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(command, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,273 @@
+"""Configurations of the models, read from the JSON files of a diffusers folder.
+
+Field names are those of the PyTorch configurations (diffusers' `UNetSpatioTemporalConditionModel`,
+`AutoencoderKLTemporalDecoder`, `EulerDiscreteScheduler`; transformers' `CLIPVisionConfig`); defaults are SVD-XT's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from svdjax.errors import InputError
+
+NORM_GROUPS = 32  # every GroupNorm of SVD; the PyTorch classes fix it
+
+
+def _per_level(name: str, value: Any, levels: int) -> tuple[Any, ...]:
+    """One value a resolution level: a scalar is repeated, a list must have `levels` entries."""
+    values = tuple(value) if isinstance(value, (list, tuple)) else (value,) * levels
+    if len(values) != levels:
+        raise InputError(f"{name} has {len(values)} entries, expected {levels}, one for each of block_out_channels")
+    return values
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InputError(message)
+
+
+def _check_widths(name: str, widths: tuple[int, ...]) -> None:
+    _require(len(widths) > 0, f"{name} is empty, expected one width a level")
+    for width in widths:
+        _require(
+            isinstance(width, int) and width > 0 and width % NORM_GROUPS == 0,
+            f"{name} has {width}, expected a positive multiple of the {NORM_GROUPS} groups of GroupNorm",
+        )
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """The spatio-temporal UNet. Sequences hold one entry a level, highest resolution first."""
+
+    in_channels: int = 8
+    out_channels: int = 4
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    down_block_types: tuple[str, ...] = ("CrossAttnDownBlockSpatioTemporal",) * 3 + ("DownBlockSpatioTemporal",)
+    up_block_types: tuple[str, ...] = ("UpBlockSpatioTemporal",) + ("CrossAttnUpBlockSpatioTemporal",) * 3
+    layers_per_block: tuple[int, ...] = (2, 2, 2, 2)
+    transformer_layers_per_block: tuple[int, ...] = (1, 1, 1, 1)
+    num_attention_heads: tuple[int, ...] = (5, 10, 20, 20)
+    cross_attention_dim: tuple[int, ...] = (1024, 1024, 1024, 1024)
+    addition_time_embed_dim: int = 256
+    projection_class_embeddings_input_dim: int = 768
+    num_frames: int = 25
+    sample_size: int | tuple[int, int] = 96
+
+    def __post_init__(self) -> None:
+        levels = len(self.block_out_channels)
+        object.__setattr__(self, "block_out_channels", tuple(self.block_out_channels))
+        if isinstance(self.sample_size, list):
+            object.__setattr__(self, "sample_size", tuple(self.sample_size))
+        _check_widths("block_out_channels", self.block_out_channels)
+        for name in (
+            "down_block_types",
+            "up_block_types",
+            "layers_per_block",
+            "transformer_layers_per_block",
+            "num_attention_heads",
+            "cross_attention_dim",
+        ):
+            object.__setattr__(self, name, _per_level(name, getattr(self, name), levels))
+        kinds = {
+            "down_block_types": ("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+            "up_block_types": ("CrossAttnUpBlockSpatioTemporal", "UpBlockSpatioTemporal"),
+        }
+        for name, known in kinds.items():
+            for kind in getattr(self, name):
+                _require(kind in known, f"{name} has {kind!r}, expected one of {', '.join(known)}")
+        for width, heads in zip(self.block_out_channels, self.num_attention_heads, strict=True):
+            _require(width % heads == 0, f"block_out_channels has {width}, not divisible by its {heads} attention heads")
+        _require(
+            self.projection_class_embeddings_input_dim == 3 * self.addition_time_embed_dim,
+            f"projection_class_embeddings_input_dim is {self.projection_class_embeddings_input_dim}, expected "
+            f"{3 * self.addition_time_embed_dim}: fps, motion bucket and noise augmentation, "
+            f"{self.addition_time_embed_dim} features each",
+        )
+        _require(
+            self.in_channels == 2 * self.out_channels,
+            f"in_channels is {self.in_channels}, expected {2 * self.out_channels}: latents and image latents",
+        )
+
+    @property
+    def down_factor(self) -> int:
+        """How often the UNet halves its input, as a factor: latent sides must be its multiples."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """The image encoder and temporal decoder. `block_out_channels`: highest resolution first."""
+
+    in_channels: int = 3
+    out_channels: int = 3
+    latent_channels: int = 4
+    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
+    layers_per_block: int = 2
+    scaling_factor: float = 0.18215
+    force_upcast: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "block_out_channels", tuple(self.block_out_channels))
+        _check_widths("block_out_channels", self.block_out_channels)
+        _require(
+            self.in_channels == 3 and self.out_channels == 3,
+            f"in_channels and out_channels are {self.in_channels} and {self.out_channels}, expected 3 and 3 (RGB)",
+        )
+
+    @property
+    def down_factor(self) -> int:
+        """Pixels a side of one latent."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+
+@dataclass(frozen=True)
+class CLIPConfig:
+    """The CLIP vision tower with projection, and the pixel statistics of its preprocessor."""
+
+    hidden_size: int = 1280
+    intermediate_size: int = 5120
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 16
+    image_size: int = 224
+    patch_size: int = 14
+    num_channels: int = 3
+    projection_dim: int = 1024
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-5
+    image_mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
+    image_std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image_mean", tuple(self.image_mean))
+        object.__setattr__(self, "image_std", tuple(self.image_std))
+        _require(self.hidden_act in ("gelu", "quick_gelu"), f"hidden_act is {self.hidden_act!r}, expected gelu or quick_gelu")
+        _require(
+            self.hidden_size % self.num_attention_heads == 0,
+            f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {self.num_attention_heads}",
+        )
+        _require(self.num_channels == 3, f"num_channels is {self.num_channels}, expected 3 (RGB)")
+        for name in ("image_mean", "image_std"):
+            _require(len(getattr(self, name)) == 3, f"{name} has {len(getattr(self, name))} entries, expected 3 (RGB)")
+
+
+@dataclass(frozen=True)
+class EDMConfig:
+    """The noise schedule of sampling: Karras et al. 2022, equation 5."""
+
+    sigma_min: float = 0.002
+    sigma_max: float = 700.0
+    rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        _require(
+            0 < self.sigma_min < self.sigma_max < math.inf,
+            f"sigma_min {self.sigma_min} and sigma_max {self.sigma_max}: expected 0 < sigma_min < sigma_max",
+        )
+
+
+@dataclass(frozen=True)
+class SVDConfig:
+    """Everything that fixes a model's shapes and schedule; saved beside its weights."""
+
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    vae: VAEConfig = field(default_factory=VAEConfig)
+    image_encoder: CLIPConfig = field(default_factory=CLIPConfig)
+    scheduler: EDMConfig = field(default_factory=EDMConfig)
+
+    def __post_init__(self) -> None:
+        _require(
+            self.vae.latent_channels == self.unet.out_channels,
+            f"the VAE has {self.vae.latent_channels} latent channels, the UNet {self.unet.out_channels}",
+        )
+        for dim in self.unet.cross_attention_dim:
+            _require(
+                dim == self.image_encoder.projection_dim,
+                f"the UNet's cross_attention_dim is {dim}, the image encoder's projection_dim "
+                f"{self.image_encoder.projection_dim}: expected the same",
+            )
+
+    @property
+    def size_multiple(self) -> int:
+        """Image sides must be multiples of this many pixels, so that every level of the UNet can be halved."""
+        return self.vae.down_factor * self.unet.down_factor
+
+    @property
+    def default_size(self) -> tuple[int, int]:
+        """(width, height) in pixels that the model was made for.
+
+        `sample_size` gives latents: (height, width) or one side of a square. SVD's own files say 96 although it was
+        trained at 1024x576, the default of the PyTorch pipeline; 96 therefore means that.
+        """
+        size = self.unet.sample_size
+        if size == 96:
+            return 1024, 576
+        height, width = size if isinstance(size, tuple) else (size, size)
+        return width * self.vae.down_factor, height * self.vae.down_factor
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> SVDConfig:
+        return cls(**{name: component(**data[name]) for name, component in COMPONENTS.items()})
+
+
+COMPONENTS = {"unet": UNetConfig, "vae": VAEConfig, "image_encoder": CLIPConfig, "scheduler": EDMConfig}
+
+# What each PyTorch class must be, and settings that change the arithmetic: only the value that SVD uses is implemented.
+_CLASSES = {
+    "unet": ("_class_name", "UNetSpatioTemporalConditionModel"),
+    "vae": ("_class_name", "AutoencoderKLTemporalDecoder"),
+    "image_encoder": ("model_type", "clip_vision_model"),
+    "scheduler": ("_class_name", "EulerDiscreteScheduler"),
+}
+# Defaults of the PyTorch classes that differ from SVD's, for files that leave a setting out.
+_PYTORCH_DEFAULTS: dict[str, dict[str, Any]] = {
+    "vae": {"block_out_channels": (64,), "layers_per_block": 1},
+    "image_encoder": {
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "patch_size": 32,
+        "projection_dim": 512,
+        "hidden_act": "quick_gelu",
+    },
+}
+_IMPLEMENTED = {
+    "vae": {"down_block_types": "DownEncoderBlock2D"},
+    "scheduler": {"prediction_type": "v_prediction", "use_karras_sigmas": True, "timestep_type": "continuous"},
+}
+
+
+def from_pytorch(component: str, data: Mapping[str, Any]) -> Any:
+    """The configuration of one component from its JSON in a diffusers folder.
+
+    Args:
+        component: `unet`, `vae`, `image_encoder` or `scheduler`.
+        data: the parsed `config.json` (`scheduler_config.json`); keys that don't affect inference are ignored.
+
+    Raises:
+        InputError: another class of model, or a setting that isn't implemented; the message names it.
+    """
+    key, expected = _CLASSES[component]
+    found = data.get(key)
+    _require(found == expected, f"{component}: {key} is {found!r}, expected {expected!r}")
+    for name, value in _IMPLEMENTED.get(component, {}).items():
+        if name in data:
+            given = data[name]
+            for one in given if isinstance(given, (list, tuple)) else [given]:
+                _require(one == value, f"{component}: {name} is {one!r}, expected {value!r}")
+    cls = COMPONENTS[component]
+    names = {f.name for f in dataclasses.fields(cls)}
+    try:
+        given = {k: v for k, v in data.items() if k in names and v is not None}
+        return cls(**(_PYTORCH_DEFAULTS.get(component, {}) | given))
+    except InputError as e:
+        raise InputError(f"{component}: {e}") from None
+    except TypeError as e:  # a string where a number belongs, and the like
+        raise InputError(f"{component}: a setting has the wrong type ({e})") from None

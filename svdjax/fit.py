@@ -1,0 +1,184 @@
+"""Sizes, and keyframes fitted to them: scaled and cropped, padded or stretched, by one stated rule."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import numpy as np
+
+from svdjax.errors import InputError
+
+FITS = ("crop", "pad", "stretch")
+
+SVD_SIZE = (1024, 576)  # width, height that SVD and SVD-XT were trained at
+
+PAD_COLOUR = (0, 0, 0)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`"1024x576"` to (width, height).
+
+    Raises:
+        InputError: anything but two whole positive numbers with an x between them.
+    """
+    match = re.fullmatch(r"(\d{1,9})[xX](\d{1,9})", text.strip(), re.ASCII)
+    width, height = (int(match[1]), int(match[2])) if match else (0, 0)
+    if width == 0 or height == 0:
+        raise InputError(f"size {text!r}: expected WIDTHxHEIGHT in pixels, such as 1024x576")
+    return width, height
+
+
+def check_size(width: int, height: int, multiple: int) -> None:
+    """Refuse a size that the model can't halve at every level.
+
+    Args:
+        width, height: pixels.
+        multiple: what both must be positive multiples of (`SVDConfig.size_multiple`).
+
+    Raises:
+        InputError: it names the nearest sizes that fit, nearest first.
+    """
+    if width > 0 and height > 0 and width % multiple == 0 and height % multiple == 0:
+        return
+
+    def nearest(side: int) -> set[int]:
+        return {max(side // multiple, 1) * multiple, max(-(-side // multiple), 1) * multiple}
+
+    sizes = sorted(
+        itertools.product(nearest(width), nearest(height)),
+        key=lambda size: (size[0] - width) ** 2 + (size[1] - height) ** 2,
+    )
+    names = " or ".join(f"{w}x{h}" for w, h in sizes[:2])
+    raise InputError(f"size {width}x{height}: both sides must be multiples of {multiple}; nearest: {names}")
+
+
+def default_size(first_image_shape: tuple[int, ...], config_size: tuple[int, int] = SVD_SIZE) -> tuple[int, int]:
+    """The model's own size, turned to the orientation of the first keyframe.
+
+    Args:
+        first_image_shape: (H, W, ...). A square keyframe takes the size as it stands (SVD's is landscape).
+        config_size: (width, height).
+
+    Returns:
+        (width, height).
+    """
+    height, width = first_image_shape[:2]
+    long, short = max(config_size), min(config_size)
+    if height == width:
+        return tuple(config_size)
+    return (short, long) if height > width else (long, short)
+
+
+def fit(image: np.ndarray, size: tuple[int, int], mode: str = "crop", colour: tuple[int, int, int] = PAD_COLOUR) -> np.ndarray:
+    """Bring an image to exactly `size`. An image of that size passes bit for bit.
+
+    `crop` scales it to cover the size and cuts what stands over equally on both sides. `pad` scales it to lie inside and
+    fills the rest with `colour`. `stretch` changes its proportions. Scaling is Pillow's Lanczos (3 lobes): of its filters
+    the one that keeps most detail, and antialiased, because its support grows with the reduction.
+
+    Args:
+        image: uint8 (H, W, 3).
+        size: (width, height).
+        mode: `crop`, `pad` or `stretch`.
+        colour: RGB, 0..255, of `pad`'s bars.
+
+    Returns:
+        uint8 (height, width, 3).
+
+    Raises:
+        InputError: an unknown mode.
+    """
+    _check_mode(mode)
+    height, width = image.shape[:2]
+    if (width, height) == size:
+        return image
+    if mode == "stretch":
+        return _resize(image, size)
+    if mode == "crop":
+        return _resize(image, size, _crop_box((width, height), size))
+    inner = _padded_size((width, height), size)
+    scaled = image if inner == (width, height) else _resize(image, inner)
+    left, top = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
+    out = np.empty((size[1], size[0], 3), np.uint8)
+    out[:] = colour
+    out[top : top + inner[1], left : left + inner[0]] = scaled
+    return out
+
+
+def describe_fit(name: str, shape: tuple[int, ...], size: tuple[int, int], mode: str = "crop") -> str | None:
+    """What `fit` does to an image, in one line for the user; None where it changes nothing.
+
+    Args:
+        name: the file.
+        shape: the image's (H, W, ...).
+        size, mode: as in `fit`.
+    """
+    _check_mode(mode)
+    source = (shape[1], shape[0])
+    if source == size:
+        return None
+    if mode == "crop":
+        left, top, right, bottom = _crop_box(source, size)
+        part = (right - left, bottom - top)
+        cut = _missing(part, source)
+        changes = [word for word, done in (("scaled", part != size), ("cropped", cut)) if done]
+        detail = f", {cut} cut" if cut else ""
+    elif mode == "pad":
+        inner = _padded_size(source, size)
+        bars = _missing(inner, size)
+        changes = [word for word, done in (("scaled", inner != source), ("padded", bars)) if done]
+        detail = f", bars on {bars}" if bars else ""
+    else:
+        wider = (size[0] * source[1]) / (size[1] * source[0])
+        changes = ["scaled" if wider == 1 else "stretched"]
+        detail = "" if wider == 1 else f", {_percent(abs(wider - 1))} {'wider' if wider > 1 else 'narrower'} than it was"
+    return f"{name} {source[0]}x{source[1]}: {' and '.join(changes)} to {size[0]}x{size[1]}{detail}"
+
+
+def _check_mode(mode: str) -> None:
+    if mode not in FITS:
+        raise InputError(f"fit is {mode!r}, expected one of {', '.join(FITS)}")
+
+
+def _missing(part: tuple[float, float], whole: tuple[int, int]) -> str | None:
+    """How much of `whole` the (width, height) `part` leaves out: `25% of its height`, or None."""
+    for side, has, of in zip(("width", "height"), part, whole, strict=True):
+        if has < of:
+            return f"{_percent(1 - has / of)} of its {side}"
+    return None
+
+
+def _percent(share: float) -> str:
+    return "under 1%" if share < 0.01 else f"{share:.0%}"
+
+
+def _crop_box(source: tuple[int, int], size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The centred part (left, top, right, bottom) of `source` with the proportions of `size`, in source pixels.
+
+    In fractions of pixels, so that nothing is displaced or distorted by rounding; whole pixels where nothing is scaled,
+    so that pixels are then copied.
+    """
+    scale = max(size[0] / source[0], size[1] / source[1])
+    if scale == 1:
+        left, top = (source[0] - size[0]) // 2, (source[1] - size[1]) // 2
+        return left, top, left + size[0], top + size[1]
+    wide = source[0] * size[1] >= source[1] * size[0]
+    width = source[1] * size[0] / size[1] if wide else source[0]
+    height = source[1] if wide else source[0] * size[1] / size[0]
+    left, top = (source[0] - width) / 2, (source[1] - height) / 2
+    return left, top, left + width, top + height
+
+
+def _padded_size(source: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """The largest size with the proportions of `source` inside `size`, rounded to whole pixels, at least one."""
+    wide = source[0] * size[1] >= source[1] * size[0]
+    if wide:
+        return size[0], max(1, round(source[1] * size[0] / source[0]))
+    return max(1, round(source[0] * size[1] / source[1])), size[1]
+
+
+def _resize(image: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float] | None = None) -> np.ndarray:
+    from PIL import Image
+
+    return np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS, box))

@@ -1,0 +1,142 @@
+"""The whole path: keyframes -> conditioning -> latents -> frames."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from svdjax.backward import EVERYWHERE, Backward
+from svdjax.conditioning import added_time_ids, encode_keyframes
+from svdjax.config import SVDConfig
+from svdjax.draws import Draws, draw
+from svdjax.errors import InputError
+from svdjax.sampler import Conditioning, Progress, sample
+from svdjax.settings import Settings
+from svdjax.vae import VAE
+
+if TYPE_CHECKING:
+    from svdjax.model import SVD
+
+SEGMENTS = 20  # how often, at most, progress is told during a run
+
+
+def latent_shape(config: SVDConfig, settings: Settings, image_size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """(f, h, w, c) of the latents of a clip of `image_size` = (height, width) pixels."""
+    height, width = image_size
+    factor = config.vae.down_factor
+    return settings.num_frames, height // factor, width // factor, config.vae.latent_channels
+
+
+def interpolate(
+    model: SVD,
+    first: np.ndarray,
+    last: np.ndarray,
+    *,
+    decode_chunk: int | None = None,
+    draws: Draws | None = None,
+    maps_from_forward: tuple[str, ...] = EVERYWHERE,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> np.ndarray:
+    """The video between two keyframes, both included.
+
+    Args:
+        model: from `svdjax.load`, with backward weights.
+        first: the first keyframe, uint8 (H, W, 3), or a batch of them (b, H, W, 3). Sides must be multiples of
+            `model.config.size_multiple`; `svdjax.fit.fit` brings an image to such a size.
+        last: the last keyframe, of the same shape.
+        decode_chunk: decode so many frames at a time, which changes the picture; all together, exactly, if left out.
+        draws: random draws to use instead of the seed's.
+        maps_from_forward: where the backward half uses the rotated forward maps; see `Backward`.
+        progress: called with the UNet evaluations done and in all, about 20 times a run.
+        **settings: fields of `Settings`. `num_frames` is the model's unless given. Every pair of a batch has the draws of
+            the one seed, so that a batch equals its pairs one by one.
+
+    Returns:
+        uint8 (f, H, W, 3), or (b, f, H, W, 3) for a batch.
+
+    Raises:
+        InputError: an image of another dtype or shape, a setting out of its range, a model without backward weights.
+        FloatingPointError: latents that are not finite.
+    """
+    given = Settings(**({"num_frames": model.config.unet.num_frames} | settings))
+    batched = first.ndim == 4
+    pair = [image if batched else image[None] for image in (first, last)]
+    latents = sample_pair(model, *pair, given, draws=draws, maps_from_forward=maps_from_forward, progress=progress)
+    frames = decode(model, latents, decode_chunk)
+    return frames if batched else frames[0]
+
+
+def sample_pair(
+    model: SVD,
+    first: np.ndarray,
+    last: np.ndarray,
+    settings: Settings,
+    *,
+    draws: Draws | None = None,
+    maps_from_forward: tuple[str, ...] = EVERYWHERE,
+    progress: Progress | None = None,
+) -> Array:
+    """Latents (b, f, h, w, c) between batches of keyframes (b, H, W, 3); see `interpolate` for the rest."""
+    check_pair(model, first, last)
+    b, height, width, _ = first.shape
+    if draws is None:
+        draws = draw([settings.seed] * b, (height, width, 3), latent_shape(model.config, settings, (height, width)))
+    keyframes = jnp.stack([first, last])  # (d, b, H, W, 3); one draw of augmentation serves both keyframes of a pair
+    strength = settings.noise_aug_strength
+    embeds, image_latents = _encode(model.image_encoder, model.vae, keyframes, draws.augmentation, strength)
+    ids = added_time_ids(settings.fps, settings.motion_bucket_id, strength)
+    conditioning = Conditioning(embeds, image_latents, jnp.broadcast_to(ids, (b, 3)))
+    return sample(
+        model.unet,
+        conditioning,
+        settings,
+        draws,
+        scheduler=model.config.scheduler,
+        backward=Backward(model.backward, maps_from_forward),
+        progress=progress,
+        segments=1 if progress is None else SEGMENTS,
+    )
+
+
+def decode(model: SVD, latents: Array, chunk: int | None = None) -> np.ndarray:
+    """The sampler's latents (b, f, h, w, c) -> frames uint8 (b, f, H, W, 3).
+
+    Args:
+        chunk: frames decoded at a time; None decodes all together. A chunk shorter than the clip changes the picture.
+    """
+    frames = latents.shape[1]
+    chunk = None if chunk is None or chunk >= frames else chunk
+    return np.asarray(_decode(model.vae, latents, model.config.vae.scaling_factor, chunk))
+
+
+_encode = jax.jit(encode_keyframes)
+
+
+def _decode_uint8(vae: VAE, latents: Array, scaling_factor: float, chunk: int | None) -> Array:
+    latents = latents / scaling_factor
+    frames = vae.decode(latents) if chunk is None else vae.decode_chunked(latents, chunk)
+    # [-1, 1] -> [0, 255], rounded: diffusers' VaeImageProcessor
+    return jnp.round(jnp.clip(frames / 2 + 0.5, 0, 1) * 255).astype(jnp.uint8)
+
+
+_decode = jax.jit(_decode_uint8, static_argnames=("chunk",))
+
+
+def check_pair(model: SVD, first: np.ndarray, last: np.ndarray) -> None:
+    """Raise `InputError` unless the keyframes are uint8 (b, H, W, 3) alike, of a size that the model takes."""
+    for name, image in (("first", first), ("last", last)):
+        if image.dtype != np.uint8 or image.ndim != 4 or image.shape[-1] != 3:
+            raise InputError(f"{name} keyframe is {image.dtype} {image.shape[1:]}, expected uint8 (H, W, 3)")
+        height, width = image.shape[1:3]
+        multiple = model.config.size_multiple
+        if height % multiple or width % multiple or 0 in (height, width):
+            raise InputError(f"{name} keyframe is {width}x{height}, expected multiples of {multiple}")
+    if first.shape != last.shape:
+        raise InputError(f"keyframes have shapes {first.shape[1:]} and {last.shape[1:]}, expected the same")
+    if model.backward is None:
+        raise InputError("the model has no backward weights: convert with --backward, or svdjax.load(path, backward=...)")
