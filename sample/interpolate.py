@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
-from svdjax import cli, fit, images, video
+from svdjax import checkpoint, cli, compilation_cache, draws, fit, images, pipeline, video
 from svdjax.config import SVDConfig
 from svdjax.errors import InputError
 from svdjax.settings import FUSIONS, Settings
@@ -30,9 +33,8 @@ class Request:
     output: video.OutputPlan
     decode_chunk: int | None
     dtype: str | None
-    noise: Path | None
+    noise: draws.Draws | None
     save_latents: Path | None
-    overwrite: bool
     metadata: dict[str, str]
 
 
@@ -93,8 +95,6 @@ def check(argv: list[str] | None) -> Request:
         raise InputError(f"--decode-chunk is {args.decode_chunk}, expected at least 1")
     if len(args.keyframes) < 2:
         raise InputError(f"{len(args.keyframes)} keyframes given, expected at least two image files")
-    from svdjax import checkpoint
-
     info = checkpoint.read_info(args.model)
     config = info.config
     if args.backward is None and not info.backward:
@@ -119,9 +119,15 @@ def check(argv: list[str] | None) -> Request:
     fit.check_size(*size, config.size_multiple)
     for path, image in zip(args.keyframes, loaded, strict=True):
         notes.append(fit.describe_fit(Path(path).name, image.shape, size, args.fit))
-    output = video.plan_output(args.out, overwrite=args.overwrite)
+    output = video.plan_output(args.out, args.overwrite, size, settings.fps)
     if args.save_latents is not None:
         check_latents_path(args.save_latents, args.overwrite)
+    noise = None
+    if args.noise is not None:
+        width, height = size
+        latent_shape = pipeline.latent_shape(config, settings, (height, width))
+        recurrences = settings.schedule(config.scheduler).recurrences
+        noise = draws.load_draws(args.noise, (height, width, 3), latent_shape, recurrences)
     for note in filter(None, notes):
         print(note)
     keyframes = [fit.fit(image, size, args.fit) for image in loaded]
@@ -143,9 +149,8 @@ def check(argv: list[str] | None) -> Request:
         output,
         args.decode_chunk,
         args.dtype,
-        args.noise,
+        noise,
         args.save_latents,
-        args.overwrite,
         metadata,
     )
 
@@ -159,53 +164,61 @@ def check_latents_path(path: Path, overwrite: bool) -> None:
         raise InputError(f"--save-latents {path}: exists already (--overwrite replaces a file)")
 
 
+def write_latents(path: Path, latents: np.ndarray) -> None:
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
+    try:
+        np.savez(temporary, latents=latents)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def generate(request: Request) -> None:
     """Load the model, make the clip of each pair of neighbouring keyframes, write the video."""
-    import jax
-
-    import svdjax
-    from svdjax import compilation_cache, draws, pipeline
-
     compilation_cache.enable()
     dtype = request.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     started = time.monotonic()
-    settings, config = request.settings, request.config
+    settings = request.settings
     height, width, _ = request.keyframes[0].shape
-    latent_shape = pipeline.latent_shape(config, settings, (height, width))
-    noise = None
-    evaluations = settings.schedule(config.scheduler)
-    if request.noise is not None:
-        noise = draws.load_draws(request.noise, (height, width, 3), latent_shape, evaluations.recurrences)
-    print(f"{settings.num_frames} frames of {width}x{height}, {len(evaluations)} UNet evaluations, {dtype}, {jax.devices()[0]}")
-    model = svdjax.load(request.model, dtype=dtype, backward=request.backward)
+    evaluations = len(settings.schedule(request.config.scheduler))
+    print(f"{settings.num_frames} frames of {width}x{height}, {evaluations} UNet evaluations, {dtype}, {jax.devices()[0]}")
+    model = checkpoint.load(request.model, dtype=dtype, backward=request.backward)
 
     frames, latents = [], []
-    pairs = list(zip(request.keyframes[:-1], request.keyframes[1:], strict=True))
+    pairs = list(itertools.pairwise(request.keyframes))
     for i, (first, last) in enumerate(pairs):
         label = "sampling" if len(pairs) == 1 else f"sampling pair {i + 1} of {len(pairs)}"
-        with tqdm(total=len(evaluations), desc=label, unit="eval", file=sys.stderr) as bar:
+        with tqdm(total=evaluations, desc=label, unit="eval", file=sys.stderr) as bar:
 
-            def progress(done: int, _total: int, bar: tqdm = bar) -> None:
+            def progress(done: int, _: int, bar: tqdm = bar) -> None:
                 bar.update(done - bar.n)
 
-            result = pipeline.sample_pair(model, first[None], last[None], settings, draws=noise, progress=progress)
+            result = pipeline.sample_pair(model, first[None], last[None], settings, draws=request.noise, progress=progress)
         print("decoding", file=sys.stderr)
         clip = pipeline.decode(model, result, request.decode_chunk)[0]
         # the last frame of a clip and the first of the next show the same keyframe: it stays once
         frames.append(clip if i == 0 else clip[1:])
         latents.append(np.asarray(result[0]))
     if request.save_latents is not None:
-        video.write_atomically(
-            request.save_latents, lambda path: np.savez(path, latents=latents[0] if len(pairs) == 1 else np.stack(latents))
-        )
+        write_latents(request.save_latents, latents[0] if len(pairs) == 1 else np.stack(latents))
     movie = np.concatenate(frames)
-    video.write_video(request.output, movie, settings.fps, request.metadata)
+    path = video.write_video(request.output, movie, settings.fps, request.metadata)
     seconds = time.monotonic() - started
-    print(f"wrote {request.output.path}: {len(movie)} frames, {len(movie) / settings.fps:.1f} s of video, in {seconds:.0f} s")
+    print(f"wrote {path}: {len(movie)} frames, {len(movie) / settings.fps:.1f} s of video, in {seconds:.0f} s")
 
 
 def command(argv: list[str] | None) -> None:
-    generate(check(argv))
+    request = check(argv)
+    try:
+        generate(request)
+    except FloatingPointError as e:
+        raise InputError(f"{e}: nothing was written; try --dtype float32, or a smaller --guidance") from None
+    except jax.errors.JaxRuntimeError as e:
+        if "RESOURCE_EXHAUSTED" not in str(e):
+            raise
+        raise InputError(
+            "the device ran out of memory: try a smaller --size, fewer --num-frames, --dtype bfloat16, or --guidance 1 1"
+        ) from None
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from svdjax import edm
 from svdjax.backward import Backward
 from svdjax.blocking import stats_dtype
 from svdjax.config import SVDConfig, UNetConfig, VAEConfig
-from svdjax.initialize import abstract, random
-from svdjax.model import leaves
+from svdjax.initialize import abstract
+from svdjax.model import fill, leaves
 from svdjax.overlay import VALUES, expected_names
 from svdjax.sampler import Conditioning, Guide, predict_v
 from svdjax.settings import Settings
@@ -90,27 +92,43 @@ def make(config: SVDConfig, size: tuple[int, int], num_frames: int, dtype: Any, 
         allocate: whether there are values, or shapes alone.
     """
     dtype = jnp.dtype(dtype)
-    build = random if allocate else abstract
-    evaluate = (lambda fn: fn()) if allocate else jax.eval_shape
-    unet = build(UNet, config.unet, dtype)
-    vae = build(VAE, config.vae, stats_dtype(dtype) if config.vae.force_upcast else dtype)
+    unet = abstract(UNet, config.unet, dtype)
+    vae = abstract(VAE, config.vae, stats_dtype(dtype) if config.vae.force_upcast else dtype)
+    tuned = {name: leaves(unet)[name] for name in expected_names(leaves(unet), VALUES)}
     width, height = (side // config.vae.down_factor for side in size)
     shape = (1, num_frames, height, width, config.vae.latent_channels)
-    forward = leaves(unet)
-    tuned = {name: forward[name] for name in expected_names(forward, VALUES)}
-    backward = Backward(evaluate(lambda: _moved(tuned)))
+    evaluate = (lambda fn: fn()) if allocate else jax.eval_shape
     inputs = evaluate(lambda: _inputs(shape, config.unet.cross_attention_dim[0], dtype))
     latents = evaluate(lambda: jax.random.normal(jax.random.key(1), shape))
-    return Workload(config, (unet, backward, inputs), (vae, latents))
+    if allocate:
+        draws = _Draws()
+        unet, vae = (fill(network, draws(leaves(network))) for network in (unet, vae))
+        tuned = draws(tuned)
+    return Workload(config, (unet, Backward(tuned), inputs), (vae, latents))
 
 
-def _moved(tuned: dict[str, Array]) -> dict[str, Array]:
-    """Other values of the same size: those of a backward direction that differs from the forward one."""
-    moved = {}
-    for i, (name, x) in enumerate(tuned.items()):
-        noise = jax.random.normal(jax.random.fold_in(jax.random.key(2), i), x.shape, x.dtype)
-        moved[name] = noise / math.sqrt(x.shape[0])
-    return moved
+class _Draws:
+    """Random weights of a size that keeps activations near 1, for any number of parameters in seconds.
+
+    They are taken in turn from one pool, again and again. It is longer than any row, by a prime, so that rows differ.
+    """
+
+    def __init__(self) -> None:
+        self._pool = np.random.default_rng(0).standard_normal(4_194_319, np.float32)
+        self._used = 0
+
+    def __call__(self, shapes: Mapping[str, Any]) -> dict[str, Array]:
+        """Values by dotted name for anything with `shape` and `dtype`."""
+        return {name: self._draw(name.rpartition(".")[2], x) for name, x in shapes.items()}
+
+    def _draw(self, kind: str, x: Any) -> Array:
+        z = self._pool[(self._used + np.arange(x.size)) % self._pool.size].reshape(x.shape)
+        self._used += x.size
+        if kind == "kernel":
+            z = z / math.sqrt(x.size // x.shape[-1])  # entries that make one output
+        elif kind in ("scale", "bias"):
+            z = np.float32(kind == "scale") + np.float32(0.1) * z
+        return jnp.asarray(z, x.dtype)
 
 
 def _inputs(shape: tuple[int, ...], context_dim: int, dtype: Any) -> StepInputs:

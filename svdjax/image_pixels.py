@@ -12,7 +12,7 @@ from svdjax.errors import InputError
 if TYPE_CHECKING:
     from PIL import Image as PillowImage
 
-_PILLOW_SCALE_OF_LOW_GREY = {"L;2": 85, "L;4": 17}  # 2 and 4 bits spread over 0..255
+_PILLOW_SCALE_OF_LOW_GREY = {"1": 255, "L;2": 85, "L;4": 17}  # 1, 2 and 4 bits spread over 0..255
 _PNG_16_BIT = ("LA;16B", "RGB;16B", "RGBA;16B")
 _UPRIGHT = {  # EXIF 2.32, tag 0x0112: how the stored rows and columns become the picture
     2: lambda x: x[:, ::-1],

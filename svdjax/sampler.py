@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -131,6 +132,13 @@ def _scan(
     return lax.scan(evaluate, latents, evaluations)
 
 
+def _replicated_like(unet: UNet) -> jax.sharding.Sharding:
+    """A copy on every device that holds the UNet."""
+    sharding = jax.tree.leaves(unet)[0].sharding
+    mesh = getattr(sharding, "mesh", None)
+    return sharding if mesh is None else jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+
 def sample(
     unet: UNet,
     conditioning: Conditioning,
@@ -178,7 +186,8 @@ def sample(
     }
     scale = settings.guidance_scale()
     guide = Guide(None if (scale == 1).all() else jnp.asarray(scale, dtype), jnp.asarray(settings.forward_weight(), dtype))
-    latents = draws.initial.astype(dtype) * np.sqrt(scheduler.sigma_max**2 + 1).astype(dtype)
+    # placed like what the scan returns: an array of another placement would have it compiled a second time
+    latents = jax.device_put(draws.initial.astype(dtype) * math.sqrt(scheduler.sigma_max**2 + 1), _replicated_like(unet))
     # equal segments, so that one compilation serves them all
     length = min(n for n in range(1, len(plan) + 1) if len(plan) % n == 0 and n * segments >= len(plan))
     steps = []

@@ -30,10 +30,8 @@ def frame_durations(count: int, fps: int, units: int) -> list[int]:
 def write_mp4(path: Path, frames: np.ndarray, fps: int, comment: str) -> None:
     """H.264 at the frames' own size, 8-bit 4:2:0 (sides must be even), BT.709 in limited range and tagged so."""
     import av
-    from av.video.reformatter import ColorRange, Colorspace, Interpolation
+    from av.video.reformatter import ColorRange, Colorspace
 
-    # Without these flags swscale averages chroma coarsely and rounds down, about one level darker.
-    exact = Interpolation(Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP)
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         container.metadata["comment"] = comment
         stream = container.add_stream("libx264", rate=fps, options=_H264_OPTIONS)
@@ -47,7 +45,6 @@ def write_mp4(path: Path, frames: np.ndarray, fps: int, comment: str) -> None:
                 format="yuv420p",
                 dst_colorspace=Colorspace.ITU709,  # its default would be BT.601: other greens and reds than the tag says
                 dst_color_range=ColorRange.MPEG,
-                interpolation=exact,
             )
             frame.pts = i
             container.mux(stream.encode(frame))

@@ -22,7 +22,9 @@ import numpy as np
 from flax import nnx
 from safetensors.numpy import save_file
 
+import svdjax.model
 from convert.mapping import table
+from svdjax.initialize import abstract
 
 DATA = Path(__file__).parent / "data" / "A"
 SEED = 101
@@ -116,18 +118,23 @@ def write_model(folder: Path) -> None:
 
 
 def fill(model: nnx.Module, tensors: Mapping[str, np.ndarray]) -> nnx.Module:
-    """`model`, which may be abstract (`nnx.eval_shape`), with PyTorch's tensors in its own dtypes.
-
-    Every tensor is used once and every leaf is filled.
-    """
-    graph, state = nnx.split(model)
-    leaves = {".".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(state)}
-    rows = table({name: leaf.shape for name, leaf in leaves.items()})
+    """A model, abstract or not, with PyTorch's tensors in it: every tensor once, every leaf filled, in the leaf's dtype."""
+    found = svdjax.model.leaves(model)
+    rows = table({name: leaf.shape for name, leaf in found.items()})
     assert sorted(row.torch_name for row in rows.values()) == sorted(tensors)
+    values = {}
     for name, row in rows.items():
         assert row.torch_shape == tensors[row.torch_name].shape, name
-        leaves[name].set_value(jnp.asarray(row.layout.to_flax(tensors[row.torch_name]), leaves[name].dtype))
-    return nnx.merge(graph, state)
+        values[name] = jnp.asarray(row.layout.to_flax(tensors[row.torch_name]), found[name].dtype)
+    return svdjax.model.fill(model, values)
+
+
+def drawn(cls: type[nnx.Module], config: Any, dtype: Any, param_dtype: Any = None, seed: int = SEED) -> nnx.Module:
+    """One of our models with drawn weights, without a PyTorch one; quicker than its initialisers, and livelier."""
+    model = abstract(cls, config, dtype, param_dtype)
+    tag = TAGS[next(name for name, network in svdjax.model.NETWORKS.items() if network is cls)]
+    rows = table({name: leaf.shape for name, leaf in svdjax.model.leaves(model).items()})
+    return fill(model, {row.torch_name: weight(tag, row.torch_name, row.torch_shape, seed) for row in rows.values()})
 
 
 def call(model: nnx.Module, method: str, *args: Any, **static: Any) -> Any:

@@ -118,19 +118,28 @@ def move(kinds: tuple[str, ...], seed: int, scale: float = 0.05) -> Callable[[di
     return change
 
 
+move_values = functools.partial(move, ("to_v", "to_out.0"))
+
+
 cached_abstract = functools.cache(abstract)  # building the same networks again takes most of a small conversion
 
-move_values = functools.partial(move, ("to_v", "to_out.0"))
+
+def save_npz(path: Path, tree: Mapping[str, np.ndarray]) -> None:
+    """Stands in for Orbax, which takes seconds to write and read a small model, where its part is not what is tested."""
+    path.mkdir()
+    np.savez(path / "tree.npz", **tree)
 
 
 def converted(checkpoint: Path, part: str) -> dict[str, np.ndarray]:
     """What a checkpoint stores of a network, or of its backward weights, back in PyTorch's names and axes."""
     path = checkpoint / part
-    out = {}
-    for leaf, value in restore_tree(path, tree_shapes(path)).items():
-        row = torch_row(leaf, value.shape)
-        out[row.torch_name] = row.layout.to_torch(np.asarray(value))
-    return out
+    if (path / "tree.npz").exists():
+        with np.load(path / "tree.npz") as data:
+            tree = dict(data)
+    else:
+        tree = {name: np.asarray(value) for name, value in restore_tree(path, tree_shapes(path)).items()}
+    rows = {leaf: torch_row(leaf, value.shape) for leaf, value in tree.items()}
+    return {row.torch_name: row.layout.to_torch(tree[leaf]) for leaf, row in rows.items()}
 
 
 def assert_holds(out: Path, source: Path, dtype: str = "float32"):

@@ -22,6 +22,7 @@ ALL = ("to_q", "to_k", *VALUES)
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     monkeypatch.setattr(svd_to_flax, "abstract", svd_folders.cached_abstract)
+    monkeypatch.setattr(svd_to_flax, "save_tree", svd_folders.save_npz)
 
 
 @pytest.fixture(scope="module")

@@ -142,7 +142,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         f"/{CLIP}: visual_projection.weight holds 1 NaN or infinite values of 1,536",
     ),
     "a missing shard": (lambda f: shards(f)[1].unlink(), "/unet/diffusion_pytorch_model-00002-of-"),
-    "a truncated shard": (lambda f: truncate(shards(f)[-1], 0.5), "/unet/diffusion_pytorch_model-0000"),
+    "a truncated shard": (lambda f: truncate(shards(f)[-1], 0.5), "/unet/diffusion_pytorch_model-000"),
     "a shard twice": (
         lambda f: (files := shards(f), shutil.copy(files[0], files[1])),
         "/unet/diffusion_pytorch_model-00002-of-",

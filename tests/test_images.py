@@ -69,11 +69,13 @@ def test_orientation_also_of_16_bit_and_transparent_images(tmp_path, pixels):
     np.testing.assert_array_equal(load_image(tmp_path / "a.png")[0], np.rot90(pixels, -1))
 
 
-def test_broken_exif_does_not_refuse_the_picture(tmp_path, pixels):
-    Image.fromarray(pixels).save(tmp_path / "a.png", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0MM\0*\xff\xff\xff\xff", b"Exif\0\0"])
+@pytest.mark.parametrize("ending", ["png", "webp"])
+def test_broken_exif_does_not_refuse_the_picture(tmp_path, pixels, exif, ending):
+    Image.fromarray(pixels).save(tmp_path / f"a.{ending}", exif=exif, lossless=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        np.testing.assert_array_equal(load_image(tmp_path / "a.png")[0], pixels)
+        np.testing.assert_array_equal(load_image(tmp_path / f"a.{ending}")[0], pixels)
 
 
 @pytest.mark.parametrize("background", [(255, 255, 255), (10, 200, 30)])

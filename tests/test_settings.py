@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from svdjax.config import EDMConfig
 from svdjax.errors import InputError
 from svdjax.settings import Settings
 
@@ -44,3 +45,9 @@ def test_as_text_holds_every_field():
     assert text["seed"] == "7"
     assert text["guidance"] == "1.5 2"
     assert set(text) == set(Settings.__dataclass_fields__)
+
+
+def test_redone_steps_are_a_share_of_the_steps_not_of_the_frames():
+    plan = Settings(num_frames=25, steps=10, recurrence=2, recurrence_ratio=0.5).schedule(EDMConfig())
+    assert len(plan) == 10 + 2 * 5
+    assert len(np.unique(plan.sigma)) == 10

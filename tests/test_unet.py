@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from svdjax.attention import rotate_maps
 from svdjax.backward import EVERYWHERE, NOWHERE, UP_BLOCKS, Backward, backward_unet
 from svdjax.config import UNetConfig, from_pytorch
-from svdjax.initialize import abstract, random
+from svdjax.initialize import abstract
+from svdjax.model import leaves
 from svdjax.unet import UNet
 
 # Float32 against float32: PyTorch's own float32 is 3.5e-6 (max abs) from its float64 here, and outputs measure 2e-6.
@@ -23,12 +23,12 @@ TOLERANCE = 2e-5
 
 
 def unet_a(tensors: goldens.Tensors) -> UNet:
-    return goldens.fill(random(UNet, from_pytorch("unet", goldens.config("unet")), jnp.float32), tensors)
+    return goldens.fill(abstract(UNet, from_pytorch("unet", goldens.config("unet")), jnp.float32), tensors)
 
 
-def overlay(unet: UNet, names: tuple[str, ...] = ("to_v", "to_out"), seed: int = 1) -> dict[str, jax.Array]:
-    """Tuned tensors for every temporal self-attention: its own, moved by a random tenth."""
-    rng = np.random.default_rng(seed)
+def overlay(unet: UNet, names: tuple[str, ...] = ("to_v", "to_out"), move: float = 0.1) -> dict[str, jax.Array]:
+    """Tuned tensors for every temporal self-attention: its own, randomly moved."""
+    rng = np.random.default_rng(1)
     params = {}
     for path in unet.temporal_attention_paths():
         module = unet
@@ -38,7 +38,7 @@ def overlay(unet: UNet, names: tuple[str, ...] = ("to_v", "to_out"), seed: int =
             layer = getattr(module, name)
             for leaf in ("kernel", "bias") if layer.use_bias else ("kernel",):
                 x = getattr(layer, leaf)[...]
-                params[f"{path}.{name}.{leaf}"] = x + 0.1 * rng.standard_normal(x.shape).astype(x.dtype)
+                params[f"{path}.{name}.{leaf}"] = x + move * rng.standard_normal(x.shape).astype(x.dtype)
     return params
 
 
@@ -107,7 +107,7 @@ def inputs(b: int, f: int, h: int, w: int, config: UNetConfig, seed: int = 0) ->
 def test_lock_step_equals_two_explicit_passes(maps_from, names):
     """In float64, for the paper's method and its three relatives."""
     with jax.enable_x64(True):
-        unet = random(UNet, UNetConfig(**TINY), jnp.float64, seed=3)
+        unet = goldens.drawn(UNet, UNetConfig(**TINY), jnp.float64, seed=3)
         sample, c_noise, embeds, ids = inputs(4, 3, 4, 6, unet.config)
         tuned = overlay(unet, names)
         backward = Backward(tuned, maps_from)
@@ -125,7 +125,7 @@ def test_lock_step_equals_two_explicit_passes(maps_from, names):
 
 def test_the_direction_of_a_half_matters():
     """What the test above would miss if both halves were computed alike: tuned tensors and rotation change the output."""
-    unet = random(UNet, UNetConfig(**TINY), jnp.float32, seed=3)
+    unet = goldens.drawn(UNet, UNetConfig(**TINY), jnp.float32, seed=3)
     args = [jnp.asarray(x, jnp.float32) for x in inputs(4, 3, 4, 6, unet.config)]
     outs = [
         unet(*args, backward=Backward(params, maps))
@@ -178,7 +178,7 @@ def test_parity_with_diffusers(name):
         want = theirs(
             torch.from_numpy(np.moveaxis(sample, -1, 2)), float(c_noise[0]), torch.from_numpy(embeds), torch.from_numpy(ids)
         )
-    model = goldens.fill(random(UNet, ours, jnp.float32), tensors)
+    model = goldens.fill(abstract(UNet, ours, jnp.float32), tensors)
     got, maps = run(model, sample, np.repeat(c_noise[:1], b), embeds, ids)
     assert goldens.relative(got, goldens.channels_last(want.sample.numpy())) < TOLERANCE
     attended = [n.removesuffix(".to_q") for n, _ in theirs.named_modules() if n.endswith("attn1.to_q") and "temporal" in n]
@@ -187,8 +187,8 @@ def test_parity_with_diffusers(name):
 
 def test_16_bit_compute_stays_near_float32():
     """bfloat16 has 8 bits of significand: 4e-3 a rounding, a few hundredths through the whole UNet."""
-    unet = random(UNet, UNetConfig(**TINY), jnp.float32, seed=3)
-    half = random(UNet, UNetConfig(**TINY), jnp.bfloat16, jnp.float32, seed=3)
+    unet = goldens.drawn(UNet, UNetConfig(**TINY), jnp.float32, seed=3)
+    half = goldens.drawn(UNet, UNetConfig(**TINY), jnp.bfloat16, jnp.float32, seed=3)
     args = [jnp.asarray(x, jnp.float32) for x in inputs(2, 3, 4, 6, unet.config)]
     out = half(*args)
     assert out.dtype == jnp.bfloat16
@@ -198,7 +198,7 @@ def test_16_bit_compute_stays_near_float32():
 def test_full_size_parameter_count():
     """SVD-XT's UNet has 1,524,623,082 parameters, 24,780,800 of them temporal v and out."""
     unet = abstract(UNet, UNetConfig(), jnp.float32)
-    sizes = {".".join(map(str, path)): x[...].size for path, x in nnx.to_flat_state(nnx.state(unet))}
+    sizes = {name: x.size for name, x in leaves(unet).items()}
     assert sum(sizes.values()) == 1_524_623_082
     tuned = [
         n for n in sizes if ".temporal_transformer_blocks." in n and n.endswith((".attn1.to_v.kernel", ".attn1.to_out.kernel"))
@@ -219,7 +219,7 @@ def test_full_size_parameter_count():
     ],
 )
 def test_arguments_that_do_not_fit_are_named(change, message):
-    unet = random(UNet, UNetConfig(**TINY), jnp.float32)
+    unet = goldens.drawn(UNet, UNetConfig(**TINY), jnp.float32)
     sample = jnp.zeros(change.get("sample", (1, 2, 4, 4, 8)))
     embeds = jnp.zeros(change.get("embeds", (1, 1, 16)))
     kw = {k: v for k, v in change.items() if k in ("attn_maps", "backward")}

@@ -14,9 +14,10 @@ from flax import nnx
 from svdjax.config import VAEConfig, from_pytorch
 from svdjax.vae import VAE
 
-# Float32 rounding through some thirty convolutions and norms measures 1e-6 to 4e-6 here; encoding differs by 1.5e-5
-# between two of PyTorch's own code paths. Any mistake of structure gives 1e-2 or more.
-TOLERANCE = 3e-5
+# Float32 rounding through some thirty convolutions and norms measures up to 2e-6 here; a mistake of structure, 1e-2 or more.
+TOLERANCE = 1e-5
+# Encoding A's keyframes differs by 1.5e-5 between two of PyTorch's own code paths, and as much from ours.
+ENCODE_TOLERANCE = 5e-5
 
 
 def make_vae(config: dict[str, Any], tensors: goldens.Tensors, dtype: Any = jnp.float32, param_dtype: Any = None) -> VAE:
@@ -57,8 +58,8 @@ def signed(number: int) -> np.ndarray:
 def test_encode_golden(vae, number):
     mean, logvar = goldens.call(vae, "encode", signed(number))
     recorded = goldens.keyframe_stages()
-    assert goldens.relative(mean, goldens.channels_last(recorded[f"vae/frame{number}/mode"])) < TOLERANCE
-    assert goldens.relative(logvar, goldens.channels_last(recorded[f"vae/frame{number}/logvar"])) < TOLERANCE
+    assert goldens.relative(mean, goldens.channels_last(recorded[f"vae/frame{number}/mode"])) < ENCODE_TOLERANCE
+    assert goldens.relative(logvar, goldens.channels_last(recorded[f"vae/frame{number}/logvar"])) < ENCODE_TOLERANCE
 
 
 def test_decode_golden(vae):
@@ -91,24 +92,34 @@ CONFIGS = [((32,), 1), ((64, 32), 2), ((32, 64, 96), 1), ((32, 64), 3)]
 
 @pytest.mark.parametrize(("widths", "layers"), CONFIGS)
 def test_against_diffusers(widths, layers):
-    torch = pytest.importorskip("torch")
     levels = {"block_out_channels": list(widths), "down_block_types": ["DownEncoderBlock2D"] * len(widths)}
     config = SMALL | levels | {"layers_per_block": layers}
-    tensors = goldens.torch_weights("vae", config, seed=layers)
+    compare_with_diffusers(config, goldens.torch_weights("vae", config, seed=layers), TOLERANCE)
+
+
+def test_epsilons_against_diffusers():
+    """Activations so small (variances of about 1e-4) that the norms' epsilons, 1e-6 and 1e-5, count."""
+    tensors = goldens.torch_weights("vae", SMALL)
+    inner = [name for name in tensors if "conv" in name and not any(part in name for part in ("norm", "out", "quant"))]
+    compare_with_diffusers(SMALL, tensors | {name: tensors[name] * np.float32(1e-2) for name in inner}, 1e-5)
+
+
+def compare_with_diffusers(config: dict[str, Any], tensors: goldens.Tensors, tolerance: float) -> None:
+    torch = pytest.importorskip("torch")
     theirs = goldens.torch_model("vae", config)
     theirs.load_state_dict({name: torch.from_numpy(x) for name, x in tensors.items()})
     ours = make_vae(config, tensors)
-    factor = 2 ** (len(widths) - 1)
+    factor = 2 ** (len(config["block_out_channels"]) - 1)
     images = goldens.draw("images", (2, 6 * factor, 4 * factor, 3))
     z = goldens.draw("latents", (2, 3, 6, 4, 4))
     with torch.no_grad():
         posterior = theirs.encode(torch.from_numpy(images).permute(0, 3, 1, 2)).latent_dist
         frames = theirs.decode(torch.from_numpy(z).flatten(0, 1).permute(0, 3, 1, 2), num_frames=3).sample
     mean, logvar = goldens.call(ours, "encode", images)
-    assert goldens.relative(mean, goldens.channels_last(posterior.mean.numpy())) < TOLERANCE
-    assert goldens.relative(logvar, goldens.channels_last(posterior.logvar.numpy())) < TOLERANCE
+    assert goldens.relative(mean, goldens.channels_last(posterior.mean.numpy())) < tolerance
+    assert goldens.relative(logvar, goldens.channels_last(posterior.logvar.numpy())) < tolerance
     decoded = goldens.call(ours, "decode", z)
-    assert goldens.relative(decoded, goldens.channels_last(frames.numpy()).reshape(decoded.shape)) < TOLERANCE
+    assert goldens.relative(decoded, goldens.channels_last(frames.numpy()).reshape(decoded.shape)) < tolerance
 
 
 def test_log_variance_is_clamped():

@@ -1,0 +1,127 @@
+"""Would the tests notice? Each known mistake is made in a copy of the project, and the tests named beside it must fail.
+
+    python tests/mutations.py [NAME ...]
+
+Exits 0 only if the tests pass on the unchanged copy and fail on every mutant.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+GOLDEN = "tests/test_sampler.py::test_latents_after_every_evaluation_golden"
+AVERAGE, LINEAR = (f"{GOLDEN}[{mode}]" for mode in ("avg", "weighted"))
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """Texts to replace in a file, each of which must occur exactly once, and a test that must then fail."""
+
+    file: str
+    changes: tuple[tuple[str, str], ...]
+    test: str = AVERAGE
+
+
+VALUES = "jnp.stack([v_f, jnp.flip(v_b, 1)])"
+RESULT = 'self._project("to_out", jnp.flip(out[1], 1), backward.params)'
+UNFLIPPED_VALUES = (VALUES, "jnp.stack([v_f, v_b])")
+UNFLIPPED_RESULT = (RESULT, RESULT.replace("jnp.flip(out[1], 1)", "out[1]"))
+APPLIED = f"_apply_by_frame(weights, {VALUES})"
+TRANSPOSED = (
+    "jnp.concatenate([_apply_by_frame(weights, v_f[None]), _apply_by_frame(weights.swapaxes(1, 2), jnp.flip(v_b, 1)[None])])"
+)
+MUTATIONS = {
+    "no rotation": Mutation("svdjax/attention.py", (UNFLIPPED_VALUES, UNFLIPPED_RESULT)),
+    "rows only": Mutation("svdjax/attention.py", (UNFLIPPED_VALUES,)),
+    "columns only": Mutation("svdjax/attention.py", (UNFLIPPED_RESULT,)),
+    "transpose": Mutation("svdjax/attention.py", ((APPLIED, TRANSPOSED),)),
+    "own maps": Mutation("svdjax/backward.py", (("return any(path", "return False and any(path"),)),
+    "fps not -1": Mutation("svdjax/conditioning.py", (("[fps - 1,", "[fps,"),)),
+    "no augmentation": Mutation(
+        "svdjax/conditioning.py", (("noised = images + noise_aug_strength * augmentation", "noised = images"),)
+    ),
+    "scaled image latents": Mutation(
+        "svdjax/conditioning.py",
+        (("image_latents.reshape(", "(image_latents * vae.config.scaling_factor).reshape("),),
+    ),
+    "recurrence count from frames": Mutation(
+        "svdjax/settings.py",
+        (
+            (
+                "schedule(self.steps, config, self.recurrence, self.recurrence_ratio)",
+                "schedule(self.steps, config, self.recurrence, min(1.0, self.num_frames * self.recurrence_ratio / self.steps))",
+            ),
+        ),
+        "tests/test_settings.py",
+    ),
+    "no bias in the delta": Mutation(
+        "convert/backward.py",
+        (
+            (
+                "        value = array.astype(",
+                "        array = before if kind == 'to_out.bias' else array\n        value = array.astype(",
+            ),
+        ),
+        "tests/test_convert_backward.py",
+    ),
+    "wrong blend direction": Mutation("svdjax/settings.py", (("np.linspace(1.0, 0.0,", "np.linspace(0.0, 1.0,"),), LINEAR),
+}
+
+
+def passes(copy: Path, tests: list[str]) -> bool:
+    """Whether the tests pass in `copy`. Anything but passing or failing (a collection error, say) stops everything."""
+    code = f"import sys; sys.path.insert(0, {str(copy)!r}); import svdjax; assert svdjax.__file__.startswith({str(copy)!r})"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    environment = os.environ | {"PYTHONPATH": str(copy)}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    result = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
+    if result.returncode not in (0, 1):
+        sys.exit(f"pytest ended with {result.returncode}:\n{result.stdout}{result.stderr}")
+    return result.returncode == 0
+
+
+def mutate(copy: Path, mutation: Mutation) -> None:
+    path = copy / mutation.file
+    text = path.read_text()
+    for old, new in mutation.changes:
+        if text.count(old) != 1:
+            sys.exit(f"{mutation.file}: {old!r} occurs {text.count(old)} times, expected once")
+        text = text.replace(old, new)
+    path.write_text(text)
+
+
+def main(names: list[str]) -> int:
+    unknown = set(names) - set(MUTATIONS)
+    if unknown:
+        sys.exit(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(MUTATIONS)}")
+    chosen = {name: MUTATIONS[name] for name in names or MUTATIONS}
+    survivors = []
+    with tempfile.TemporaryDirectory() as temporary:
+
+        def copy_of_project(name: str) -> Path:
+            copy = Path(temporary).resolve() / name.replace(" ", "-")
+            shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "__pycache__", "build", "*.egg-info"))
+            return copy
+
+        if not passes(copy_of_project("unchanged"), sorted({m.test for m in chosen.values()})):
+            sys.exit("the tests fail without any mistake")
+        print("unchanged: the tests pass", flush=True)
+        for name, mutation in chosen.items():
+            copy = copy_of_project(name)
+            mutate(copy, mutation)
+            survived = passes(copy, [mutation.test])
+            survivors += [name] * survived
+            print(f"{name}: {'NOT NOTICED' if survived else 'noticed'}", flush=True)
+            shutil.rmtree(copy)
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

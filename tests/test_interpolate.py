@@ -1,0 +1,169 @@
+"""`python -m sample.interpolate` from end to end on model A, and everything that it refuses."""
+
+from __future__ import annotations
+
+import goldens
+import imageio.v3 as iio
+import numpy as np
+import pytest
+from skimage import data
+
+import svdjax
+from convert.svd_to_flax import main as convert
+from sample.interpolate import main
+from svdjax import video
+
+KEYFRAMES = [str(goldens.DATA / f"frame{i}.png") for i in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, pipeline_data):
+    """Model A converted, with and without backward weights, and the recorded draws as a file."""
+    folder = tmp_path_factory.mktemp("A")
+    goldens.write_model(folder)
+    source, backward = str(folder / "model"), str(folder / "backward")
+    assert convert([source, str(folder / "svd"), "--backward", backward]) == 0
+    assert convert([source, str(folder / "forward-only")]) == 0
+    recurrence = {"recurrence": pipeline_data["recurrence"][:, 0]}
+    draws = {"augmentation": pipeline_data["noise_aug"][0], "initial": pipeline_data["initial"][0]}
+    np.savez(folder / "noise.npz", **draws)
+    np.savez(folder / "noise-recurrence.npz", **draws, **recurrence)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return svdjax.load(folder / "svd")
+
+
+def command(folder, *args, keyframes=KEYFRAMES, size="192x128"):
+    args = [str(a) for a in args]
+    return main([*keyframes, "--model", str(folder / "svd"), "--steps", "4", "--size", size, *args])
+
+
+def test_the_official_video(folder, tmp_path, capsys, pipeline_data):
+    """Recorded draws in, the official code's latents and frames out."""
+    latents = tmp_path / "latents.npz"
+    assert command(folder, "--noise", folder / "noise.npz", "--save-latents", latents, "-o", tmp_path / "frames") == 0
+    # the recorded runs encode with PyTorch, whose own two paths differ by 1.5e-5
+    assert goldens.relative(np.load(latents)["latents"], pipeline_data["avg/step_out"][-1]) < 1e-4
+    names = [f"{i:04d}.png" for i in range(5)]
+    assert sorted(p.name for p in (tmp_path / "frames").iterdir()) == names
+    frames = np.stack([iio.imread(tmp_path / "frames" / name) for name in names])
+    assert np.abs(frames.astype(int) - pipeline_data["avg/frames"]).max() <= 2
+    metadata = video.read_metadata(tmp_path / "frames")
+    assert metadata["noise"] == "noise.npz"
+    assert metadata["steps"] == "4"
+    assert "sampling: 100%" in capsys.readouterr().err
+
+
+def test_the_seed_fixes_the_video_and_python_makes_the_same(folder, model, tmp_path):
+    arguments = ("--seed", 3, "--recurrence", 1)
+    for name, more in (("a", ()), ("b", ()), ("other", ("--seed", 4))):
+        assert command(folder, *arguments, *more, "-o", tmp_path / name) == 0
+    a, b, other = (np.stack([iio.imread(p) for p in sorted((tmp_path / name).iterdir())]) for name in ("a", "b", "other"))
+    np.testing.assert_array_equal(a, b)
+    assert np.abs(a.astype(int) - other).mean() > 1
+    python = svdjax.interpolate(model, goldens.keyframe(1), goldens.keyframe(2), steps=4, seed=3, recurrence=1)
+    # one scan here, several there: rounding may move a level
+    assert np.abs(a.astype(int) - python).max() <= 1
+    assert video.read_metadata(tmp_path / "a")["seed"] == "3"
+
+
+def test_photographs_of_different_sizes_and_three_keyframes(folder, tmp_path, capsys):
+    photos = [data.astronaut(), data.coffee(), data.chelsea()]
+    paths = [str(tmp_path / f"{i}.png") for i in range(3)]
+    for path, photo in zip(paths, photos, strict=True):
+        iio.imwrite(path, photo)
+    out = tmp_path / "out.mp4"
+    latents = tmp_path / "latents.npz"
+    args = ("--num-frames", 3, "--fps", 5, "--decode-chunk", 2, "--guidance", 1, 1, "--save-latents", latents, "-o", out)
+    assert command(folder, *args, keyframes=paths, size="128x128") == 0
+    movie = iio.imread(out)
+    # two clips of three frames share the middle keyframe
+    assert movie.shape == (5, 128, 128, 3)
+    assert iio.immeta(out, plugin="pyav")["fps"] == 5
+    assert np.load(latents)["latents"].shape == (2, 3, 16, 16, 4)
+    printed = capsys.readouterr().out
+    assert "1.png 600x400: scaled and cropped to 128x128" in printed
+
+
+@pytest.mark.parametrize("ending", [".gif", ".webp"])
+def test_other_formats(folder, tmp_path, ending):
+    out = tmp_path / f"out{ending}"
+    assert command(folder, "-o", out, "--noise", folder / "noise.npz") == 0
+    assert len(iio.imread(out, index=None)) == 5
+    assert video.read_metadata(out)["guidance"] == "1 3"
+
+
+REFUSED = {
+    "no keyframes": (["--model", "SVD"], "0 keyframes"),
+    "one keyframe": (["FRAME", "--model", "SVD"], "1 keyframes"),
+    "no model": (["FRAME", "FRAME"], "--model"),
+    "demo": (["--demo"], "--demo"),
+    "missing model": (["FRAME", "FRAME", "--model", "nowhere"], "nowhere"),
+    "not a checkpoint": (["FRAME", "FRAME", "--model", "HERE"], "HERE"),
+    "no backward weights": (["FRAME", "FRAME", "--model", "FORWARD"], "--backward"),
+    "missing keyframe": (["FRAME", "no.png", "--model", "SVD"], "no.png"),
+    "unknown option": (["FRAME", "FRAME", "--model", "SVD", "--stepz", "4"], "--stepz"),
+    "size": (["FRAME", "FRAME", "--model", "SVD", "--size", "200x128"], "192x128"),
+    "size text": (["FRAME", "FRAME", "--model", "SVD", "--size", "big"], "big"),
+    "frames": (["FRAME", "FRAME", "--model", "SVD", "--num-frames", "1"], "num_frames"),
+    "steps": (["FRAME", "FRAME", "--model", "SVD", "--steps", "0"], "steps"),
+    "guidance": (["FRAME", "FRAME", "--model", "SVD", "--guidance", "3", "1"], "guidance"),
+    "ratio": (["FRAME", "FRAME", "--model", "SVD", "--recurrence-ratio", "1.5"], "recurrence_ratio"),
+    "fusion": (["FRAME", "FRAME", "--model", "SVD", "--fusion", "max"], "max"),
+    "chunk": (["FRAME", "FRAME", "--model", "SVD", "--decode-chunk", "0"], "--decode-chunk"),
+    "ending": (["FRAME", "FRAME", "--model", "SVD", "-o", "out.avi"], "out.avi"),
+    "parent": (["FRAME", "FRAME", "--model", "SVD", "-o", "missing/out.mp4"], "missing"),
+    "noise": (["FRAME", "FRAME", "--model", "SVD", "--size", "128x128", "--noise", "NOISE"], "augmentation has shape"),
+    "latents ending": (["FRAME", "FRAME", "--model", "SVD", "--save-latents", "latents.txt"], "latents.txt"),
+    "latents parent": (["FRAME", "FRAME", "--model", "SVD", "--save-latents", "missing/l.npz"], "missing"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_mistakes_are_one_line_and_write_nothing(case, folder, tmp_path, monkeypatch, capsys):
+    arguments, message = REFUSED[case]
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    names = {
+        "FRAME": KEYFRAMES[0],
+        "SVD": str(folder / "svd"),
+        "FORWARD": str(folder / "forward-only"),
+        "NOISE": str(folder / "noise.npz"),
+        "HERE": str(tmp_path),
+    }
+    assert main([names.get(a, a) for a in arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1
+    assert printed.err.startswith("error: ")
+    assert names.get(message, message) in printed.err
+    assert list(here.iterdir()) == []
+
+
+def test_an_existing_output_is_kept_unless_told_otherwise(folder, tmp_path, capsys):
+    out = tmp_path / "out.gif"
+    out.write_bytes(b"precious")
+    assert command(folder, "-o", out) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert out.read_bytes() == b"precious"
+
+
+def test_non_finite_latents_stop_before_decoding(folder, tmp_path, capsys):
+    """Guidance of 1e38 overflows float32 within a step."""
+    assert command(folder, "--guidance", "1e38", "1e38", "-o", tmp_path / "out.mp4") == 2
+    printed = capsys.readouterr().err
+    assert "error: latents are not finite after evaluation" in printed
+    assert "decoding" not in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_keyframes_in_python_are_checked(model):
+    good = goldens.keyframe(1)
+    bad = [good.astype(np.float32), good[:100], good[..., :2], good[:64]]
+    for image in bad:
+        with pytest.raises(svdjax.InputError) as error:
+            svdjax.interpolate(model, good, image)
+        assert "\n" not in str(error.value)
