@@ -110,11 +110,14 @@ def make(config: SVDConfig, size: tuple[int, int], num_frames: int, dtype: Any, 
 class _Draws:
     """Random weights of a size that keeps activations near 1, for any number of parameters in seconds.
 
-    They are taken in turn from one pool, again and again. It is longer than any row, by a prime, so that rows differ.
+    They are taken in turn from one pool, again and again. Its length is a prime above that of any row, so that rows differ.
     """
 
+    _LENGTH = 4_194_319
+
     def __init__(self) -> None:
-        self._pool = np.random.default_rng(0).standard_normal(4_194_319, np.float32)
+        pool = np.random.default_rng(0).standard_normal(self._LENGTH, np.float32)
+        self._pool = np.concatenate([pool, pool])  # so that a whole one begins anywhere
         self._used = 0
 
     def __call__(self, shapes: Mapping[str, Any]) -> dict[str, Array]:
@@ -122,8 +125,8 @@ class _Draws:
         return {name: self._draw(name.rpartition(".")[2], x) for name, x in shapes.items()}
 
     def _draw(self, kind: str, x: Any) -> Array:
-        z = self._pool[(self._used + np.arange(x.size)) % self._pool.size].reshape(x.shape)
-        self._used += x.size
+        z = np.resize(self._pool[self._used : self._used + self._LENGTH], x.shape)
+        self._used = (self._used + x.size) % self._LENGTH
         if kind == "kernel":
             z = z / math.sqrt(x.size // x.shape[-1])  # entries that make one output
         elif kind in ("scale", "bias"):

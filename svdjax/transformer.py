@@ -12,7 +12,8 @@ from jax import Array
 
 from svdjax.attention import OneTokenCrossAttention, SpatialAttention, TemporalAttention
 from svdjax.backward import Backward
-from svdjax.layers import AlphaBlender, FeedForward, GroupNorm, LayerNorm, Linear, TimestepEmbedding, timestep_embedding
+from svdjax.layers import FeedForward, GroupNorm, LayerNorm, Linear, TimestepEmbedding, timestep_embedding
+from svdjax.resnet import AlphaBlender
 
 Maps = dict[str, Array]  # temporal self-attention maps (b*h*w, n, f, f) by module path
 

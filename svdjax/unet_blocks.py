@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from svdjax.layers import Downsample, SpatioTemporalResBlock, Upsample
+from svdjax.resnet import Downsample, SpatioTemporalResBlock, Upsample
 from svdjax.transformer import Conditions, Maps, TransformerSpatioTemporal
 
 

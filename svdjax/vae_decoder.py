@@ -21,7 +21,8 @@ from jax import Array, lax
 
 from svdjax.blocking import block_size, stats_dtype
 from svdjax.config import VAEConfig
-from svdjax.layers import Conv, GroupNorm, SpatioTemporalResBlock, TemporalConv, Upsample
+from svdjax.layers import Conv, GroupNorm, TemporalConv
+from svdjax.resnet import SpatioTemporalResBlock, Upsample
 from svdjax.vae_encoder import EPS, AttentionBlock
 
 TEMPORAL_EPS = 1e-5

@@ -10,7 +10,8 @@ from jax import Array
 
 from svdjax.attention import SpatialAttention
 from svdjax.config import VAEConfig
-from svdjax.layers import Conv, Downsample, GroupNorm, ResnetBlock
+from svdjax.layers import Conv, GroupNorm
+from svdjax.resnet import Downsample, ResnetBlock
 
 EPS = 1e-6  # of every GroupNorm that sees single images
 

@@ -190,11 +190,11 @@ def test_decode_memory_is_bounded():
     buffer = frames * height * width * 32 * 4
     blocked = decode_scratch(config, (1, frames, height // 2, width // 2, 4), jnp.float32, block_bytes=2**22)
     whole = decode_scratch(config, (1, frames, height // 2, width // 2, 4), jnp.float32)
-    assert blocked < 1.75 * buffer
+    assert blocked < 1.9 * buffer
     assert whole > 4 * buffer
 
 
 @pytest.mark.heavy
 def test_full_size_decode_memory():
     """SVD-XT, 25 frames of 1024x576 in float32: 13.4 GB on a CPU, of which the frame buffer is 7.5."""
-    assert decode_scratch(VAEConfig(), (1, 25, 72, 128, 4), jnp.float32) < 16e9
+    assert decode_scratch(VAEConfig(), (1, 25, 72, 128, 4), jnp.float32) < 15e9

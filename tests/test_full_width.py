@@ -1,0 +1,34 @@
+"""SVD-XT's real widths, 1.5 billion parameters in float32: heavy, run by hand (pytest -m heavy tests/test_full_width.py)."""
+
+from __future__ import annotations
+
+import goldens
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from svdjax.config import UNetConfig
+from svdjax.unet import UNet
+
+pytestmark = pytest.mark.heavy
+SEED = 7
+
+
+@pytest.fixture(scope="module")
+def unet():
+    return goldens.drawn(UNet, UNetConfig(), jnp.float32, seed=SEED)
+
+
+@pytest.mark.parametrize("shape", ["1x2x8x16", "1x14x8x16", "1x14x16x24"])
+def test_full_width_golden(unet, shape):
+    """rel-L2 of 1e-4 as everywhere: depth and width add rounding, 5e-6 was measured."""
+    b, f, h, w = map(int, shape.split("x"))
+    sample = goldens.channels_last(goldens.draw(f"in:sample:{shape}", (b, f, 8, h, w), SEED))
+    embeds = goldens.draw(f"in:ehs:{b}", (b, 1, 1024), SEED)
+    ids = np.asarray([[6, 127, 0.02]], np.float32)
+    out = jax.jit(lambda unet, *args: unet(*args))(unet, sample, jnp.full(b, 0.7311), embeds, ids)
+    recorded = goldens.channels_last(np.load(goldens.DATA.parent / "full_width.npz")[f"{shape}/out"])
+    distance = goldens.relative(out, recorded)
+    print(f"{shape}: rel-L2 {distance:.1e}")
+    assert distance < 1e-4
