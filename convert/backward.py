@@ -118,7 +118,9 @@ def _notes(tuned: Tuned, reference: Weights, unused: int, trained: bool) -> list
         notes.append(f"{tuned.weights.where}: its temporal to_v and to_out are those of {reference.where}: nothing was trained")
     if unused:
         hint = "if it was tuned from another model, give that as --backward-base" if tuned.base is None else "is that its base?"
-        notes.append(f"{tuned.weights.where}: other tensors that differ from {reference.where} are not used, {unused:,}: {hint}")
+        notes.append(
+            f"{tuned.weights.where}: other tensors that differ from {reference.where} are not used, {unused:,}: {hint}"
+        )
     return notes
 
 

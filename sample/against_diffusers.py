@@ -86,7 +86,7 @@ def compare(workload: Workload, program: measure.Program, dtype: str, repeats: i
     unet, backward, _ = workload.dual_step
     config = dataclasses.asdict(unet.config)
     step = OfficialStep(config, to_torch(leaves(unet), dtype, device), to_torch(backward.params, dtype, device))
-    inputs = _inputs(workload, dtype, device)
+    inputs = torch_inputs(workload, dtype, device)
 
     ours, theirs = np.asarray(program.run()[1], np.float64), _channels_last(step(inputs)[1])
     difference = float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
@@ -135,7 +135,8 @@ def to_torch(tensors: dict[str, Any], dtype: str, device: str) -> dict[str, torc
     return out
 
 
-def _inputs(workload: Workload, dtype: str, device: str) -> StepInputs:
+def torch_inputs(workload: Workload, dtype: str, device: str) -> StepInputs:
+    """The inputs of the step in PyTorch's axes."""
     import torch
 
     from sample.torch_dual_step import StepInputs

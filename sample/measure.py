@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import statistics
 import tempfile
@@ -53,19 +54,21 @@ def compile_program(fn: Callable[..., Any], args: tuple[Any, ...], *, warm: bool
     # Flat arguments: taking a model's thousand parameters apart is no part of a step within the sampler's scan.
     leaves, tree = jax.tree.flatten(args)
 
+    # Weights that are kept but not used take memory all the same.
+    @functools.partial(jax.jit, keep_unused=True)
     def flat(*leaves: Any) -> Any:
         return fn(*jax.tree.unflatten(tree, leaves))
 
     with _fresh_cache() as folder:
         started = time.perf_counter()
-        lowered = jax.jit(flat).lower(*leaves)
+        lowered = flat.lower(*leaves)
         traced = time.perf_counter()
         compiled = lowered.compile()
         ended = time.perf_counter()
         warm_seconds = None
         if warm and any(folder.iterdir()):
             jax.clear_caches()
-            lowered = jax.jit(flat).lower(*leaves)
+            lowered = flat.lower(*leaves)
             restarted = time.perf_counter()
             compiled = lowered.compile()
             warm_seconds = time.perf_counter() - restarted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -39,3 +40,12 @@ def run(command: Callable[[list[str] | None], None], argv: list[str] | None) -> 
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def leave(status: int) -> NoReturn:
+    """End the process. After Ctrl-C at once: threads that still read would go on, and then report what they missed."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if status == INTERRUPTED:
+        os._exit(status)
+    sys.exit(status)

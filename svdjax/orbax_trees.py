@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -88,18 +91,53 @@ def _reading(path: Path) -> Iterator[tuple[Any, Any]]:
         except InputError:
             raise
         except Exception as e:  # Orbax and TensorStore name no type of error for damaged data
+            cause: BaseException | None = e
+            while cause is not None:
+                if isinstance(cause, KeyboardInterrupt):  # a second Ctrl-C, which Orbax reports as an error of reading
+                    raise KeyboardInterrupt from e
+                cause = cause.__cause__ or cause.__context__
             raise InputError(f"{path}: can't be read: {type(e).__name__} {str(e)[:200]}") from e
 
 
 @contextlib.contextmanager
 def _orbax() -> Iterator[Any]:
-    """Orbax, without its log lines on standard error."""
+    """Orbax, without its log lines on standard error; Ctrl-C takes effect at the end of the block."""
     import orbax.checkpoint as ocp
 
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield ocp
+        with _interrupts_later():
+            yield ocp
     finally:
         logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Let a first Ctrl-C wait for the end of the block, and say so.
+
+    TensorStore's threads can't be stopped: they would go on writing into a folder that is being removed, or report on
+    standard error that nobody waits for what they read.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    # Signals arrive in the main thread alone; a handler that isn't Python's means that they are ignored or end the process.
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    pressed = []
+
+    def wait(number: int, frame: Any) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+        print("stopping after the part that is being read or written; Ctrl-C again: at once", file=sys.stderr, flush=True)
+
+    signal.signal(signal.SIGINT, wait)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt

@@ -11,7 +11,7 @@ from jax import Array
 
 from svdjax.blocking import stats_dtype
 from svdjax.initialize import Keys
-from svdjax.layers import Conv, GroupNorm, Linear, TemporalConv
+from svdjax.layers import Conv, GroupNorm, Linear, TemporalConv, convolve
 
 
 class ResnetBlock(nnx.Module):
@@ -118,13 +118,8 @@ class Upsample(nnx.Module):
         kernel = kernel.astype(stats_dtype(kernel.dtype))
         # (2, 2, c, 4c'): one output for each of the four pixels that a small pixel becomes
         kernel = jnp.concatenate([k for rows in taps(kernel, 0) for k in taps(rows, 1)], -1).astype(dtype)
-        y = jax.lax.conv_general_dilated(
-            x.astype(dtype).reshape(-1, h, w, c),
-            kernel,
-            window_strides=(1, 1),
-            padding=((1, 1), (1, 1)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        ).reshape(-1, h + 1, w + 1, 2, 2, c)
+        y = convolve(x.astype(dtype).reshape(-1, h, w, c), kernel, 1, ((1, 1), (1, 1)))
+        y = y.reshape(-1, h + 1, w + 1, 2, 2, c)
         # output (i, j) of the 2x2 grid comes from the windows that start i rows and j columns further on
         rows = [jnp.stack([y[:, i : i + h, j : j + w, i, j] for j in (0, 1)], axis=3) for i in (0, 1)]
         return jnp.stack(rows, axis=2).reshape(*lead, 2 * h, 2 * w, c) + self.conv.bias[...].astype(dtype)

@@ -26,7 +26,7 @@ from svdjax.resnet import SpatioTemporalResBlock, Upsample
 from svdjax.vae_encoder import EPS, AttentionBlock
 
 TEMPORAL_EPS = 1e-5
-TEMPORAL_LIVE = 8  # tensors the size of its input that a temporal resnet holds at once, about: padded, taps, sums
+TEMPORAL_LIVE = 8  # tensors the size of its input that a temporal resnet holds at once, about
 FRAMES, ROWS = 1, 2  # axes of (b, f, h, w, c)
 
 Layer = Callable[[Array], Array]

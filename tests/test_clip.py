@@ -14,6 +14,7 @@ from svdjax.clip import CLIPVision
 from svdjax.conditioning import clip_pixels, to_signed_unit
 from svdjax.config import CLIPConfig, from_pytorch
 from svdjax.errors import InputError
+from svdjax.initialize import abstract
 
 # Float32 rounding through a few layers measures below 1e-6; a mistake of structure gives 1e-2 or more.
 TOLERANCE = 5e-6
@@ -21,8 +22,7 @@ TOLERANCE = 5e-6
 
 def make_clip(config: dict[str, Any], tensors: goldens.Tensors, dtype: Any = jnp.float32) -> CLIPVision:
     parsed = from_pytorch("image_encoder", config)
-    abstract = nnx.eval_shape(lambda: CLIPVision(parsed, dtype=dtype, param_dtype=jnp.float32, rngs=nnx.Rngs(0)))
-    return goldens.fill(abstract, tensors)
+    return goldens.fill(abstract(CLIPVision, parsed, dtype, jnp.float32), tensors)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_another_size_is_refused(clip):
 
 def test_positions_of_svd():
     """257 positions at SVD's size: 16 x 16 patches and the class token. Nothing is allocated."""
-    abstract = nnx.eval_shape(lambda: CLIPVision(CLIPConfig(), dtype=jnp.float32, param_dtype=jnp.float32, rngs=nnx.Rngs(0)))
-    leaves = [leaf for _, leaf in nnx.to_flat_state(nnx.state(abstract, nnx.Param))]
-    assert abstract.vision_model.embeddings.position_embedding.embedding.shape == (257, 1280)
+    clip = abstract(CLIPVision, CLIPConfig(), jnp.float32)
+    leaves = [leaf for _, leaf in nnx.to_flat_state(nnx.state(clip, nnx.Param))]
+    assert clip.vision_model.embeddings.position_embedding.embedding.shape == (257, 1280)
     assert sum(leaf.size for leaf in leaves) == 632_076_800  # as transformers counts ViT-H/14

@@ -92,7 +92,7 @@ def test_photographs_of_different_sizes_and_three_keyframes(folder, tmp_path, ca
 def test_other_formats(folder, tmp_path, ending):
     out = tmp_path / f"out{ending}"
     assert command(folder, "-o", out, "--noise", folder / "noise.npz") == 0
-    assert len(iio.imread(out, index=None)) == 5
+    assert sum(1 for _ in iio.imiter(out)) == 5
     assert video.read_metadata(out)["guidance"] == "1 3"
 
 
@@ -152,8 +152,8 @@ def test_an_existing_output_is_kept_unless_told_otherwise(folder, tmp_path, caps
 
 
 def test_non_finite_latents_stop_before_decoding(folder, tmp_path, capsys):
-    """Guidance of 1e38 overflows float32 within a step."""
-    assert command(folder, "--guidance", "1e38", "1e38", "-o", tmp_path / "out.mp4") == 2
+    """Guidance of 1e39 is infinite in float32."""
+    assert command(folder, "--guidance", "1e39", "1e39", "-o", tmp_path / "out.mp4") == 2
     printed = capsys.readouterr().err
     assert "error: latents are not finite after evaluation" in printed
     assert "decoding" not in printed
