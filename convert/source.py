@@ -72,7 +72,7 @@ def open_weights(component: str, folder: Path) -> Weights:
     Raises:
         InputError: no weights, pickled weights, or files that are not whole safetensors files.
     """
-    found = _candidates(component, folder)
+    found = _candidates(STEMS[component], folder)
     if not found:
         pickled = sorted(path for path in folder.iterdir() if path.suffix in PICKLED)
         if pickled:
@@ -82,9 +82,10 @@ def open_weights(component: str, folder: Path) -> Weights:
     return Weights.open(found[0], _shards(found[0]) if found[0].suffix == ".json" else (found[0],))
 
 
-def unread(component: str, weights: Weights) -> list[Path]:
+def unread(weights: Weights) -> list[Path]:
     """Other files of the same weights beside those that are read."""
-    return [path for path in _candidates(component, weights.where.parent) if path != weights.where]
+    stem = weights.where.name.partition(".")[0]
+    return [path for path in _candidates(stem, weights.where.parent) if path != weights.where]
 
 
 def require_folder(path: Path, expected: str) -> None:
@@ -127,17 +128,18 @@ def _naming(path: Path, build: Any, *args: Any, **kwargs: Any) -> Any:
         raise InputError(f"{path}: a setting has the wrong type ({e})") from None
 
 
-def _candidates(component: str, folder: Path) -> list[Path]:
-    paths = [folder / (STEMS[component] + ending) for ending in FLOAT32_ENDINGS + FLOAT16_ENDINGS]
+def _candidates(stem: str, folder: Path) -> list[Path]:
+    paths = [folder / (stem + ending) for ending in FLOAT32_ENDINGS + FLOAT16_ENDINGS]
     return [path for path in paths if path.exists()]
 
 
 def _shards(index: Path) -> tuple[Path, ...]:
     """The files that an index names."""
     weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
-        raise InputError(f"{index}: has no weight_map, expected one from tensor names to file names")
-    return tuple(index.parent / name for name in sorted(set(weight_map.values())))
+    names = weight_map.values() if isinstance(weight_map, dict) else ()
+    if not names or not all(isinstance(name, str) and name == Path(name).name for name in names):
+        raise InputError(f"{index}: has no weight_map, expected one from tensor names to the names of files beside it")
+    return tuple(index.parent / name for name in sorted(set(names)))
 
 
 def _pickle_advice(path: Path) -> str:

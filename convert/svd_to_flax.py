@@ -22,7 +22,7 @@ from svdjax.errors import InputError
 from svdjax.initialize import abstract
 from svdjax.model import NETWORKS, leaves
 from svdjax.orbax_trees import save_tree
-from svdjax.overlay import trained_kinds
+from svdjax.overlay import VALUES, expected_names, trained_kinds
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -52,14 +52,17 @@ def convert(job: Conversion) -> None:
             network = abstract(NETWORKS[name], getattr(model.config, name), np.float32)
             tables[name] = mapping.table({leaf: value.shape for leaf, value in leaves(network).items()})
             mapping.check(name, tables[name], weights.tensors, str(weights.where))
-            for other in source.unread(name, weights):
-                print(f"{weights.where} is read; {other.name} beside it is not")
         unet, unet_rows = model.weights["unet"], tables["unet"]
         tuned = None
         if job.backward is not None:
             tuned = open_tuned(job.backward, job.backward_base, model.config.unet, unet_rows)
+        for weights in (*model.weights.values(), *([tuned.weights, tuned.base] if tuned else [])):
+            for other in source.unread(weights) if weights else ():
+                print(f"{weights.where} is read; {other.name} beside it is not")
         itemsize = np.dtype(job.dtype).itemsize
         written = {name: itemsize * sum(row.size for row in rows.values()) for name, rows in tables.items()}
+        if tuned is not None:
+            written["backward"] = itemsize * sum(unet_rows[leaf].size for leaf in expected_names(unet_rows, VALUES))
         require_space(folder, sum(written.values()), job.out)
 
         reading = sum(weights.nbytes for weights in model.weights.values()) + (tuned.weights.nbytes if tuned else 0)
@@ -74,6 +77,7 @@ def convert(job: Conversion) -> None:
                 overlay = read_overlay(tuned, unet, unet_rows, bar.update)
                 where = str(tuned.weights.where)
                 save_tree(folder / "backward", {k: _cast(v, job.dtype, k, where) for k, v in overlay.values.items()})
+                bar.update(written["backward"])
         write_info(folder, Info(model.config, job.dtype, _backward_info(job, overlay), _hashes(job, model, tuned)))
     for note in overlay.notes if overlay else ():
         print(note)

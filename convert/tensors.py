@@ -103,8 +103,8 @@ class Weights:
             self._hashes[path] = digest.hexdigest()
 
     def hashes(self) -> dict[Path, str]:
-        """SHA-256 of each file; files that were not streamed are read for it."""
-        return {path: self._hashes.get(path) or sha256(path) for path in self.paths}
+        """SHA-256 of each file, and of their index; files that were not streamed are read for it."""
+        return {path: self._hashes.get(path) or sha256(path) for path in (self.where, *self.paths)}
 
 
 def sha256(path: Path) -> str:

@@ -32,7 +32,7 @@ class Options:
 
     Attributes:
         config: shapes of the model.
-        model: what the configuration is called.
+        model: where the configuration is from: the name of a preset, or a folder.
         size: (width, height) of the clip in pixels.
         num_frames: of the clip.
         dtype: of weights and computation.
@@ -95,7 +95,7 @@ def check(argv: list[str] | None) -> tuple[Options, Path | None]:
         raise InputError(f"--num-frames is {num_frames}, expected at least 2")
     options = Options(
         config=config,
-        model=args.model.name if args.model else preset,
+        model=str(args.model or preset),
         size=size,
         num_frames=num_frames,
         dtype=args.dtype or ("bfloat16" if gpu or args.compile_only else "float32"),
@@ -173,8 +173,17 @@ def describe(options: Options, abstract: workload.Workload) -> dict[str, Any]:
 def command_line(options: Options) -> str:
     """The command that does the same again, every choice spelled out."""
     width, height = options.size
-    shapes = ["--preset", options.model] if options.model in workload.PRESETS else ["--model", options.model]
-    arguments = [*shapes, "--size", f"{width}x{height}", "--num-frames", str(options.num_frames), "--dtype", options.dtype]
+    is_preset = workload.PRESETS.get(options.model) == options.config
+    arguments = [
+        "--preset" if is_preset else "--model",
+        options.model,
+        "--size",
+        f"{width}x{height}",
+        "--num-frames",
+        str(options.num_frames),
+        "--dtype",
+        options.dtype,
+    ]
     if options.compile_only:
         arguments.append("--compile-only")
     else:

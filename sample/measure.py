@@ -20,8 +20,8 @@ from jax.experimental.compilation_cache import compilation_cache
 from sample import host_memory
 
 _CACHE_OPTIONS = ("jax_compilation_cache_dir", "jax_enable_compilation_cache", "jax_persistent_cache_min_compile_time_secs")
-_MATMUL_SIZE = {"cpu": 2048, "gpu": 8192}  # large enough to be bound by arithmetic, small enough for a fraction of a second
-_MATMUL_CALLS = 8  # in flight together, so that launching them costs nothing
+# Side and number of products in flight together: bound by arithmetic, not by launching, and done in a fraction of a second.
+_MATMUL = {"cpu": (2048, 1), "gpu": (8192, 8)}
 _MATMUL_TRIES = 5
 
 
@@ -123,16 +123,16 @@ def summary(prefix: str, seconds: Sequence[float]) -> dict[str, Any]:
 
 def matmul_limit(dtype: Any) -> tuple[int, float]:
     """The side of a large square matrix product on the default device, and the operations a second of its fastest try."""
-    size = _MATMUL_SIZE.get(jax.default_backend(), 8192)
+    size, calls = _MATMUL.get(jax.default_backend(), _MATMUL["gpu"])
     a, b = jax.random.normal(jax.random.key(0), (2, size, size), dtype)
     product = jax.jit(jnp.matmul)
     jax.block_until_ready(product(a, b))
     best = float("inf")
     for _ in range(_MATMUL_TRIES):
         started = time.perf_counter()
-        jax.block_until_ready([product(a, b) for _ in range(_MATMUL_CALLS)])
+        jax.block_until_ready([product(a, b) for _ in range(calls)])
         best = min(best, time.perf_counter() - started)
-    return size, _MATMUL_CALLS * 2 * size**3 / best
+    return size, calls * 2 * size**3 / best
 
 
 def peak_bytes() -> int:

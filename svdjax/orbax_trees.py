@@ -39,7 +39,7 @@ def save_tree(path: Path, tree: Mapping[str, Any]) -> None:
             with ocp.Checkpointer(handler) as checkpointer:
                 checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(tree))
         except (OSError, ValueError) as e:  # TensorStore raises ValueError, also for a full disk
-            raise InputError(f"{path}: can't be written: {e}") from e
+            raise InputError(f"{path}: can't be written: {_brief(e)}") from e
 
 
 def tree_shapes(path: Path) -> dict[str, jax.ShapeDtypeStruct]:
@@ -96,7 +96,12 @@ def _reading(path: Path) -> Iterator[tuple[Any, Any]]:
                 if isinstance(cause, KeyboardInterrupt):  # a second Ctrl-C, which Orbax reports as an error of reading
                     raise KeyboardInterrupt from e
                 cause = cause.__cause__ or cause.__context__
-            raise InputError(f"{path}: can't be read: {type(e).__name__} {str(e)[:200]}") from e
+            raise InputError(f"{path}: can't be read: {_brief(e)}") from e
+
+
+def _brief(e: Exception) -> str:
+    """The beginning of a message that may be pages long."""
+    return f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
 
 
 @contextlib.contextmanager

@@ -62,7 +62,7 @@ def test_compile_only(model, tmp_path, capsys):
             assert results[f"{name}_{what}"] > 0
         assert f"{name}_seconds" not in results  # nothing ran
     assert results["dtype"] == "bfloat16"
-    assert results["model"] == "tiny"
+    assert results["model"] == str(model)
     assert results["latent_shape"] == [3, 8, 16, 4]
     assert results["config"] == json.loads(json.dumps(TINY.to_json()))
     # two bytes for each parameter, and little beside them
@@ -88,7 +88,7 @@ def run(model, tmp_path_factory):
     file = tmp_path_factory.mktemp("run") / "numbers.json"
     file.write_text("old")
     shown = io.StringIO()
-    with contextlib.redirect_stdout(shown), mock.patch.object(measure, "_MATMUL_SIZE", {"cpu": 64, "gpu": 64}):
+    with contextlib.redirect_stdout(shown), mock.patch.object(measure, "_MATMUL", {"cpu": (64, 1), "gpu": (64, 1)}):
         arguments = ["--model", str(model), "--repeats", "2", "--against", "diffusers", "--json", str(file)]
         assert benchmark.main(arguments) == 0
     assert list(file.parent.iterdir()) == [file]

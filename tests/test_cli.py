@@ -36,3 +36,14 @@ def test_status_and_line(capsys, argv, status, line):
 def test_our_own_mistakes_are_not_hidden():
     with pytest.raises(RuntimeError):
         cli.run(parse, ["--count", "10"])
+
+
+def test_leave(monkeypatch):
+    """Ctrl-C ends the process without waiting for its threads; everything else as usual."""
+    at_once = []
+    monkeypatch.setattr("os._exit", at_once.append)
+    for status in (0, 2, 130):
+        with pytest.raises(SystemExit) as stop:
+            cli.leave(status)
+        assert stop.value.code == status
+    assert at_once == [130]

@@ -175,6 +175,18 @@ def test_comparison_is_in_the_narrower_dtype(source, tmp_path, capsys):
     assert len(text.splitlines()) == 1
 
 
+def test_float32_is_preferred_and_said(source, tmp_path, capsys):
+    tuned = unet_folder(tmp_path / "tuned", change=svd_folders.move_values(1))
+    base = Path(shutil.copytree(source / "unet", tmp_path / "base"))
+    for folder in (tuned / "unet", base):
+        file = folder / "diffusion_pytorch_model.safetensors"
+        shutil.copy(file, file.with_suffix(".fp16.safetensors"))
+    lines = run(capsys, source, tmp_path / "out", "--backward", tuned, "--backward-base", base).splitlines()
+    for line, folder in zip(lines, (tuned / "unet", base), strict=False):
+        file = folder / "diffusion_pytorch_model.safetensors"
+        assert line == f"{file} is read; diffusion_pytorch_model.fp16.safetensors beside it is not"
+
+
 def test_an_untrained_unet_is_pointed_out(source, tmp_path, capsys):
     text = run(capsys, source, tmp_path / "out", "--backward", source)
     file = weights_file(source, "unet")

@@ -148,6 +148,10 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         "/unet/diffusion_pytorch_model-00002-of-",
     ),
     "an index without a map": (lambda f: (shards(f), (f / INDEX).write_text("{}")), f"/{INDEX}: has no weight_map"),
+    "an index that points elsewhere": (
+        lambda f: edit_json(f / INDEX, weight_map={"conv_in.bias": str(shards(f)[0])}),
+        f"/{INDEX}: has no weight_map",
+    ),
     "an index that names too little": (
         lambda f: edit_json(f / INDEX, weight_map={"conv_in.bias": shards(f)[0].name}),
         f"/{INDEX}: lacks ",

@@ -69,7 +69,7 @@ def test_an_interrupted_read_is_not_called_damage(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         restore_tree(tmp_path / "tree", shapes)
     failure = OSError("disk")
-    with pytest.raises(InputError, match=f"{tmp_path}/tree: can't be read: ValueError can't read"):
+    with pytest.raises(InputError, match=f"{tmp_path}/tree: can't be read: ValueError: can't read"):
         restore_tree(tmp_path / "tree", shapes)
 
 
@@ -77,9 +77,9 @@ def test_a_tree_that_can_not_be_written(tmp_path, monkeypatch):
     import orbax.checkpoint as ocp
 
     def save(*args, **kwargs):
-        raise ValueError("RESOURCE_EXHAUSTED: No space left on device")
+        raise ValueError("RESOURCE_EXHAUSTED:\nNo space left on device")
 
     monkeypatch.setattr(ocp.Checkpointer, "save", save)
-    with pytest.raises(InputError, match=f"{tmp_path}/tree: can't be written: RESOURCE_EXHAUSTED") as e:
+    with pytest.raises(InputError, match=f"{tmp_path}/tree: can't be written: ValueError: RESOURCE_EXHAUSTED: No space") as e:
         save_tree(tmp_path / "tree", {"a": np.zeros(2, np.float32)})
     assert "\n" not in str(e.value)
