@@ -79,13 +79,18 @@ def _apply_by_frame(maps: Array, v: Array) -> Array:
     return lax.platform_dependent(maps.astype(v.dtype), v, cpu=by_sums, default=by_products)
 
 
+def _on_nvidia() -> bool:
+    return jax.default_backend() == "gpu" and "cuda" in jax.devices()[0].client.platform_version.lower()
+
+
 def spatial_attention(q: Array, k: Array, v: Array) -> Array:
     """Self-attention within each frame: (m, s, n, c) three times -> (m, s, n, c), softmax in at least float32.
 
-    cuDNN's fused kernel where it applies (NVIDIA GPU, 16 bit, heads of at most 128 channels); otherwise exact attention
-    over blocks of frames and queries, whose logits never exceed `BLOCK_BYTES`.
+    cuDNN's fused kernel where it applies (NVIDIA GPU, 16 bit, heads of at most 128 channels in eights); otherwise exact
+    attention over blocks of frames and queries, whose logits never exceed `BLOCK_BYTES`.
     """
-    if jax.default_backend() == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16) and q.shape[-1] <= 128:
+    channels = q.shape[-1]
+    if _on_nvidia() and q.dtype in (jnp.bfloat16, jnp.float16) and channels <= 128 and channels % 8 == 0:
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     limit = CPU_LOGIT_BYTES if jax.default_backend() == "cpu" else BLOCK_BYTES
     return blocked_attention(q, k, v, limit)
