@@ -39,9 +39,7 @@ def apply_maps(maps: Array, v: Array) -> Array:
     return _apply_by_frame(_by_frame(maps, v.shape[1]), v)
 
 
-# Inside, maps lie as (b, g, f, s, n), key frame g before query frame f and pixels together: like the activations, so that
-# nothing is transposed. On a CPU many products of tiny matrices are slow, and sums over frames of whole rows of pixels are
-# two to four times as fast; elsewhere the products are what the hardware is made for.
+# Inside, maps lie as (b, g, f, s, n), key frame g before query frame f and pixels together, like the activations.
 
 
 def _by_pixel(maps: Array) -> Array:
@@ -55,20 +53,14 @@ def _by_frame(maps: Array, b: int) -> Array:
 
 
 def _maps_by_frame(q: Array, k: Array) -> Array:
-    dtype = stats_dtype(q.dtype)
-
-    def by_sums(q: Array, k: Array) -> Array:
-        q, k = q.astype(dtype), k.astype(dtype)
-        return (q[:, None] * k[:, :, None]).sum(-1)
-
-    def by_products(q: Array, k: Array) -> Array:
-        return jnp.einsum("bfsnc,bgsnc->bgfsn", q, k, preferred_element_type=dtype)
-
-    logits = lax.platform_dependent(q, k, cpu=by_sums, default=by_products)
+    # Not as sums of products, although that is a little faster on a CPU: XLA 0.10.2 fuses such sums with the softmax in a
+    # full-size graph and is then 6 per cent wrong (tests/test_attention.py would not see it: it takes the whole UNet).
+    logits = jnp.einsum("bfsnc,bgsnc->bgfsn", q, k, preferred_element_type=stats_dtype(q.dtype))
     return jax.nn.softmax(logits * q.shape[-1] ** -0.5, axis=1)
 
 
 def _apply_by_frame(maps: Array, v: Array) -> Array:
+    # On a CPU, sums over frames of whole rows of pixels are several times as fast as many products of tiny matrices.
     def by_sums(maps: Array, v: Array) -> Array:
         maps = lax.optimization_barrier(maps)[..., None]  # computed once, not again inside every sum
         return sum(maps[:, g] * v[:, :, g, None] for g in range(maps.shape[1]))
