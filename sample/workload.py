@@ -27,7 +27,7 @@ from svdjax.vae import VAE
 # A step in the middle of the schedule, where latents and prediction both matter to the result.
 SIGMA, SIGMA_NEXT = 1.0, 0.5
 
-# The fixed preset for CPUs: a quarter of SVD-XT's arithmetic a pixel and less, everything else of the same kind.
+# The fixed preset for CPUs: SVD-XT's kinds of layers at two fifths of its widths, one layer a block.
 SMALL = SVDConfig(
     unet=UNetConfig(
         block_out_channels=(128, 256, 512, 512),

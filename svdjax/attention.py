@@ -53,8 +53,7 @@ def _by_frame(maps: Array, b: int) -> Array:
 
 
 def _maps_by_frame(q: Array, k: Array) -> Array:
-    # Not as sums of products, although that is a little faster on a CPU: XLA 0.10.2 fuses such sums with the softmax in a
-    # full-size graph and is then 6 per cent wrong (tests/test_attention.py would not see it: it takes the whole UNet).
+    # Not as sums of products: jaxlib 0.10.2 on a CPU gets those silently wrong for large outputs (jax-ml/jax#39103).
     logits = jnp.einsum("bfsnc,bgsnc->bgfsn", q, k, preferred_element_type=stats_dtype(q.dtype))
     return jax.nn.softmax(logits * q.shape[-1] ** -0.5, axis=1)
 

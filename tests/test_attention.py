@@ -66,3 +66,13 @@ def test_rotating_maps_is_reversing_time_on_both_sides():
         rotated = apply_maps(rotate_maps(maps), v)
         np.testing.assert_allclose(rotated, jnp.flip(apply_maps(maps, jnp.flip(v, 2)), 2), rtol=1e-12)
         np.testing.assert_array_equal(rotate_maps(maps)[0, 0, 1, 0], maps[0, 0, 3, 4])
+
+
+def test_maps_are_right_where_a_sum_of_products_is_not():
+    """At this size jaxlib 0.10.2 fuses a sum of products with the softmax wrongly on a CPU (jax-ml/jax#39103)."""
+    q, k = normal(2, 2, 14, 256, 1, 32).astype(np.float32)
+    logits = np.einsum("bfsnc,bgsnc->bsnfg", q, k) / np.sqrt(32)
+    want = np.exp(logits - logits.max(-1, keepdims=True))
+    want /= want.sum(-1, keepdims=True)
+    # float32 rounding
+    np.testing.assert_allclose(jax.jit(attention_maps)(q, k), want.reshape(512, 1, 14, 14), rtol=1e-4, atol=1e-6)

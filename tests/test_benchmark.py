@@ -8,6 +8,7 @@ import io
 import json
 import math
 import sys
+from pathlib import Path
 from unittest import mock
 
 import jax
@@ -218,10 +219,18 @@ def test_command_line_repeats_itself(model, monkeypatch):
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     file = tmp_path / "numbers.json"
     file.write_text("old")
-    with pytest.raises(TypeError):
-        benchmark.write_json(file, {"not for JSON": object()})
+    with (
+        mock.patch.object(Path, "replace", side_effect=OSError(28, "No space left on device")),
+        pytest.raises(InputError, match="can't be written: No space"),
+    ):
+        benchmark.write_json(file, {})
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_weights_that_are_not_used_count_as_memory():
+    x = np.ones((64, 64), np.float32)
+    assert measure.compile_program(lambda x, unused: x + 1, (x, x), warm=False).argument_bytes == 2 * x.nbytes
 
 
 def test_cache_is_the_users_again():
@@ -252,8 +261,3 @@ def test_full_size_plan(tmp_path):
     assert results["dual_step_scratch_bytes"] <= 40e9
     # 1,524,623,082 parameters and the backward direction's 24,780,800 and biases, two bytes each
     assert 2 * 1_549_403_882 < results["dual_step_argument_bytes"] < 3.2e9
-
-
-def test_input_error_is_the_users(tmp_path):
-    with pytest.raises(InputError, match="can't be written"):
-        benchmark.write_json(tmp_path / "gone" / "numbers.json", {})

@@ -8,7 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from svdjax.config import UNetConfig
+from sample import host_memory
+from svdjax import model, pipeline
+from svdjax.config import SVDConfig, UNetConfig
+from svdjax.overlay import VALUES, expected_names
 from svdjax.unet import UNet
 
 pytestmark = pytest.mark.heavy
@@ -32,3 +35,20 @@ def test_full_width_golden(unet, shape):
     distance = goldens.relative(out, recorded)
     print(f"{shape}: rel-L2 {distance:.1e}")
     assert distance < 1e-4
+
+
+def test_interpolation_at_full_width(unet):
+    """Photographs to frames through all three networks at SVD-XT's widths: 14 frames of 192x128, 2 steps, recurrence."""
+    config = SVDConfig()
+    networks = {
+        name: goldens.drawn(cls, getattr(config, name), jnp.float32) for name, cls in model.NETWORKS.items() if name != "unet"
+    }
+    tensors = model.leaves(unet)
+    backward = {name: tensors[name] * 1.01 for name in expected_names(tensors, VALUES)}
+    assert sum(x.size for n, x in backward.items() if n.endswith("kernel")) == 24_780_800
+    svd = model.SVD(config, unet, **networks, backward=backward)
+    first, last = (np.random.default_rng(i).integers(0, 256, (128, 192, 3), np.uint8) for i in range(2))
+    frames = pipeline.interpolate(svd, first, last, num_frames=14, steps=2, recurrence=1)
+    assert frames.shape == (14, 128, 192, 3)
+    assert frames.std() > 1
+    print(f"peak memory {host_memory.peak() / 2**30:.1f} GiB")

@@ -27,6 +27,14 @@ def test_round_trip(tmp_path, dtype):
     assert {value.dtype for value in cast.values()} == {np.dtype(np.float32)}
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as Python handles it at first; the workers of parallel tests ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
 class Pressing:
     """An array during whose use Ctrl-C is pressed."""
 
@@ -35,21 +43,19 @@ class Pressing:
         return np.ones(3, np.float32)
 
 
-def test_ctrl_c_waits_for_the_tree(tmp_path, capsys):
-    handler = signal.getsignal(signal.SIGINT)
+def test_ctrl_c_waits_for_the_tree(tmp_path, capsys, interruptible):
     with pytest.raises(KeyboardInterrupt):
         save_tree(tmp_path / "tree", {"a": Pressing(), "b": np.zeros(2, np.float32)})
     assert sorted(tree_shapes(tmp_path / "tree")) == ["a", "b"]  # it was written whole
     assert capsys.readouterr().err.startswith("stopping after the part that is being read or written")
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.getsignal(signal.SIGINT) is interruptible
 
 
-def test_a_second_ctrl_c_does_not_wait(tmp_path):
-    handler = signal.getsignal(signal.SIGINT)
+def test_a_second_ctrl_c_does_not_wait(tmp_path, interruptible):
     with pytest.raises(KeyboardInterrupt):
         save_tree(tmp_path / "tree", {"a": Pressing(), "b": Pressing()})
     assert not list(tmp_path.iterdir())
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.getsignal(signal.SIGINT) is interruptible
 
 
 def test_an_interrupted_read_is_not_called_damage(tmp_path, monkeypatch):
