@@ -79,8 +79,9 @@ def passes(copy: Path, tests: list[str]) -> bool:
     """Whether the tests pass in `copy`. Anything but passing or failing (a collection error, say) stops everything."""
     code = f"import sys; sys.path.insert(0, {str(copy)!r}); import svdjax; assert svdjax.__file__.startswith({str(copy)!r})"
     subprocess.run([sys.executable, "-c", code], check=True)
-    environment = os.environ | {"PYTHONPATH": str(copy)}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    # what a mistake leaves unchanged is compiled once
+    environment = os.environ | {"PYTHONPATH": str(copy), "JAX_COMPILATION_CACHE_DIR": str(copy.parent / "compiled")}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", *tests]
     result = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
     if result.returncode not in (0, 1):
         sys.exit(f"pytest ended with {result.returncode}:\n{result.stdout}{result.stderr}")
