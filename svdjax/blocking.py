@@ -38,8 +38,17 @@ def map_blocks(fn: Callable[[Array], Array], x: Array, bytes_per_item: int, limi
     size = block_size(x.shape[0], bytes_per_item, limit)
     if size == x.shape[0]:
         return fn(x)
+    fn = recomputed_beyond(BLOCK_BYTES, x.shape[0] * bytes_per_item, fn)
     out = lax.map(fn, x.reshape(x.shape[0] // size, size, *x.shape[1:]))
     return out.reshape(x.shape[0], *out.shape[2:])
+
+
+def recomputed_beyond(limit: int, size: int, fn: Callable[..., Array]) -> Callable[..., Array]:
+    """`fn`, whose intermediates a gradient computes again instead of keeping them if all blocks' take more than `limit` bytes.
+
+    Without this, differentiating a loop over blocks keeps what dividing the work was to avoid.
+    """
+    return jax.checkpoint(fn) if size > limit else fn
 
 
 def flatten_leading(x: Array, count: int) -> Array:

@@ -20,8 +20,8 @@ LEVELS = np.arange(256, dtype=np.float32) / np.float32(255) * np.float32(2) - np
 
 
 def to_signed_unit(images: Array) -> Array:
-    """uint8 images of any shape -> float32 in [-1, 1]."""
-    return jnp.asarray(LEVELS)[images]
+    """uint8 images of any shape -> float32 in [-1, 1]; floating point images are there already."""
+    return jnp.asarray(LEVELS)[images] if images.dtype == jnp.uint8 else images
 
 
 def clip_pixels(images: Array, config: CLIPConfig) -> Array:
@@ -34,13 +34,19 @@ def clip_pixels(images: Array, config: CLIPConfig) -> Array:
     return ((x + 1) / 2 - mean) / std
 
 
+def embed_images(image_encoder: CLIPVision, images: Array) -> Array:
+    """CLIP embeddings of clean images: (b, H, W, 3) in [-1, 1] -> (b, 1, c)."""
+    return image_encoder(clip_pixels(images, image_encoder.config))[:, None]
+
+
 def encode_keyframes(
     image_encoder: CLIPVision, vae: VAE, keyframes: Array, augmentation: Array, noise_aug_strength: Array | float
 ) -> tuple[Array, Array]:
     """Both encodings of keyframes: CLIP sees them clean, the VAE with noise added.
 
     Args:
-        keyframes: (..., H, W, 3) uint8, at the size of the video. Leading axes are the caller's, such as direction and pair.
+        keyframes: (..., H, W, 3) uint8, or floating point in [-1, 1], at the size of the video. Leading axes are the
+            caller's, such as direction and pair.
         augmentation: unit-variance noise that broadcasts to the keyframes: (b, H, W, 3) for (d, b, H, W, 3) gives both
             keyframes of a pair the same noise.
         noise_aug_strength: its standard deviation, in units of the pixel range [-1, 1].
@@ -51,7 +57,7 @@ def encode_keyframes(
     lead = keyframes.shape[:-3]
     images = to_signed_unit(keyframes)
     noised = images + noise_aug_strength * augmentation
-    image_embeds = image_encoder(clip_pixels(flatten_leading(images, len(lead)), image_encoder.config))
+    image_embeds = embed_images(image_encoder, flatten_leading(images, len(lead)))
     image_latents, _ = vae.encode(flatten_leading(noised, len(lead)))
     return image_embeds.reshape(*lead, 1, -1), image_latents.reshape(*lead, *image_latents.shape[1:])
 

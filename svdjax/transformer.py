@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
@@ -18,6 +19,20 @@ from svdjax.resnet import AlphaBlender
 Maps = dict[str, Array]  # temporal self-attention maps (b*h*w, n, f, f) by module path
 
 
+RunBlock = Callable[..., Any]  # runs a block: (block, *args) -> block(*args)
+
+
+def run_plainly(block: nnx.Module, *args: Any) -> Any:
+    """The block, as it is."""
+    return block(*args)
+
+
+def run_rematerialised(block: nnx.Module, *args: Any) -> Any:
+    """The block, whose activations a gradient computes again instead of keeping them: memory for about a third more work."""
+    return jax.checkpoint(lambda block, *args: block(*args))(block, *args)
+
+
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Conditions:
     """What every block of one UNet call is given besides its input.
@@ -28,13 +43,15 @@ class Conditions:
         attn_maps: maps to use instead of the layers' own, by path.
         backward: set when the batch is [forward; backward]; its second half then runs as the backward direction.
         return_attn_maps: whether the maps are wanted back.
+        run: how the resnets and transformers are run.
     """
 
     temb: Array
     context: Array
     attn_maps: Mapping[str, Array]
     backward: Backward | None
-    return_attn_maps: bool
+    return_attn_maps: bool = field(metadata={"static": True})
+    run: RunBlock = field(metadata={"static": True})
 
 
 class SpatialBlock(nnx.Module):

@@ -13,7 +13,7 @@ from svdjax.backward import Backward
 from svdjax.config import UNetConfig
 from svdjax.initialize import Keys
 from svdjax.layers import Conv, GroupNorm, TimestepEmbedding, timestep_embedding
-from svdjax.transformer import Conditions, Maps
+from svdjax.transformer import Conditions, Maps, RunBlock, run_plainly
 from svdjax.unet_blocks import DownBlock, MidBlock, UpBlock
 
 
@@ -94,6 +94,7 @@ class UNet(nnx.Module):
         attn_maps: Mapping[str, Array] | None = None,
         backward: Backward | None = None,
         return_attn_maps: bool = False,
+        run_block: RunBlock = run_plainly,
     ) -> Array | tuple[Array, Maps]:
         """One prediction for a batch of clips.
 
@@ -108,6 +109,8 @@ class UNet(nnx.Module):
             backward: if given, the batch is [forward; backward], half and half: the second half, in reversed time, has
                 the temporal tensors of `backward` and uses the first half's maps, rotated, where `backward` says so.
             return_attn_maps: also return the maps, by path; with `backward` those of the forward half.
+            run_block: how resnets, transformers and the layers between levels are run, for training:
+                `run_rematerialised` keeps no activations within them.
 
         Returns:
             (b, f, h, w, c_out) in the compute dtype, or a pair of that and the maps.
@@ -121,7 +124,9 @@ class UNet(nnx.Module):
         # one sinusoid for each of the three ids, side by side
         ids = timestep_embedding(added_time_ids, self.config.addition_time_embed_dim).reshape(sample.shape[0], -1)
         temb = temb + self.add_embedding(ids.astype(self.dtype))
-        cond = Conditions(jax.nn.silu(temb), image_embeds.astype(self.dtype), attn_maps or {}, backward, return_attn_maps)
+        cond = Conditions(
+            jax.nn.silu(temb), image_embeds.astype(self.dtype), attn_maps or {}, backward, return_attn_maps, run_block
+        )
 
         x = self.conv_in(sample.astype(self.dtype))
         skips, maps = [x], {}

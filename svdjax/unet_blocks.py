@@ -48,13 +48,13 @@ class DownBlock(nnx.Module):
         """(b, f, h, w, c) -> the level's output, the skip connections it leaves, its temporal maps."""
         skips, maps = [], {}
         for i, resnet in enumerate(self.resnets):
-            x = resnet(x, cond.temb)
+            x = cond.run(resnet, x, cond.temb)
             if self.attentions is not None:
-                x, layer_maps = self.attentions[i](x, cond)
+                x, layer_maps = cond.run(self.attentions[i], x, cond)
                 maps |= layer_maps
             skips.append(x)
         if self.downsamplers is not None:
-            x = self.downsamplers[0](x)
+            x = cond.run(self.downsamplers[0], x)
             skips.append(x)
         return x, skips, maps
 
@@ -68,9 +68,9 @@ class MidBlock(nnx.Module):
 
     def __call__(self, x: Array, cond: Conditions) -> tuple[Array, Maps]:
         """(b, f, h, w, c) -> (b, f, h, w, c) and its temporal maps."""
-        x = self.resnets[0](x, cond.temb)
-        x, maps = self.attentions[0](x, cond)
-        return self.resnets[1](x, cond.temb), maps
+        x = cond.run(self.resnets[0], x, cond.temb)
+        x, maps = cond.run(self.attentions[0], x, cond)
+        return cond.run(self.resnets[1], x, cond.temb), maps
 
 
 class UpBlock(nnx.Module):
@@ -104,8 +104,8 @@ class UpBlock(nnx.Module):
         """(b, f, h, w, c) and the level's skips, last one first -> the level's output and its temporal maps."""
         maps: Maps = {}
         for i, (resnet, skip) in enumerate(zip(self.resnets, skips, strict=True)):
-            x = resnet(jnp.concatenate([x, skip], axis=-1), cond.temb)
+            x = cond.run(resnet, jnp.concatenate([x, skip], axis=-1), cond.temb)
             if self.attentions is not None:
-                x, layer_maps = self.attentions[i](x, cond)
+                x, layer_maps = cond.run(self.attentions[i], x, cond)
                 maps |= layer_maps
-        return (x if self.upsamplers is None else self.upsamplers[0](x)), maps
+        return (x if self.upsamplers is None else cond.run(self.upsamplers[0], x)), maps
