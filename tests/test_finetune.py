@@ -18,7 +18,7 @@ import svdjax
 from convert.mapping import torch_row
 from svdjax import edm, finetune
 from svdjax.clip import CLIPVision
-from svdjax.config import from_pytorch
+from svdjax.config import UNetConfig, from_pytorch
 from svdjax.finetune import Draws, Examples, Noising
 from svdjax.initialize import abstract
 from svdjax.model import leaves
@@ -163,9 +163,7 @@ def test_loss_is_the_official_form(unet, examples):
 @pytest.fixture(scope="module")
 def small():
     """A UNet of two levels, which compiles in a third of the time."""
-    return goldens.drawn(
-        UNet, from_pytorch("unet", {"_class_name": "UNetSpatioTemporalConditionModel", **svd_folders.UNET}), jnp.float32
-    )
+    return goldens.drawn(UNet, UNetConfig(**svd_folders.UNET, transformer_layers_per_block=1), jnp.float32)
 
 
 @pytest.fixture(scope="module")
