@@ -14,7 +14,7 @@ from convert.source import open_unet
 from convert.tensors import Weights
 from svdjax.config import UNetConfig
 from svdjax.errors import InputError
-from svdjax.overlay import QUERIES, VALUES, attention_of
+from svdjax.overlay import QUERIES, VALUES, kind_of
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,7 @@ def read_overlay(tuned: Tuned, source: Weights, rows: Mapping[str, mapping.Row],
             continue
         before = reference.read(name)
         differs = not _equal(array, before)
-        path = attention_of(leaf)
-        kind = leaf.removeprefix(f"{path}.") if path else None
+        kind = kind_of(leaf)
         if kind not in VALUES + QUERIES:
             changed["others"] += differs
             continue

@@ -17,6 +17,7 @@ from convert.backward import Overlay, Tuned, open_tuned, read_overlay
 from convert.tensors import Weights, sha256
 from svdjax import cli
 from svdjax.atomic import new_folder, require_space
+from svdjax.casting import cast_finite
 from svdjax.checkpoint import Info, is_model, write_info
 from svdjax.errors import InputError
 from svdjax.initialize import abstract
@@ -75,8 +76,9 @@ def convert(job: Conversion) -> None:
             if tuned is not None:
                 bar.set_description("backward")
                 overlay = read_overlay(tuned, unet, unet_rows, bar.update)
-                where = str(tuned.weights.where)
-                save_tree(folder / "backward", {k: _cast(v, job.dtype, k, where) for k, v in overlay.values.items()})
+                where = tuned.weights.where
+                cast = {name: cast_finite(value, job.dtype, f"{where}: {name}") for name, value in overlay.values.items()}
+                save_tree(folder / "backward", cast)
                 bar.update(written["backward"])
         write_info(folder, Info(model.config, job.dtype, _backward_info(job, overlay), _hashes(job, model, tuned)))
     for note in overlay.notes if overlay else ():
@@ -90,20 +92,10 @@ def _converted(
     """A network's tensors in our layout and in `dtype`, by dotted name here."""
     leaf_of = {row.torch_name: leaf for leaf, row in rows.items()}
     return {
-        leaf_of[name]: _cast(rows[leaf_of[name]].layout.to_flax(values), dtype, name, str(weights.where))
+        leaf_of[name]: cast_finite(rows[leaf_of[name]].layout.to_flax(values), dtype, f"{weights.where}: {name}")
         for name, values in weights.stream(advance)
         if name in leaf_of
     }
-
-
-def _cast(values: np.ndarray, dtype: str, name: str, where: str) -> np.ndarray:
-    """Contiguous values in `dtype`; finite ones must stay finite."""
-    with np.errstate(over="ignore"):  # refused below
-        cast = np.ascontiguousarray(values, np.dtype(dtype))
-    if cast.dtype != values.dtype and not np.isfinite(cast).all():
-        largest = np.abs(values).max()
-        raise InputError(f"{where}: {name} holds {largest:.3g}, beyond the range of {dtype}: use another --dtype")
-    return cast
 
 
 def _backward_info(job: Conversion, overlay: Overlay | None) -> dict[str, object] | None:

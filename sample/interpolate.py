@@ -11,9 +11,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
-from svdjax import checkpoint, cli, compilation_cache, draws, fit, images, pipeline, video
+from sample import options, running
+from svdjax import checkpoint, cli, compilation_cache, delta, draws, fit, images, pipeline, video
 from svdjax.config import SVDConfig
 from svdjax.errors import InputError
 from svdjax.settings import FUSIONS, Settings
@@ -43,41 +43,15 @@ def parser() -> cli.Parser:
     p = cli.Parser(prog="python -m sample.interpolate", description="The video between two or more keyframes.")
     p.add_argument("keyframes", nargs="*", metavar="KEYFRAME", help="image files, in time order; at least two")
     p.add_argument("--demo", action="store_true", help="run the embedded model on its own keyframes")
-    p.add_argument("--model", type=Path, metavar="DIR", help="a checkpoint made by python -m convert.svd_to_flax")
+    options.add_model(p)
     p.add_argument("--backward", type=Path, metavar="DIR", help="backward weights to use instead of the checkpoint's own")
     p.add_argument("-o", "--out", default=DEFAULT_OUT, help=".mp4, .gif, .webp, or a folder of PNGs (%(default)s)")
     p.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    p.add_argument("--num-frames", type=int, metavar="N", help="frames from keyframe to keyframe, both included (the model's)")
-    p.add_argument("--size", metavar="WxH", help="size of the video (the model's, turned to the first keyframe's orientation)")
-    p.add_argument("--fit", choices=fit.FITS, default="crop", help="how keyframes of another shape are fitted (%(default)s)")
-    p.add_argument("--steps", type=int, default=Settings.steps, help="Euler steps (%(default)s)")
-    p.add_argument("--seed", type=int, default=Settings.seed, help="seed of every random draw (%(default)s)")
-    p.add_argument("--fps", type=int, default=Settings.fps, help="told to the model and written to the file (%(default)s)")
-    p.add_argument(
-        "--motion-bucket-id", type=float, default=Settings.motion_bucket_id, help="how much motion, 0 to 255 (%(default)s)"
-    )
-    p.add_argument(
-        "--noise-aug-strength",
-        type=float,
-        default=Settings.noise_aug_strength,
-        help="noise on the keyframes; more lets the video leave them further (%(default)s)",
-    )
-    p.add_argument(
-        "--guidance", type=float, nargs=2, metavar=("MIN", "MAX"), default=Settings.guidance, help="guidance scales (1 3)"
-    )
+    options.add_sampling(p, steps=Settings.steps)
     p.add_argument("--fusion", choices=FUSIONS, default=Settings.fusion, help="how the directions are fused (%(default)s)")
     p.add_argument("--recurrence", type=int, default=Settings.recurrence, help="redo each early step so often (%(default)s)")
     p.add_argument(
         "--recurrence-ratio", type=float, default=Settings.recurrence_ratio, help="share of the steps redone (%(default)s)"
-    )
-    p.add_argument(
-        "--decode-chunk",
-        type=int,
-        metavar="N",
-        help="decode N frames at a time: less memory, but it changes the picture (all frames, exactly)",
-    )
-    p.add_argument(
-        "--dtype", choices=("float32", "bfloat16", "float16"), help="compute dtype (bfloat16; float32 where there is no GPU)"
     )
     p.add_argument("--noise", type=Path, metavar="FILE.npz", help="random draws to use instead of the seed's")
     p.add_argument("--save-latents", type=Path, metavar="FILE.npz", help="also write the sampler's final latents")
@@ -89,34 +63,23 @@ def check(argv: list[str] | None) -> Request:
     args = parser().parse_args(argv)
     if args.demo:
         raise InputError("--demo: no model is embedded yet; convert one and give --model (see README)")
-    if args.model is None:
-        raise InputError("--model is missing: a checkpoint made by python -m convert.svd_to_flax")
-    if args.decode_chunk is not None and args.decode_chunk < 1:
-        raise InputError(f"--decode-chunk is {args.decode_chunk}, expected at least 1")
+    options.check_decode_chunk(args)
     if len(args.keyframes) < 2:
         raise InputError(f"{len(args.keyframes)} keyframes given, expected at least two image files")
-    info = checkpoint.read_info(args.model)
+    info = options.require_model(args)
     config = info.config
     if args.backward is None and not info.backward:
         raise InputError(
             f"{args.model}: no backward weights, which the video between keyframes needs: convert with "
             "--backward DIR, or give --backward DIR here"
         )
-    settings = Settings(
-        num_frames=config.unet.num_frames if args.num_frames is None else args.num_frames,
-        steps=args.steps,
-        seed=args.seed,
-        fps=args.fps,
-        motion_bucket_id=args.motion_bucket_id,
-        noise_aug_strength=args.noise_aug_strength,
-        guidance=tuple(args.guidance),
-        fusion=args.fusion,
-        recurrence=args.recurrence,
-        recurrence_ratio=args.recurrence_ratio,
+    settings = options.sampling_settings(
+        args, config, fusion=args.fusion, recurrence=args.recurrence, recurrence_ratio=args.recurrence_ratio
     )
     loaded, notes = images.load_keyframes(args.keyframes)
-    size = fit.parse_size(args.size) if args.size else fit.default_size(loaded[0].shape, config.default_size)
-    fit.check_size(*size, config.size_multiple)
+    size = options.video_size(args, loaded[0].shape, config)
+    if args.backward is not None:
+        notes.append(delta.transfer_note(args.backward, info.sources))
     for path, image in zip(args.keyframes, loaded, strict=True):
         notes.append(fit.describe_fit(Path(path).name, image.shape, size, args.fit))
     output = video.plan_output(args.out, args.overwrite, size, settings.fps)
@@ -135,6 +98,7 @@ def check(argv: list[str] | None) -> Request:
         "software": "svdjax",
         "keyframes": " ".join(Path(k).name for k in args.keyframes),
         "model": args.model.name,
+        "backward": "the model's own" if args.backward is None else "/".join(args.backward.resolve().parts[-2:]),
         "fit": args.fit,
         "decode_chunk": str(args.decode_chunk or "all"),
         "noise": args.noise.name if args.noise else "from the seed",
@@ -176,7 +140,7 @@ def write_latents(path: Path, latents: np.ndarray) -> None:
 def generate(request: Request) -> None:
     """Load the model, make the clip of each pair of neighbouring keyframes, write the video."""
     compilation_cache.enable()
-    dtype = request.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    dtype = running.compute_dtype(request.dtype)
     started = time.monotonic()
     settings = request.settings
     height, width, _ = request.keyframes[0].shape
@@ -188,11 +152,7 @@ def generate(request: Request) -> None:
     pairs = list(itertools.pairwise(request.keyframes))
     for i, (first, last) in enumerate(pairs):
         label = "sampling" if len(pairs) == 1 else f"sampling pair {i + 1} of {len(pairs)}"
-        with tqdm(total=evaluations, desc=label, unit="eval", file=sys.stderr) as bar:
-
-            def progress(done: int, _: int, bar: tqdm = bar) -> None:
-                bar.update(done - bar.n)
-
+        with running.progress_bar(label, evaluations) as progress:
             result = pipeline.sample_pair(model, first[None], last[None], settings, draws=request.noise, progress=progress)
         print("decoding", file=sys.stderr)
         clip = pipeline.decode(model, result, request.decode_chunk)[0]
@@ -209,16 +169,8 @@ def generate(request: Request) -> None:
 
 def command(argv: list[str] | None) -> None:
     request = check(argv)
-    try:
+    with running.one_line_errors("nothing was written"):
         generate(request)
-    except FloatingPointError as e:
-        raise InputError(f"{e}: nothing was written; try --dtype float32, or a smaller --guidance") from None
-    except jax.errors.JaxRuntimeError as e:
-        if "RESOURCE_EXHAUSTED" not in str(e):
-            raise
-        raise InputError(
-            "the device ran out of memory: try a smaller --size, fewer --num-frames, --dtype bfloat16, or --guidance 1 1"
-        ) from None
 
 
 def main(argv: list[str] | None = None) -> int:

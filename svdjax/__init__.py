@@ -12,6 +12,7 @@ _PUBLIC = {
     "load": "svdjax.checkpoint",
     "SVD": "svdjax.model",
     "interpolate": "svdjax.pipeline",
+    "animate": "svdjax.pipeline",
     "Settings": "svdjax.settings",
     "UNet": "svdjax.unet",
     "VAE": "svdjax.vae",

@@ -1,4 +1,7 @@
-"""Flat mappings of arrays on disk, as Orbax trees. The only file that knows Orbax, which is imported when it is used."""
+"""Flat mappings of arrays on disk, as Orbax trees. Orbax is imported when it is used.
+
+Of several processes each reads for itself, and the first alone may write: nothing here waits for another one.
+"""
 
 from __future__ import annotations
 
@@ -18,25 +21,31 @@ from jax import Array
 
 from svdjax.errors import InputError
 
+Shardings = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]  # where a tensor goes, from its name and shape
+
 
 def save_tree(path: Path, tree: Mapping[str, Any]) -> None:
     """Write arrays by name as a new folder. Numpy arrays are written as they are, without a copy in memory.
 
     Raises:
         InputError: the folder can't be written, such as on a full disk.
+        RuntimeError: called in another process than a run's first, from which Orbax would write an empty tree.
     """
+    if jax.process_index():
+        raise RuntimeError(f"process {jax.process_index()} is to write {path}, which only the first one can")
     with _orbax() as ocp:
         types = ocp.type_handlers
         # Compressed data would be held in memory until all of it is written.
         handler = ocp.PyTreeCheckpointHandler(
             use_compression=False,
+            multiprocessing_options=_alone(ocp),
             type_handler_registry=types.create_type_handler_registry(
                 (np.ndarray, types.NumpyHandler(deepcopy_host_arrays=False))
             ),
         )
         tree = {name: np.asarray(value) for name, value in tree.items()}
         try:
-            with ocp.Checkpointer(handler) as checkpointer:
+            with ocp.Checkpointer(handler, multiprocessing_options=_alone(ocp)) as checkpointer:
                 checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(tree))
         except (OSError, ValueError) as e:  # TensorStore raises ValueError, also for a full disk
             raise InputError(f"{path}: can't be written: {_brief(e)}") from e
@@ -54,40 +63,83 @@ def tree_shapes(path: Path) -> dict[str, jax.ShapeDtypeStruct]:
 def restore_tree(
     path: Path,
     expected: Mapping[str, jax.ShapeDtypeStruct],
-    sharding: Callable[[str], jax.sharding.Sharding] | None = None,
+    sharding: Shardings | None = None,
+    *,
+    partial: bool = False,
 ) -> dict[str, Array]:
-    """Read all arrays of a tree.
+    """Read the arrays of a tree.
 
     Args:
         path: its folder.
         expected: their names and shapes, which must be the tree's, and the dtypes they are cast to.
-        sharding: where an array goes, from its name; the default device if left out.
+        sharding: where an array goes, from its name and shape; the default device if left out.
+        partial: whether the tree may hold others too, which are not read.
 
     Raises:
         InputError: other names or shapes, or data that can't be read.
     """
-    found = {name: value.shape for name, value in tree_shapes(path).items()}
+    _check_shapes(path, expected, partial)
+    default = jnp.zeros(()).sharding
+    target = {
+        name: jax.ShapeDtypeStruct(
+            value.shape, value.dtype, sharding=default if sharding is None else sharding(name, value.shape)
+        )
+        for name, value in expected.items()
+    }
+    return _restore(path, target)
+
+
+def stream_tree(path: Path, expected: Mapping[str, jax.ShapeDtypeStruct], at_once: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Read all arrays of a tree as numpy arrays, a group at a time.
+
+    Args:
+        path: its folder.
+        expected: their names and shapes, which must be the tree's, and the dtypes they are cast to; in the order wanted.
+        at_once: bytes of a group, at most, unless one array alone is larger.
+
+    Raises:
+        InputError: as `restore_tree`.
+    """
+    _check_shapes(path, expected, partial=False)
+    groups: list[dict[str, jax.ShapeDtypeStruct]] = [{}]
+    room = at_once
+    for name, value in expected.items():
+        room -= value.size * value.dtype.itemsize
+        if groups[-1] and room < 0:
+            groups.append({})
+            room = at_once - value.size * value.dtype.itemsize
+        groups[-1][name] = jax.ShapeDtypeStruct(value.shape, value.dtype)
+    for group in groups:
+        arrays = _restore(path, group)
+        for name in group:
+            yield name, arrays.pop(name)
+
+
+def _check_shapes(path: Path, expected: Mapping[str, jax.ShapeDtypeStruct], partial: bool) -> None:
+    found = {name: value.shape for name, value in tree_shapes(path).items() if not partial or name in expected}
     wanted = {name: value.shape for name, value in expected.items()}
     if found != wanted:
         names = sorted(name for name in found | wanted if found.get(name) != wanted.get(name))
         found, wanted = found.get(names[0], "not there"), wanted.get(names[0], "none")
         raise InputError(f"{path}: {names[0]} is {found}, expected {wanted} ({len(names)} tensors are not as config.json says)")
-    default = jnp.zeros(()).sharding
-    target = {
-        name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=default if sharding is None else sharding(name))
-        for name, value in expected.items()
-    }
+
+
+def _restore(path: Path, target: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
+    """The arrays named in `target`: JAX arrays where that gives a sharding, otherwise numpy arrays."""
     with _reading(path) as (ocp, checkpointer):
-        args = ocp.args.PyTreeRestore(target, restore_args=ocp.checkpoint_utils.construct_restore_args(target))
+        restore_args = ocp.checkpoint_utils.construct_restore_args(dict(target))
+        args = ocp.args.PyTreeRestore(dict(target), restore_args=restore_args, partial_restore=True)
         return checkpointer.restore(path.absolute(), args=args)
 
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[tuple[Any, Any]]:
     """Orbax and a checkpointer; what they raise becomes one line."""
-    with _orbax() as ocp, ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    with _orbax() as ocp:
+        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone(ocp))
         try:
-            yield ocp, checkpointer
+            with ocp.Checkpointer(handler, multiprocessing_options=_alone(ocp)) as checkpointer:
+                yield ocp, checkpointer
         except InputError:
             raise
         except Exception as e:  # Orbax and TensorStore name no type of error for damaged data
@@ -97,6 +149,12 @@ def _reading(path: Path) -> Iterator[tuple[Any, Any]]:
                     raise KeyboardInterrupt from e
                 cause = cause.__cause__ or cause.__context__
             raise InputError(f"{path}: can't be read: {_brief(e)}") from e
+
+
+def _alone(ocp: Any) -> Any:
+    """Orbax's options for work of this process alone, which otherwise waits for all processes of a run."""
+    me = jax.process_index()
+    return ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
 
 
 def _brief(e: Exception) -> str:

@@ -15,13 +15,13 @@ from svdjax.errors import InputError
 VALUES = ("to_v.kernel", "to_out.kernel", "to_out.bias")  # always there: what the paper trains, and the bias beside it
 QUERIES = ("to_q.kernel", "to_k.kernel")  # there too where queries and keys were trained, the paper's ablation
 
-_TEMPORAL_ATTENTION = re.compile(r"(?:.*\.)?temporal_transformer_blocks\.\d+\.attn1(?=\.)")
+_IN_TEMPORAL_ATTENTION = re.compile(r"(?:.*\.)?temporal_transformer_blocks\.\d+\.attn1\.(.+)")
 
 
-def attention_of(name: str) -> str | None:
-    """The temporal self-attention that a tensor belongs to, as a module path; None for all other tensors."""
-    match = _TEMPORAL_ATTENTION.match(name)
-    return match[0] if match else None
+def kind_of(name: str) -> str | None:
+    """What a tensor is within its temporal self-attention, such as `to_v.kernel`; None for all other tensors."""
+    match = _IN_TEMPORAL_ATTENTION.fullmatch(name)
+    return match[1] if match else None
 
 
 def trained_kinds(names: Collection[str]) -> tuple[str, ...]:
@@ -31,7 +31,7 @@ def trained_kinds(names: Collection[str]) -> tuple[str, ...]:
 
 def expected_names(leaves: Collection[str], kinds: Collection[str]) -> list[str]:
     """The names of a complete set of `kinds` for a UNet whose tensors are `leaves`."""
-    return [name for name in leaves if (path := attention_of(name)) and name.removeprefix(f"{path}.") in kinds]
+    return [name for name in leaves if kind_of(name) in kinds]
 
 
 def check_overlay(shapes: Mapping[str, Any], leaves: Mapping[str, Any], where: str) -> None:

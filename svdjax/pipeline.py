@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from svdjax.model import SVD
 
 SEGMENTS = 20  # how often, at most, progress is told during a run
+IMAGE_TO_VIDEO_STEPS = 25  # num_inference_steps of diffusers' StableVideoDiffusionPipeline
 
 
 def latent_shape(config: SVDConfig, settings: Settings, image_size: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -71,6 +73,40 @@ def interpolate(
     return frames if batched else frames[0]
 
 
+def animate(
+    model: SVD,
+    image: np.ndarray,
+    *,
+    decode_chunk: int | None = None,
+    draws: Draws | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> np.ndarray:
+    """The video that begins with an image: SVD's own image to video, the forward direction alone.
+
+    Args:
+        model: from `svdjax.load`; backward weights are not needed, and not used.
+        image: uint8 (H, W, 3), or a batch of them (b, H, W, 3); sizes as for `interpolate`.
+        decode_chunk, draws, progress: as for `interpolate`.
+        **settings: fields of `Settings`; `num_frames` is the model's and `steps` 25 unless given. Guidance goes from its
+            smallest scale at the first frame to its largest at the last, whatever `fusion` is.
+
+    Returns:
+        uint8 (f, H, W, 3), or (b, f, H, W, 3) for a batch.
+
+    Raises:
+        InputError: an image of another dtype or shape, a setting out of its range.
+        FloatingPointError: latents that are not finite.
+    """
+    defaults = {"num_frames": model.config.unet.num_frames, "steps": IMAGE_TO_VIDEO_STEPS}
+    batched = image.ndim == 4
+    latents = sample_image(
+        model, image if batched else image[None], Settings(**(defaults | settings)), draws=draws, progress=progress
+    )
+    frames = decode(model, latents, decode_chunk)
+    return frames if batched else frames[0]
+
+
 def sample_pair(
     model: SVD,
     first: np.ndarray,
@@ -83,12 +119,34 @@ def sample_pair(
 ) -> Array:
     """Latents (b, f, h, w, c) between batches of keyframes (b, H, W, 3); see `interpolate` for the rest."""
     check_pair(model, first, last)
-    b, height, width, _ = first.shape
+    backward = Backward(model.backward, maps_from_forward)
+    return _sample(model, np.stack([first, last]), settings, draws, backward, progress)
+
+
+def sample_image(
+    model: SVD, image: np.ndarray, settings: Settings, *, draws: Draws | None = None, progress: Progress | None = None
+) -> Array:
+    """Latents (b, f, h, w, c) of the clips that begin with the images (b, H, W, 3); see `animate` for the rest."""
+    check_image(model, "image", image)
+    ramped = dataclasses.replace(settings, fusion="linear")  # which has guidance go from MIN to MAX
+    return _sample(model, image[None], ramped, draws, None, progress)
+
+
+def _sample(
+    model: SVD,
+    keyframes: np.ndarray,
+    settings: Settings,
+    draws: Draws | None,
+    backward: Backward | None,
+    progress: Progress | None,
+) -> Array:
+    """Latents (b, f, h, w, c) from keyframes (d, b, H, W, 3) of d directions."""
+    _, b, height, width, _ = keyframes.shape
     if draws is None:
         draws = draw([settings.seed] * b, (height, width, 3), latent_shape(model.config, settings, (height, width)))
-    keyframes = jnp.stack([first, last])  # (d, b, H, W, 3); one draw of augmentation serves both keyframes of a pair
     strength = settings.noise_aug_strength
-    embeds, image_latents = _encode(model.image_encoder, model.vae, keyframes, draws.augmentation, strength)
+    # one draw of augmentation serves both keyframes of a pair
+    embeds, image_latents = _encode(model.image_encoder, model.vae, jnp.asarray(keyframes), draws.augmentation, strength)
     ids = added_time_ids(settings.fps, settings.motion_bucket_id, strength)
     conditioning = Conditioning(embeds, image_latents, jnp.broadcast_to(ids, (b, 3)))
     return sample(
@@ -97,7 +155,7 @@ def sample_pair(
         settings,
         draws,
         scheduler=model.config.scheduler,
-        backward=Backward(model.backward, maps_from_forward),
+        backward=backward,
         progress=progress,
         segments=1 if progress is None else SEGMENTS,
     )
@@ -129,14 +187,19 @@ _decode = jax.jit(_decode_uint8, static_argnames=("chunk",))
 
 def check_pair(model: SVD, first: np.ndarray, last: np.ndarray) -> None:
     """Raise `InputError` unless the keyframes are uint8 (b, H, W, 3) alike, of a size that the model takes."""
-    for name, image in (("first", first), ("last", last)):
-        if image.dtype != np.uint8 or image.ndim != 4 or image.shape[-1] != 3:
-            raise InputError(f"{name} keyframe is {image.dtype} {image.shape[1:]}, expected uint8 (H, W, 3)")
-        height, width = image.shape[1:3]
-        multiple = model.config.size_multiple
-        if height % multiple or width % multiple or 0 in (height, width):
-            raise InputError(f"{name} keyframe is {width}x{height}, expected multiples of {multiple}")
+    check_image(model, "first keyframe", first)
+    check_image(model, "last keyframe", last)
     if first.shape != last.shape:
         raise InputError(f"keyframes have shapes {first.shape[1:]} and {last.shape[1:]}, expected the same")
     if model.backward is None:
         raise InputError("the model has no backward weights: convert with --backward, or svdjax.load(path, backward=...)")
+
+
+def check_image(model: SVD, name: str, image: np.ndarray) -> None:
+    """Raise `InputError` unless an image is uint8 (b, H, W, 3) of a size that the model takes; `name` is its name."""
+    if image.dtype != np.uint8 or image.ndim != 4 or image.shape[-1] != 3:
+        raise InputError(f"{name} is {image.dtype} {image.shape[1:]}, expected uint8 (H, W, 3)")
+    height, width = image.shape[1:3]
+    multiple = model.config.size_multiple
+    if height % multiple or width % multiple or 0 in (height, width):
+        raise InputError(f"{name} is {width}x{height}, expected multiples of {multiple}")

@@ -26,3 +26,74 @@ def pipeline_data():
 def unet_data():
     """Arrays of the official UNet: inputs, outputs, every temporal map."""
     return np.load(DATA / "unet.npz")
+
+
+@pytest.fixture
+def quick_shapes(monkeypatch):
+    """Loading and converting build the same small networks again and again, for their shapes: here once each."""
+    import svd_folders  # which imports PyTorch
+
+    from convert import flax_to_svd, svd_to_flax
+    from svdjax import checkpoint
+
+    for module in (flax_to_svd, svd_to_flax, checkpoint):
+        monkeypatch.setattr(module, "abstract", svd_folders.cached_abstract)
+
+
+@pytest.fixture
+def save_as_npz(monkeypatch):
+    """Conversions that write .npz files instead of Orbax's trees, in a fraction of the time; nothing loads them."""
+    import svd_folders
+
+    from convert import svd_to_flax
+
+    monkeypatch.setattr(svd_to_flax, "save_tree", svd_folders.save_npz)
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory) -> Path:
+    """A small random SVD in diffusers' layout, float32; not to be changed."""
+    import svd_folders
+
+    return svd_folders.write(tmp_path_factory.mktemp("shared") / "svd")
+
+
+@pytest.fixture(scope="session")
+def tuned(source) -> Path:
+    """The UNet of `source` with other temporal values and outputs, as fine-tuning leaves it; not to be changed."""
+    import svd_folders
+
+    folder = source.with_name("tuned")
+    svd_folders.network("unet").save_pretrained(folder)
+    svd_folders.edit(folder / "diffusion_pytorch_model.safetensors", svd_folders.move_values(1))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model(source, tuned) -> Path:
+    """`source` converted, float32, with `tuned` for backward weights; not to be changed."""
+    from convert.svd_to_flax import main
+
+    out = source.with_name("model")
+    assert main([str(source), str(out), "--backward", str(tuned)]) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def base(model) -> dict[str, np.ndarray]:
+    """The tensors of the temporal self-attentions of `model`'s UNet; not to be changed."""
+    from svdjax.delta import base_tensors
+    from svdjax.overlay import QUERIES, VALUES
+
+    return {name: np.asarray(value) for name, value in base_tensors(model, VALUES + QUERIES).items()}
+
+
+@pytest.fixture(scope="session")
+def lively_model(tmp_path_factory) -> Path:
+    """A checkpoint as small as `model` whose videos depend on their images and seeds, without backward weights."""
+    import svd_folders
+
+    folder = tmp_path_factory.mktemp("lively")
+    source = svd_folders.enliven(svd_folders.write(folder / "svd"))
+    assert svd_folders.main([str(source), str(folder / "model")]) == 0
+    return folder / "model"

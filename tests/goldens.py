@@ -24,6 +24,7 @@ from safetensors.numpy import save_file
 
 import svdjax.model
 from convert.mapping import table
+from svdjax.config import SVDConfig, from_pytorch
 from svdjax.initialize import abstract
 
 DATA = Path(__file__).parent / "data" / "A"
@@ -135,6 +136,15 @@ def drawn(cls: type[nnx.Module], config: Any, dtype: Any, param_dtype: Any = Non
     tag = TAGS[next(name for name, network in svdjax.model.NETWORKS.items() if network is cls)]
     rows = table({name: leaf.shape for name, leaf in svdjax.model.leaves(model).items()})
     return fill(model, {row.torch_name: weight(tag, row.torch_name, row.torch_shape, seed) for row in rows.values()})
+
+
+@functools.cache
+def svd() -> svdjax.model.SVD:
+    """A, without backward weights."""
+    networks = svdjax.model.NETWORKS
+    configs = SVDConfig(**{name: from_pytorch(name, config(name)) for name in networks})
+    filled = {name: fill(abstract(cls, getattr(configs, name), jnp.float32), weights(name)) for name, cls in networks.items()}
+    return svdjax.model.SVD(configs, **filled, backward=None)
 
 
 def call(model: nnx.Module, method: str, *args: Any, **static: Any) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import goldens
 import jax.numpy as jnp
 import numpy as np
 import torch
@@ -101,6 +102,18 @@ def edit_json(path: Path, **settings: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
 
 
+def enliven(folder: Path) -> Path:
+    """Give a whole SVD weights as those of `goldens`, with which what it makes depends on its input, and return it."""
+    for component in COMPONENTS:
+
+        def draw(values: dict[str, torch.Tensor], tag: str = goldens.TAGS[component]) -> None:
+            for name, value in values.items():
+                values[name] = torch.from_numpy(goldens.weight(tag, name, value.shape))
+
+        edit(weights_file(folder, component), draw)
+    return folder
+
+
 def temporal(name: str, *kinds: str) -> bool:
     """Whether a PyTorch name is one of these tensors of a temporal self-attention."""
     return any(f"temporal_transformer_blocks.0.attn1.{kind}." in name for kind in kinds)
@@ -119,6 +132,16 @@ def move(kinds: tuple[str, ...], seed: int, scale: float = 0.05) -> Callable[[di
 
 
 move_values = functools.partial(move, ("to_v", "to_out.0"))
+
+
+TRAINED = ("to_v.kernel", "to_out.kernel")  # what the paper trains; to_out.bias stays frozen
+Tensors = dict[str, np.ndarray]
+
+
+def trained(base: Tensors, kinds: tuple[str, ...] = TRAINED) -> Tensors:
+    """What training leaves of tensors of these kinds: moved by what float16 rounds. Copies, by the names of `base`."""
+    rng = np.random.default_rng(5)
+    return {n: v + np.float32(1e-3) * rng.standard_normal(v.shape, np.float32) for n, v in base.items() if n.endswith(kinds)}
 
 
 cached_abstract = functools.cache(abstract)  # building the same networks again takes most of a small conversion
@@ -152,9 +175,9 @@ def assert_holds(out: Path, source: Path, dtype: str = "float32"):
             np.testing.assert_array_equal(stored[name], value.astype(jnp.dtype(dtype)), err_msg=name)
 
 
-def refused(capsys, *arguments) -> str:
-    """The one line that a refused conversion prints."""
-    assert main([str(argument) for argument in arguments]) == 2
+def refused(capsys, *arguments, command: Callable[[list[str]], int] = main) -> str:
+    """The one line that a refused conversion, or another command, prints."""
+    assert command([str(argument) for argument in arguments]) == 2
     captured = capsys.readouterr()
     (line,) = captured.err.splitlines()
     assert line.startswith("error: ")

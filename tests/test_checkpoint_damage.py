@@ -12,27 +12,9 @@ import pytest
 import svd_folders
 
 import svdjax
-from convert.svd_to_flax import main
-from svdjax import checkpoint
 from svdjax.errors import InputError
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr(checkpoint, "abstract", svd_folders.cached_abstract)
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory) -> Path:
-    return svd_folders.write(tmp_path_factory.mktemp("damage") / "svd")
-
-
-@pytest.fixture(scope="module")
-def model(source) -> Path:
-    """A checkpoint with backward weights; not to be changed."""
-    out = source.with_name("out")
-    assert main([str(source), str(out), "--backward", str(source)]) == 0
-    return out
+pytestmark = pytest.mark.usefixtures("quick_shapes")
 
 
 def largest(folder: Path) -> Path:
@@ -55,7 +37,7 @@ DAMAGES = {
     "config cut off": (lambda f: os.truncate(f / "config.json", 100), "/config.json: is not JSON"),
     "config empty": (lambda f: (f / "config.json").write_text("{}"), "/config.json: format is None, expected 'svdjax-model'"),
     "config of another shape": (lambda f: (f / "config.json").write_text("[]"), "/config.json: format is None"),
-    "a newer version": (change_config(version=2), "/config.json: version is 2, svdjax .* reads up to 1: update svdjax"),
+    "a newer version": (change_config(version=2), "/config.json: version is 2, svdjax .* reads 1: update svdjax"),
     "no configuration": (change_config(config={}), "/config.json: is damaged: KeyError 'unet'"),
     "no dtype": (change_config(dtype="float31"), "/config.json: is damaged: TypeError"),
     "no files": (change_config(files=None), "/config.json: is damaged: it lists no files"),

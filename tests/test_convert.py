@@ -12,25 +12,10 @@ import svd_folders
 import torch
 from svd_folders import COMPONENTS, assert_holds, converted, tensors, weights_file
 
-from convert import svd_to_flax
 from convert.svd_to_flax import main
 from svdjax.checkpoint import read_info
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr(svd_to_flax, "abstract", svd_folders.cached_abstract)
-
-
-@pytest.fixture
-def _npz(monkeypatch):
-    monkeypatch.setattr(svd_to_flax, "save_tree", svd_folders.save_npz)
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory) -> Path:
-    """A float32 SVD; not to be changed."""
-    return svd_folders.write(tmp_path_factory.mktemp("convert") / "svd")
+pytestmark = pytest.mark.usefixtures("quick_shapes")
 
 
 @pytest.fixture
@@ -54,7 +39,7 @@ def test_every_value(source, tmp_path, capsys, dtype):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
-@pytest.mark.usefixtures("_npz")
+@pytest.mark.usefixtures("save_as_npz")
 def test_configuration_and_hashes(source, tmp_path):
     out = tmp_path / "out"
     assert main([str(source), str(out)]) == 0
@@ -74,7 +59,7 @@ def test_configuration_and_hashes(source, tmp_path):
     assert info.sources == {str(p.relative_to(source)): hashlib.sha256(p.read_bytes()).hexdigest() for p in read}
 
 
-@pytest.mark.usefixtures("_npz")
+@pytest.mark.usefixtures("save_as_npz")
 def test_clip_statistics_are_optional(copy, tmp_path):
     shutil.rmtree(copy / "feature_extractor")
     assert main([str(copy), str(tmp_path / "out")]) == 0
@@ -89,7 +74,7 @@ def rewrite(folder: Path, component: str, **how):
     (module.half() if how.get("variant") == "fp16" else module).save_pretrained(folder / component, **how)
 
 
-@pytest.mark.usefixtures("_npz")
+@pytest.mark.usefixtures("save_as_npz")
 @pytest.mark.parametrize(
     "how",
     [
@@ -114,7 +99,7 @@ def test_files_of_every_kind(source, copy, tmp_path, how):
     assert sorted(sources) == sorted(str(path.relative_to(copy)) for path in files)
 
 
-@pytest.mark.usefixtures("_npz")
+@pytest.mark.usefixtures("save_as_npz")
 def test_index_named_like_a_file_with_its_variant(source, copy, tmp_path):
     rewrite(copy, "unet", max_shard_size="200KB", variant="fp16")
     (index,) = (copy / "unet").glob("*.index*.json")
@@ -123,7 +108,7 @@ def test_index_named_like_a_file_with_its_variant(source, copy, tmp_path):
     assert_holds(tmp_path / "out", source)
 
 
-@pytest.mark.usefixtures("_npz")
+@pytest.mark.usefixtures("save_as_npz")
 def test_float32_is_preferred_and_said(source, copy, tmp_path, capsys):
     half = weights_file(copy, "vae", ".fp16")
     shutil.copy(weights_file(copy, "vae"), half)
@@ -133,7 +118,7 @@ def test_float32_is_preferred_and_said(source, copy, tmp_path, capsys):
     assert f"{weights_file(copy, 'vae')} is read; {half.name} beside it is not" in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("_npz")
+@pytest.mark.usefixtures("save_as_npz")
 def test_bfloat16_and_float64_sources(source, copy, tmp_path):
     svd_folders.edit(weights_file(copy, "unet"), lambda v: v.update({k: x.bfloat16() for k, x in v.items()}))
     svd_folders.edit(weights_file(copy, "vae"), lambda v: v.update({k: x.double() for k, x in v.items()}))
@@ -145,7 +130,7 @@ def test_bfloat16_and_float64_sources(source, copy, tmp_path):
         np.testing.assert_array_equal(value, tensors(weights_file(source, "vae"))[name])
 
 
-@pytest.mark.usefixtures("_npz")
+@pytest.mark.usefixtures("save_as_npz")
 def test_position_ids_of_older_files_are_ignored(source, copy, tmp_path):
     ids = {"vision_model.embeddings.position_ids": torch.arange(50)[None]}
     svd_folders.edit(weights_file(copy, "image_encoder"), lambda values: values.update(ids))

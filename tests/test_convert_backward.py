@@ -11,7 +11,6 @@ import pytest
 import svd_folders
 from svd_folders import converted, temporal, tensors, weights_file
 
-from convert import svd_to_flax
 from convert.svd_to_flax import main
 from svdjax.checkpoint import read_info
 
@@ -19,16 +18,7 @@ VALUES = ("to_v", "to_out.0")
 ALL = ("to_q", "to_k", *VALUES)
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr(svd_to_flax, "abstract", svd_folders.cached_abstract)
-    monkeypatch.setattr(svd_to_flax, "save_tree", svd_folders.save_npz)
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory) -> Path:
-    """The SVD to convert; not to be changed."""
-    return svd_folders.write(tmp_path_factory.mktemp("backward") / "svd")
+pytestmark = pytest.mark.usefixtures("quick_shapes", "save_as_npz")
 
 
 def unet_folder(path: Path, seed: int = 0, change=None, **settings) -> Path:

@@ -12,19 +12,9 @@ import svd_folders
 import torch
 from svd_folders import edit, edit_json, refused, weights_file
 
-from convert import svd_to_flax
 from convert.svd_to_flax import main
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr(svd_to_flax, "abstract", svd_folders.cached_abstract)
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory) -> Path:
-    """A good SVD; not to be changed."""
-    return svd_folders.write(tmp_path_factory.mktemp("errors") / "svd")
+pytestmark = pytest.mark.usefixtures("quick_shapes")
 
 
 def truncate(path: Path, keep: float):

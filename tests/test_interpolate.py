@@ -12,6 +12,9 @@ import svdjax
 from convert.svd_to_flax import main as convert
 from sample.interpolate import main
 from svdjax import video
+from svdjax.checkpoint import read_info
+from svdjax.delta import base_tensors, save_backward
+from svdjax.orbax_trees import restore_tree, tree_shapes
 
 KEYFRAMES = [str(goldens.DATA / f"frame{i}.png") for i in (1, 2)]
 
@@ -54,7 +57,27 @@ def test_the_official_video(folder, tmp_path, capsys, pipeline_data):
     metadata = video.read_metadata(tmp_path / "frames")
     assert metadata["noise"] == "noise.npz"
     assert metadata["steps"] == "4"
+    assert metadata["backward"] == "the model's own"
     assert "sampling: 100%" in capsys.readouterr().err
+
+
+def test_backward_weights_of_a_training_run(folder, tmp_path, capsys, pipeline_data):
+    """The official fine-tuned weights as a difference, beside the model without any: the official latents again."""
+    base, sources = base_tensors(folder / "forward-only"), read_info(folder / "forward-only").sources
+    tuned = restore_tree(folder / "svd" / "backward", tree_shapes(folder / "svd" / "backward"))
+    run = tmp_path / "run" / "backward"
+    run.parent.mkdir()
+    save_backward(run, tuned, base, {"sources": sources}, dtype="float32")
+    save_backward(tmp_path / "other", tuned, base, {"sources": dict.fromkeys(sources, "0")})
+    model = ("--model", folder / "forward-only", "--num-frames", 5, "--noise", folder / "noise.npz")
+    latents = tmp_path / "latents.npz"
+    assert command(folder, *model, "--backward", run, "--save-latents", latents, "-o", tmp_path / "a") == 0
+    assert goldens.relative(np.load(latents)["latents"], pipeline_data["avg/step_out"][-1]) < 1e-4
+    assert video.read_metadata(tmp_path / "a")["backward"] == "run/backward"
+    assert "transferred" not in capsys.readouterr().out
+    assert command(folder, *model, "--backward", tmp_path / "other", "-o", tmp_path / "b") == 0
+    note = f"{tmp_path / 'other'}: trained from another UNet than the model's: transferred as a difference\n"
+    assert note in capsys.readouterr().out
 
 
 def test_the_seed_fixes_the_video_and_python_makes_the_same(folder, model, tmp_path):
@@ -104,6 +127,7 @@ REFUSED = {
     "missing model": (["FRAME", "FRAME", "--model", "nowhere"], "nowhere"),
     "not a checkpoint": (["FRAME", "FRAME", "--model", "HERE"], "HERE"),
     "no backward weights": (["FRAME", "FRAME", "--model", "FORWARD"], "--backward"),
+    "not backward weights": (["FRAME", "FRAME", "--model", "FORWARD", "--backward", "SVD"], "expected 'svdjax-backward'"),
     "missing keyframe": (["FRAME", "no.png", "--model", "SVD"], "no.png"),
     "unknown option": (["FRAME", "FRAME", "--model", "SVD", "--stepz", "4"], "--stepz"),
     "size": (["FRAME", "FRAME", "--model", "SVD", "--size", "200x128"], "192x128"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from svdjax.errors import InputError
-from svdjax.orbax_trees import restore_tree, save_tree, tree_shapes
+from svdjax.orbax_trees import restore_tree, save_tree, stream_tree, tree_shapes
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -89,3 +89,29 @@ def test_a_tree_that_can_not_be_written(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=f"{tmp_path}/tree: can't be written: ValueError: RESOURCE_EXHAUSTED: No space") as e:
         save_tree(tmp_path / "tree", {"a": np.zeros(2, np.float32)})
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("at_once", [1, 24, 1000])
+def test_streaming_gives_every_array_in_the_order_asked_for(tmp_path, at_once):
+    given = {name: np.full(3, i, np.float16) for i, name in enumerate("cadbe")}
+    save_tree(tmp_path / "tree", given)
+    expected = {name: jax.ShapeDtypeStruct((3,), np.float32) for name in given}
+    streamed = list(stream_tree(tmp_path / "tree", expected, at_once))
+    assert [name for name, _ in streamed] == list("cadbe")
+    for name, value in streamed:
+        assert isinstance(value, np.ndarray)
+        np.testing.assert_array_equal(value, given[name].astype(np.float32), strict=True)
+    with pytest.raises(InputError, match=r"tree: b is \(3,\), expected none \(1 tensors are not as config.json says\)"):
+        next(stream_tree(tmp_path / "tree", {name: expected[name] for name in "cade"}, at_once))
+
+
+def test_a_part_of_a_tree(tmp_path):
+    given = {name: np.full(3, i, np.float32) for i, name in enumerate("abc")}
+    save_tree(tmp_path / "tree", given)
+    part = {"b": jax.ShapeDtypeStruct((3,), np.float32)}
+    (value,) = restore_tree(tmp_path / "tree", part, partial=True).values()
+    np.testing.assert_array_equal(value, given["b"])
+    with pytest.raises(InputError, match=r"tree: a is \(3,\), expected none \(2 tensors"):
+        restore_tree(tmp_path / "tree", part)
+    with pytest.raises(InputError, match=r"tree: d is not there, expected \(3,\) \(1 tensors"):
+        restore_tree(tmp_path / "tree", {"d": part["b"]}, partial=True)

@@ -1,0 +1,80 @@
+"""What the sampling commands share: their options, and what is checked of them before a model is loaded."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from svdjax import checkpoint, cli, fit
+from svdjax.config import SVDConfig
+from svdjax.errors import InputError
+from svdjax.settings import Settings
+
+
+def add_model(p: cli.Parser) -> None:
+    p.add_argument("--model", type=Path, metavar="DIR", help="a checkpoint made by python -m convert.svd_to_flax")
+
+
+def add_sampling(p: cli.Parser, *, steps: int) -> None:
+    """The options of one clip; defaults are those of `Settings`, but for `steps`."""
+    p.add_argument("--num-frames", type=int, metavar="N", help="frames of a clip, keyframes included (the model's)")
+    p.add_argument("--size", metavar="WxH", help="size of the video (the model's, turned to the keyframe's orientation)")
+    p.add_argument("--fit", choices=fit.FITS, default="crop", help="how images of another shape are fitted (%(default)s)")
+    p.add_argument("--steps", type=int, default=steps, help="Euler steps (%(default)s)")
+    p.add_argument("--seed", type=int, default=Settings.seed, help="seed of every random draw (%(default)s)")
+    p.add_argument("--fps", type=int, default=Settings.fps, help="told to the model and written to the file (%(default)s)")
+    p.add_argument(
+        "--motion-bucket-id", type=float, default=Settings.motion_bucket_id, help="how much motion, 0 to 255 (%(default)s)"
+    )
+    p.add_argument(
+        "--noise-aug-strength",
+        type=float,
+        default=Settings.noise_aug_strength,
+        help="noise on the keyframes; more lets the video leave them further (%(default)s)",
+    )
+    p.add_argument(
+        "--guidance", type=float, nargs=2, metavar=("MIN", "MAX"), default=Settings.guidance, help="guidance scales (1 3)"
+    )
+    p.add_argument(
+        "--decode-chunk",
+        type=int,
+        metavar="N",
+        help="decode N frames at a time: less memory, but it changes the picture (all frames, exactly)",
+    )
+    p.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="compute dtype (bfloat16; float32 where there is no GPU)"
+    )
+
+
+def require_model(args: argparse.Namespace) -> checkpoint.Info:
+    """What the checkpoint of `--model` says of itself."""
+    if args.model is None:
+        raise InputError("--model is missing: a checkpoint made by python -m convert.svd_to_flax")
+    return checkpoint.read_info(args.model)
+
+
+def check_decode_chunk(args: argparse.Namespace) -> None:
+    if args.decode_chunk is not None and args.decode_chunk < 1:
+        raise InputError(f"--decode-chunk is {args.decode_chunk}, expected at least 1")
+
+
+def sampling_settings(args: argparse.Namespace, config: SVDConfig, **more: Any) -> Settings:
+    """The settings that the options of `add_sampling` ask for; `more` are further fields of `Settings`."""
+    given = {
+        "num_frames": config.unet.num_frames if args.num_frames is None else args.num_frames,
+        "steps": args.steps,
+        "seed": args.seed,
+        "fps": args.fps,
+        "motion_bucket_id": args.motion_bucket_id,
+        "noise_aug_strength": args.noise_aug_strength,
+        "guidance": tuple(args.guidance),
+    }
+    return Settings(**(given | more))
+
+
+def video_size(args: argparse.Namespace, shape: tuple[int, ...], config: SVDConfig) -> tuple[int, int]:
+    """(width, height) of the video that begins with an image of `shape`, (H, W, 3)."""
+    size = fit.parse_size(args.size) if args.size else fit.default_size(shape, config.default_size)
+    fit.check_size(*size, config.size_multiple)
+    return size
