@@ -14,7 +14,7 @@ from flax import nnx
 from jax import Array, lax
 
 from svdjax.backward import Backward
-from svdjax.blocking import BLOCK_BYTES, map_blocks, recomputed_beyond, stats_dtype
+from svdjax.blocking import BLOCK_BYTES, map_blocks, recomputed_if_large, stats_dtype
 from svdjax.layers import Linear, dense
 
 # Logits of one block on a CPU; beyond the cache, attention there slows down.
@@ -104,7 +104,7 @@ def blocked_attention(q: Array, k: Array, v: Array, limit: int = BLOCK_BYTES) ->
     if m * n * s * query_bytes <= limit:
         return attend(*(x.swapaxes(1, 2) for x in (q, k, v))).swapaxes(1, 2)
 
-    attend = recomputed_beyond(BLOCK_BYTES, m * n * s * query_bytes, attend)
+    attend = recomputed_if_large(attend, m * n * s * query_bytes)
 
     def one_frame(qkv: tuple[Array, Array, Array]) -> Array:
         heads = [[x[:, i] for x in qkv] for i in range(n)]

@@ -11,6 +11,8 @@ from jax import Array, lax
 # The most that one blocked intermediate may take. Large enough for a GPU to stay busy on one block; at SVD-XT's full size
 # it divides attention logits and feed-forward activations into a handful of blocks.
 BLOCK_BYTES = 2**30
+# The most that one intermediate may take to be kept for a gradient. A feed-forward keeps about eight of that size.
+KEPT_BYTES = 2**24
 # On a CPU, a block that stays in cache: feed-forwards of the widths of SVD ran 1.2 to 2.2 times as fast as undivided.
 CPU_BLOCK_BYTES = 2**22
 
@@ -36,19 +38,22 @@ def map_blocks(fn: Callable[[Array], Array], x: Array, bytes_per_item: int, limi
         limit: bytes that the intermediate of one block may take.
     """
     size = block_size(x.shape[0], bytes_per_item, limit)
+    fn = recomputed_if_large(fn, x.shape[0] * bytes_per_item)
     if size == x.shape[0]:
         return fn(x)
-    fn = recomputed_beyond(BLOCK_BYTES, x.shape[0] * bytes_per_item, fn)
     out = lax.map(fn, x.reshape(x.shape[0] // size, size, *x.shape[1:]))
     return out.reshape(x.shape[0], *out.shape[2:])
 
 
-def recomputed_beyond(limit: int, size: int, fn: Callable[..., Array]) -> Callable[..., Array]:
-    """`fn`, whose intermediates a gradient computes again instead of keeping them if all blocks' take more than `limit` bytes.
+def recomputed_if_large(fn: Callable[..., Array], size: int) -> Callable[..., Array]:
+    """`fn`, whose intermediates a gradient computes again instead of keeping them if they take more than `KEPT_BYTES`.
 
     Without this, differentiating a loop over blocks keeps what dividing the work was to avoid.
+
+    Args:
+        size: bytes of the largest intermediate, of all blocks together.
     """
-    return jax.checkpoint(fn) if size > limit else fn
+    return jax.checkpoint(fn) if size > KEPT_BYTES else fn
 
 
 def flatten_leading(x: Array, count: int) -> Array:

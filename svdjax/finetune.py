@@ -23,8 +23,8 @@ from svdjax.blocking import stats_dtype
 from svdjax.clip import CLIPVision
 from svdjax.conditioning import added_time_ids, embed_images, encode_keyframes, to_signed_unit
 from svdjax.overlay import QUERIES, expected_names
+from svdjax.rematerialise import RunBlock, run_plainly, run_rematerialised
 from svdjax.sampler import reverse_time
-from svdjax.transformer import RunBlock, run_rematerialised
 from svdjax.unet import UNet
 from svdjax.vae import VAE
 
@@ -180,6 +180,7 @@ def clip_losses(
     carried: Trained | None = None,
     rotation: bool = True,
     run_block: RunBlock = run_rematerialised,
+    run_frozen: RunBlock = run_plainly,
 ) -> Array:
     """The loss of each clip, (b,).
 
@@ -192,8 +193,8 @@ def clip_losses(
         examples: the batch.
         carried: tensors that the backward direction has of its own without their being trained, such as output biases.
         rotation: False is the paper's ablation: no frozen pass, own maps.
-        run_block: how blocks are run in the pass that is differentiated (`svdjax.transformer`). The frozen pass keeps
-            nothing but the maps.
+        run_block: how blocks are run in the pass that is differentiated (`svdjax.rematerialise`).
+        run_frozen: the same in the frozen pass, which keeps nothing but the maps.
     """
     backward = backward_unet(unet, {**(carried or {}), **trained})
     dtype = stats_dtype(unet.dtype)
@@ -212,7 +213,7 @@ def clip_losses(
         maps: dict[str, Array] = {}
         if rotation:
             forward = sample(noisy, x.image_latents[0])
-            _, maps = unet(forward, c_noise, x.image_embeds[:1], ids, return_attn_maps=True)
+            _, maps = unet(forward, c_noise, x.image_embeds[:1], ids, return_attn_maps=True, run_block=run_frozen)
             # in the compute dtype, in which they are used: half the bytes that wait for the second pass
             maps = {path: lax.stop_gradient(rotate_maps(a.astype(unet.dtype))) for path, a in maps.items()}
         reverse = sample(reverse_time(noisy), x.image_latents[1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,22 +14,10 @@ from jax import Array
 from svdjax.attention import OneTokenCrossAttention, SpatialAttention, TemporalAttention
 from svdjax.backward import Backward
 from svdjax.layers import FeedForward, GroupNorm, LayerNorm, Linear, TimestepEmbedding, timestep_embedding
+from svdjax.rematerialise import RunBlock
 from svdjax.resnet import AlphaBlender
 
 Maps = dict[str, Array]  # temporal self-attention maps (b*h*w, n, f, f) by module path
-
-
-RunBlock = Callable[..., Any]  # runs a block: (block, *args) -> block(*args)
-
-
-def run_plainly(block: nnx.Module, *args: Any) -> Any:
-    """The block, as it is."""
-    return block(*args)
-
-
-def run_rematerialised(block: nnx.Module, *args: Any) -> Any:
-    """The block, whose activations a gradient computes again instead of keeping them: memory for about a third more work."""
-    return jax.checkpoint(lambda block, *args: block(*args))(block, *args)
 
 
 @jax.tree_util.register_dataclass

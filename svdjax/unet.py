@@ -13,7 +13,8 @@ from svdjax.backward import Backward
 from svdjax.config import UNetConfig
 from svdjax.initialize import Keys
 from svdjax.layers import Conv, GroupNorm, TimestepEmbedding, timestep_embedding
-from svdjax.transformer import Conditions, Maps, RunBlock, run_plainly
+from svdjax.rematerialise import RunBlock, run_plainly
+from svdjax.transformer import Conditions, Maps
 from svdjax.unet_blocks import DownBlock, MidBlock, UpBlock
 
 
@@ -110,7 +111,7 @@ class UNet(nnx.Module):
                 the temporal tensors of `backward` and uses the first half's maps, rotated, where `backward` says so.
             return_attn_maps: also return the maps, by path; with `backward` those of the forward half.
             run_block: how resnets, transformers and the layers between levels are run, for training:
-                `run_rematerialised` keeps no activations within them.
+                `rematerialise.run_rematerialised` keeps no activations within them.
 
         Returns:
             (b, f, h, w, c_out) in the compute dtype, or a pair of that and the maps.

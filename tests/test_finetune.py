@@ -23,7 +23,7 @@ from svdjax.finetune import Draws, Examples, Noising
 from svdjax.initialize import abstract
 from svdjax.model import leaves
 from svdjax.overlay import VALUES, expected_names
-from svdjax.transformer import run_plainly, run_rematerialised
+from svdjax.rematerialise import run_plainly, run_rematerialised
 from svdjax.unet import UNet
 from svdjax.vae import VAE
 

@@ -1,0 +1,190 @@
+"""The loop of a run: batches in, steps done, metrics and checkpoints out; it knows nothing of what is trained."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from tqdm import tqdm
+
+from svdjax.errors import InputError
+from train import curve, hosts
+from train.checkpoints import Checkpoints
+from train.loader import Batch
+from train.metrics import Metrics, Row
+from train.state import State
+from train.stop import Stop
+from train.tensorboard import Board
+
+SMOOTHING = 50  # steps of the mean loss shown
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Result:
+    """What a step tells, the same on every device.
+
+    Attributes:
+        loss: mean over the batch, ().
+        losses, sigma: of each clip, (b,).
+        gradient_norm: before clipping, ().
+    """
+
+    loss: Array
+    losses: Array
+    sigma: Array
+    gradient_norm: Array
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained.
+
+    Attributes:
+        update: the state and a batch's arrays, on the host -> the next state and what the step tells.
+        clip_name: the name of a clip of the whole batch, from step and row.
+        export: writes what was trained to the run's folder.
+        validate: makes something to look at from a state, or None.
+    """
+
+    update: Callable[[State, Batch], tuple[State, Result]]
+    clip_name: Callable[[int, int], str]
+    export: Callable[[State], None]
+    validate: Callable[[State], None] | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a run is, and what is done how often.
+
+    Attributes:
+        out: the run's folder.
+        steps: in all, those before a resume included.
+        batch_size: global.
+        save_every, validate_every: steps; validation may be None.
+        facts: kept with every checkpoint.
+    """
+
+    out: Path
+    steps: int
+    batch_size: int
+    save_every: int
+    validate_every: int | None
+    facts: Mapping[str, Any]
+
+
+def run(task: Task, plan: Plan, state: State, batches: Iterable[Batch], checkpoints: Checkpoints) -> State:
+    """Train from `state` to the last step, or until the run is asked to stop. Either way the last state is saved.
+
+    Raises:
+        InputError: the loss or its gradient is not finite, something can't be written, or a clip can't be read any more.
+            The last checkpoint is whole then, and `--resume` goes on from it.
+    """
+    done = int(state.step)
+    if done >= plan.steps:
+        print(f"{plan.out}: {done} steps are done already, --steps asks for {plan.steps}")
+        _export(task, state)
+        return state
+    main = hosts.is_main()
+    with (
+        Stop() as stop,
+        _Log(plan, task, done) as log,
+        tqdm(total=plan.steps, initial=done, unit="step", file=sys.stderr, disable=not main, smoothing=0.1) as bar,
+    ):
+        for batch in batches:
+            state, result = task.update(state, batch)
+            log.add(batch.step, result)
+            stopping = batch.step == plan.steps or stop.requested(batch.step)
+            saving = stopping or batch.step % plan.save_every == 0
+            # The step before is read while this one runs; all are, before a state is saved that they led to.
+            log.read(bar, waiting=0 if saving else 1)
+            if saving:
+                checkpoints.save(state, plan.facts, log.mean_since_save())
+                log.draw()
+            if task.validate and plan.validate_every and batch.step % plan.validate_every == 0:
+                bar.clear()
+                task.validate(state)
+            if stopping:
+                break
+    checkpoints.wait()
+    _export(task, state)
+    return state
+
+
+def _export(task: Task, state: State) -> None:
+    task.export(state)
+    hosts.barrier("exported")
+
+
+class _Log:
+    """The results of steps: read one step late, checked, written."""
+
+    def __init__(self, plan: Plan, task: Task, done: int):
+        self._plan, self._task = plan, task
+        self._pending: deque[tuple[int, Result]] = deque()
+        self._recent: deque[float] = deque(maxlen=SMOOTHING)
+        self._since_save: list[float] = []
+        self._metrics = Metrics(plan.out / "metrics.csv", done) if hosts.is_main() else None
+        self._board = Board(plan.out / "tensorboard", done) if hosts.is_main() else None
+        self._begun = time.monotonic()
+        self._read = 0
+
+    def __enter__(self) -> _Log:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._metrics:
+            self._metrics.__exit__(*error)
+        if self._board:
+            self._board.close()
+
+    def add(self, step: int, result: Result) -> None:
+        self._pending.append((step, result))
+
+    def read(self, bar: tqdm, waiting: int) -> None:
+        """Read results until `waiting` are left."""
+        while len(self._pending) > waiting:
+            step, result = self._pending.popleft()
+            values = jax.device_get(result)
+            self._check(step, values)
+            row = Row(step, float(values.loss), float(values.gradient_norm), float(values.sigma.mean()))
+            if self._metrics:
+                self._metrics.add(row)
+            self._read += 1
+            rate = self._read * self._plan.batch_size / (time.monotonic() - self._begun)
+            if self._board:
+                self._board.add(row, rate)
+            self._recent.append(row.loss)
+            self._since_save.append(row.loss)
+            bar.set_postfix_str(f"loss {np.mean(self._recent):.4f}, {rate:.3g} clips/s", refresh=False)
+            bar.update()
+
+    def mean_since_save(self) -> float:
+        """Mean loss since this was last asked."""
+        mean = math.fsum(self._since_save) / len(self._since_save)
+        self._since_save.clear()
+        return mean
+
+    def draw(self) -> None:
+        if self._metrics:
+            curve.draw(self._metrics.rows, self._plan.out / "loss.png")
+
+    def _check(self, step: int, values: Result) -> None:
+        if np.isfinite(values.loss) and np.isfinite(values.gradient_norm):
+            return
+        bad = np.flatnonzero(~np.isfinite(values.losses))
+        what = f"the loss is {values.loss:g}" if bad.size else f"the norm of the gradient is {values.gradient_norm:g}"
+        row = int(bad[0]) if bad.size else int(values.losses.argmax())
+        raise InputError(
+            f"step {step}: {what}, at sigma {values.sigma[row]:.4g} of {self._task.clip_name(step, row)}: stopped; the last "
+            f"checkpoint is whole, and --resume goes on from it"
+        )

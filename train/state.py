@@ -1,0 +1,66 @@
+"""What a step of training changes, as it is kept in memory, and as flat arrays by name for a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class State:
+    """Everything that a step changes. The random state and the position in the data follow from the seed and the step.
+
+    Attributes:
+        step: steps done, int32 ().
+        trained: the trained tensors by name, float32.
+        optimizer: their optimizer's state.
+    """
+
+    step: Array
+    trained: dict[str, Array]
+    optimizer: Any
+
+
+def begin(trained: Mapping[str, Array], optimizer: optax.GradientTransformation) -> State:
+    """The state before the first step."""
+    return State(jnp.zeros((), jnp.int32), dict(trained), optimizer.init(dict(trained)))
+
+
+def apply(state: State, gradients: Mapping[str, Array], optimizer: optax.GradientTransformation) -> State:
+    """The state after one step with these gradients."""
+    updates, inner = optimizer.update(gradients, state.optimizer, state.trained)
+    return State(state.step + 1, optax.apply_updates(state.trained, updates), inner)
+
+
+def to_arrays(state: State) -> dict[str, Any]:
+    """The leaves of a state, or of anything of its structure, by dotted name."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def from_arrays(arrays: Mapping[str, Any], like: State) -> State:
+    """The inverse of `to_arrays`, for a state of the structure of `like`."""
+    return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in to_arrays(like)])
+
+
+@jax.jit
+def _sums(arrays: dict[str, Array]) -> Array:
+    def one(x: Array) -> Array:
+        words = jax.lax.bitcast_convert_type(x, jnp.uint32) if x.dtype.itemsize == 4 else x.astype(jnp.uint32)
+        places = jax.lax.iota(jnp.uint32, max(x.size, 1)).reshape(x.shape) if x.ndim else jnp.uint32(0)
+        return ((words ^ (places * jnp.uint32(0x9E3779B1))) * (2 * places + 1)).sum(dtype=jnp.uint32)
+
+    return jnp.stack([one(x) for x in arrays.values()])
+
+
+def checksums(state: State) -> list[int]:
+    """One number a leaf that changes with any of its bits, wherever the leaf lies: integer sums are exact on every mesh."""
+    return [int(x) for x in np.asarray(_sums(to_arrays(state)))]
