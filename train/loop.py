@@ -101,7 +101,14 @@ def run(task: Task, plan: Plan, state: State, batches: Iterable[Batch], checkpoi
         tqdm(total=plan.steps, initial=done, unit="step", file=sys.stderr, disable=not main, smoothing=0.1) as bar,
     ):
         for batch in batches:
-            state, result = task.update(state, batch)
+            if batch.step == done + 1:
+                bar.set_description_str("compiling the first step")
+                state, result = task.update(state, batch)
+                bar.set_description_str("training")
+                bar.unpause()  # the time left is that of steps, not of compiling
+                log.begin()
+            else:
+                state, result = task.update(state, batch)
             log.add(batch.step, result)
             stopping = batch.step == plan.steps or stop.requested(batch.step)
             saving = stopping or batch.step % plan.save_every == 0
@@ -135,8 +142,8 @@ class _Log:
         self._since_save: list[float] = []
         self._metrics = Metrics(plan.out / "metrics.csv", done) if hosts.is_main() else None
         self._board = Board(plan.out / "tensorboard", done) if hosts.is_main() else None
-        self._begun = time.monotonic()
         self._read = 0
+        self.begin()
 
     def __enter__(self) -> _Log:
         return self
@@ -147,7 +154,12 @@ class _Log:
         if self._board:
             self._board.close()
 
+    def begin(self) -> None:
+        """Count the rate from now on."""
+        self._begun = time.monotonic()
+
     def add(self, step: int, result: Result) -> None:
+        """What a step told, to be read later."""
         self._pending.append((step, result))
 
     def read(self, bar: tqdm, waiting: int) -> None:
