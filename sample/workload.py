@@ -101,13 +101,13 @@ def make(config: SVDConfig, size: tuple[int, int], num_frames: int, dtype: Any, 
     inputs = evaluate(lambda: _inputs(shape, config.unet.cross_attention_dim[0], dtype))
     latents = evaluate(lambda: jax.random.normal(jax.random.key(1), shape))
     if allocate:
-        draws = _Draws()
+        draws = Draws()
         unet, vae = (fill(network, draws(leaves(network))) for network in (unet, vae))
         tuned = draws(tuned)
     return Workload(config, (unet, Backward(tuned), inputs), (vae, latents))
 
 
-class _Draws:
+class Draws:
     """Random weights of a size that keeps activations near 1, for any number of parameters in seconds.
 
     They are taken in turn from one pool, again and again. Its length is a prime above that of any row, so that rows differ.

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -214,6 +215,6 @@ def test_full_disk(model, tmp_path, capsys, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.undo()
-    monkeypatch.setattr("convert.write_tensors.struct.pack", full)
+    monkeypatch.setattr("convert.write_tensors.struct", SimpleNamespace(pack=full))
     assert refused(capsys, model, tmp_path / "out").endswith(f"/{FILE}: can't be written: No space left on device")
     assert not list(tmp_path.iterdir())
