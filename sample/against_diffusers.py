@@ -12,6 +12,7 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,6 @@ import numpy as np
 from convert.mapping import torch_row
 from sample import measure
 from sample.workload import Workload
-from svdjax.config import UNetConfig
 from svdjax.errors import InputError
 from svdjax.model import leaves
 
@@ -77,12 +77,7 @@ def compare(workload: Workload, program: measure.Program, dtype: str, repeats: i
 
     from sample.torch_dual_step import OfficialStep
 
-    backend = jax.default_backend()
-    threads = measure.cores()
-    torch.set_num_threads(threads)
-    # as JAX's default on GPUs
-    torch.set_float32_matmul_precision("high" if backend == "gpu" else "highest")
-    device = "cuda" if backend == "gpu" else "cpu"
+    device, threads = prepare()
     unet, backward, _ = workload.dual_step
     config = dataclasses.asdict(unet.config)
     step = OfficialStep(config, to_torch(leaves(unet), dtype, device), to_torch(backward.params, dtype, device))
@@ -90,9 +85,7 @@ def compare(workload: Workload, program: measure.Program, dtype: str, repeats: i
 
     ours, theirs = np.asarray(program.run()[1], np.float64), _channels_last(step(inputs)[1])
     difference = float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
-    allowed = _AGREEMENT.get((backend, dtype), _AGREEMENT_OTHERWISE)
-    if not difference <= allowed:
-        raise RuntimeError(f"v-predictions of svdjax and diffusers differ by {difference:.1e}, expected at most {allowed:.0e}")
+    check_agreement("v-predictions", difference, dtype)
 
     def run_torch(lean: bool) -> None:
         step.set_lean(lean)
@@ -105,21 +98,48 @@ def compare(workload: Workload, program: measure.Program, dtype: str, repeats: i
         run_torch(lean=False)
         peak = torch.cuda.max_memory_allocated()
     else:
-        peak = _peak_in_own_process(unet.config, inputs, dtype, threads)
+        _, f, c, h, w = inputs.latents.shape
+        request = {"config": config, "latent_shape": (f, h, w, c), "dtype": dtype, "threads": threads}
+        peak = peak_in_own_process("sample.torch_dual_step", request)
+    timed = in_turn(program.run, run_torch, repeats)
+    return timed | {
+        "relative_difference": difference,
+        "threads": threads if device == "cpu" else None,
+        "diffusers_peak_bytes": peak,
+        "diffusers": diffusers.__version__,
+        "torch": torch.__version__,
+    }
+
+
+def prepare() -> tuple[str, int]:
+    """Set PyTorch up as JAX is: the device's name in PyTorch, and the number of threads."""
+    import torch
+
+    gpu, threads = jax.default_backend() == "gpu", measure.cores()
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision("high" if gpu else "highest")  # JAX's default on GPUs
+    return "cuda" if gpu else "cpu", threads
+
+
+def check_agreement(what: str, difference: float, dtype: str) -> None:
+    """Refuse to time what isn't the same: `difference` is a relative one, by the L2 norm."""
+    allowed = _AGREEMENT.get((jax.default_backend(), dtype), _AGREEMENT_OTHERWISE)
+    if not difference <= allowed:
+        raise RuntimeError(f"{what} of svdjax and diffusers differ by {difference:.1e}, expected at most {allowed:.0e}")
+
+
+def in_turn(ours: Callable[[], Any], theirs: Callable[[bool], Any], repeats: int) -> dict[str, Any]:
+    """Seconds of both and of the lean variant of theirs, `theirs(True)`, and the ratios of medians, theirs to ours."""
     seconds = measure.interleaved(
-        {"ours": program.run, "diffusers": lambda: run_torch(lean=False), "diffusers_lean": lambda: run_torch(lean=True)},
-        repeats,
+        {"ours": ours, "diffusers": lambda: theirs(False), "diffusers_lean": lambda: theirs(True)}, repeats
     )
-    result: dict[str, Any] = {"relative_difference": difference, "threads": threads if device == "cpu" else None}
+    result: dict[str, Any] = {}
     for name, values in seconds.items():
         result |= measure.summary(f"{name}_seconds", values)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     return result | {
         "ratio": medians["diffusers"] / medians["ours"],
         "ratio_lean": medians["diffusers_lean"] / medians["ours"],
-        "diffusers_peak_bytes": peak,
-        "diffusers": diffusers.__version__,
-        "torch": torch.__version__,
     }
 
 
@@ -162,14 +182,12 @@ def _channels_last(x: torch.Tensor) -> np.ndarray:
     return np.moveaxis(x.double().cpu().numpy(), -3, -1)
 
 
-def _peak_in_own_process(config: UNetConfig, inputs: StepInputs, dtype: str, threads: int) -> int:
-    """Peak resident memory of PyTorch's step in a process that never had JAX's arrays."""
-    _, f, c, h, w = inputs.latents.shape
-    request = {"config": dataclasses.asdict(config), "latent_shape": (f, h, w, c), "dtype": dtype, "threads": threads}
+def peak_in_own_process(module: str, request: dict[str, Any]) -> int:
+    """Peak resident memory of PyTorch's step, by a program of this package, in a process that never had JAX's arrays."""
     root = str(Path(__file__).parent.parent)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
     done = subprocess.run(
-        [sys.executable, "-m", "sample.torch_dual_step"],
+        [sys.executable, "-m", module],
         input=json.dumps(request),
         env=environment,
         capture_output=True,

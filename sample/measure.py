@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,32 +31,45 @@ class Program:
     """A compiled function with its arguments bound.
 
     Attributes:
-        run: runs it once and waits for the result.
+        run: runs it once, waits for the result and returns it.
+        compiled: what JAX makes of it.
         trace_seconds: Python to StableHLO.
         compile_seconds: StableHLO to machine code, nothing cached.
         warm_compile_seconds: the same, read from JAX's persistent cache; None if that was not asked for, or the cache did
             not take the program.
-        scratch_bytes, argument_bytes: XLA's plan of memory.
+        scratch_bytes, argument_bytes: XLA's plan of memory, on each device.
+        total_bytes: these and the results, apart from those that take the place of arguments.
     """
 
     run: Callable[[], Any]
+    compiled: Any
     trace_seconds: float
     compile_seconds: float
     warm_compile_seconds: float | None
     scratch_bytes: int
     argument_bytes: int
+    total_bytes: int
 
 
-def compile_program(fn: Callable[..., Any], args: tuple[Any, ...], *, warm: bool) -> Program:
+def compile_program(fn: Callable[..., Any], args: tuple[Any, ...], *, warm: bool, steps: bool = False, **jit: Any) -> Program:
     """Compile `fn(*args)`; with `warm` a second time, from a persistent cache that has only seen the first.
 
-    The user's own cache is neither read nor written. `args` may be abstract; the program can't be run then.
+    The user's own cache is neither read nor written.
+
+    Args:
+        fn: anything that JAX can trace.
+        args: arrays or `jax.ShapeDtypeStruct`s; with those, the program can't be run.
+        warm: whether to compile twice.
+        steps: `fn` returns its next first argument first. Each run is given that of the run before, in whose place it puts
+            its own; `args[0]` is gone after the first.
+        jit: options of `jax.jit`.
     """
     # Flat arguments: taking a model's thousand parameters apart is no part of a step within the sampler's scan.
     leaves, tree = jax.tree.flatten(args)
+    first = len(jax.tree.leaves(args[0])) if steps else 0
 
     # Weights that are kept but not used take memory all the same.
-    @functools.partial(jax.jit, keep_unused=True)
+    @functools.partial(jax.jit, keep_unused=True, donate_argnums=tuple(range(first)), **jit)
     def flat(*leaves: Any) -> Any:
         return fn(*jax.tree.unflatten(tree, leaves))
 
@@ -72,14 +86,23 @@ def compile_program(fn: Callable[..., Any], args: tuple[Any, ...], *, warm: bool
             restarted = time.perf_counter()
             compiled = lowered.compile()
             warm_seconds = time.perf_counter() - restarted
+
+    def run() -> Any:
+        out = jax.block_until_ready(compiled(*leaves))
+        if steps:
+            leaves[:first] = jax.tree.leaves(out[0])
+        return out
+
     memory = compiled.memory_analysis()
+    sizes = memory.temp_size_in_bytes, memory.argument_size_in_bytes
     return Program(
-        lambda: jax.block_until_ready(compiled(*leaves)),
+        run,
+        compiled,
         traced - started,
         ended - traced,
         warm_seconds,
-        memory.temp_size_in_bytes,
-        memory.argument_size_in_bytes,
+        *sizes,
+        sum(sizes) + memory.output_size_in_bytes - memory.alias_size_in_bytes,
     )
 
 
@@ -121,6 +144,34 @@ def summary(prefix: str, seconds: Sequence[float]) -> dict[str, Any]:
     }
 
 
+def plan(name: str, program: Program) -> dict[str, Any]:
+    """What compiling a program says, named after it."""
+    warm = program.warm_compile_seconds
+    return {
+        f"{name}_trace_seconds": program.trace_seconds,
+        f"{name}_compile_seconds": program.compile_seconds,
+        f"{name}_scratch_bytes": program.scratch_bytes,
+        f"{name}_argument_bytes": program.argument_bytes,
+    } | ({} if warm is None else {f"{name}_compile_seconds_warm": warm})
+
+
+def timed(name: str, program: Program, repeats: int, operations: int) -> dict[str, Any]:
+    """What running a program says, named after it."""
+    progress(f"timing {name}")
+    host_memory.reset()
+    seconds = interleaved({name: program.run}, repeats)[name]
+    result = summary(f"{name}_seconds", seconds)
+    return result | {
+        f"{name}_flops_per_second": operations / result[f"{name}_seconds"],
+        f"{name}_peak_bytes": peak_bytes(),
+    }
+
+
+def progress(message: str) -> None:
+    """Say on standard error what is being done."""
+    print(f"{message} ...", file=sys.stderr, flush=True)
+
+
 def matmul_limit(dtype: Any) -> tuple[int, float]:
     """The side of a large square matrix product on the default device, and the operations a second of its fastest try."""
     size, calls = _MATMUL.get(jax.default_backend(), _MATMUL["gpu"])
@@ -133,6 +184,13 @@ def matmul_limit(dtype: Any) -> tuple[int, float]:
         jax.block_until_ready([product(a, b) for _ in range(calls)])
         best = min(best, time.perf_counter() - started)
     return size, calls * 2 * size**3 / best
+
+
+def against_matmul(name: str, rate: float, dtype: Any) -> dict[str, Any]:
+    """What a device can do at most, and the share of it that a program reaches with `rate` operations a second."""
+    progress("timing a large matrix product")
+    size, limit = matmul_limit(dtype)
+    return {"matmul_size": size, "matmul_flops_per_second": limit, f"{name}_share_of_matmul": rate / limit}
 
 
 def peak_bytes() -> int:

@@ -136,14 +136,20 @@ def _temporal_attentions(unet: Any) -> list[Any]:
     return [m for name, m in unet.named_modules() if name.endswith(".attn1") and "temporal_transformer_blocks" in name]
 
 
-def random_step(
-    config: Mapping[str, Any], latent_shape: tuple[int, int, int, int], dtype: torch.dtype
-) -> tuple[OfficialStep, StepInputs]:
-    """A step with random values, for its memory: `latent_shape` is (f, h, w, c)."""
+def random_weights(config: Mapping[str, Any], dtype: torch.dtype) -> tuple[Weights, Weights]:
+    """Random tensors of a forward UNet, and the backward UNet's own, by name."""
     with torch.device("meta"):
         shapes = {name: x.shape for name, x in UNetSpatioTemporalConditionModel(**config).state_dict().items()}
     forward = {name: 0.02 * torch.randn(shape, dtype=dtype) for name, shape in shapes.items()}
     tuned = [n for n in shapes if "temporal_transformer_blocks" in n and (".attn1.to_v." in n or ".attn1.to_out." in n)]
+    return forward, {name: forward[name].clone() for name in tuned}
+
+
+def random_step(
+    config: Mapping[str, Any], latent_shape: tuple[int, int, int, int], dtype: torch.dtype
+) -> tuple[OfficialStep, StepInputs]:
+    """A step with random values, for its memory: `latent_shape` is (f, h, w, c)."""
+    forward, tuned = random_weights(config, dtype)
     f, h, w, c = latent_shape
     inputs = StepInputs(
         latents=torch.randn(1, f, c, h, w),
@@ -155,7 +161,7 @@ def random_step(
         sigma=1.0,
         sigma_next=0.5,
     )
-    return OfficialStep(config, forward, {name: forward[name].clone() for name in tuned}), inputs
+    return OfficialStep(config, forward, tuned), inputs
 
 
 def main() -> None:

@@ -82,14 +82,17 @@ def test_the_official_inputs_of_the_networks(recorded, examples):
     np.testing.assert_allclose(examples.added_time_ids, [[6, 127, 0.02]], rtol=1e-6)
 
 
-def assert_stepped(trained, expected, gradients):
-    """AdamW moves a value by about 1e-4 whatever its gradient, whose sign is rounding where it is nearly zero."""
+def assert_stepped(trained, expected, before, gradients):
+    """AdamW moves a value by about 1e-4 whatever its gradient, whose sign is rounding where it is nearly zero.
+
+    Rounding of the values is 4e-5 of a step; leaving out the weight decay changes it by 1e-3 to 5e-3.
+    """
     for name, value in trained.items():
         row = torch_row(name, value.shape)
         sure = np.abs(gradients[row.torch_name]) > 1e-7
         assert sure.mean() > 0.9
-        actual = row.layout.to_torch(np.asarray(value))
-        np.testing.assert_allclose(actual[sure], expected[row.torch_name][sure], rtol=0, atol=3e-6, err_msg=name)
+        start, after = (np.asarray(row.layout.to_torch(np.asarray(x)), np.float64)[sure] for x in (before[name], value))
+        assert relative(after - start, expected[row.torch_name][sure] - start) < 5e-4, name
 
 
 @pytest.mark.parametrize(("begin", "run_block"), [("from_base", run_plainly), ("from_backward", run_rematerialised)])
@@ -114,13 +117,13 @@ def test_official_steps(recorded, unet, examples, begin, run_block):
     for name, value in ours.items():
         row = torch_row(name, value.shape)
         assert relative(row.layout.to_torch(np.asarray(value)), gradients[row.torch_name]) < 1e-4, name
-    assert_stepped(trained, torch_adamw(before, gradients), gradients)
+    assert_stepped(trained, torch_adamw(before, gradients), before, gradients)
 
     loss, ours, trained, state = update(trained, state)
     np.testing.assert_allclose(loss, recorded[f"{begin}/step2/loss"], rtol=1e-5)
     np.testing.assert_allclose(optax.tree.norm(ours), recorded[f"{begin}/step2/grad_norm"], rtol=1e-4)
     after = {name: recorded[f"{begin}/step2/after/{name}"] for name in gradients}
-    assert_stepped(trained, after, gradients)
+    assert_stepped(trained, after, before, gradients)
 
 
 def torch_adamw(values, gradients):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from svdjax.errors import InputError
 from train.metrics import Row
 
 
@@ -20,7 +21,11 @@ def smoothed(losses: np.ndarray, window: int) -> np.ndarray:
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Write a PNG of the loss at each step and its running mean; an old one is replaced."""
+    """Write a PNG of the loss at each step and its running mean; an old one is replaced.
+
+    Raises:
+        InputError: it can't be written.
+    """
     from matplotlib.figure import Figure  # takes half a second to import
 
     steps = np.array([row.step for row in rows])
@@ -33,9 +38,11 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     axes.set(xlabel="step", ylabel="loss", yscale="log", title=f"{len(rows)} steps")
     axes.grid(alpha=0.3)
     axes.legend()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.png")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        figure.savefig(temporary, dpi=110)
+        figure.savefig(temporary, dpi=110, format="png")
         temporary.replace(path)
+    except OSError as e:
+        raise InputError(f"{path}: can't be written: {e.strerror}; --resume goes on") from None
     finally:
         temporary.unlink(missing_ok=True)

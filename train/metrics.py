@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -45,7 +46,7 @@ class Metrics:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(_cells(row) for row in self.rows)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
             temporary.write_text(text.getvalue())
             temporary.replace(path)
@@ -58,7 +59,15 @@ class Metrics:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # of a row that was reported already
+            self._file.close()
+
+    def sync(self) -> None:
+        """Wait until all rows are on the disk itself, as a checkpoint's steps must be: a host may crash."""
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as e:
+            raise InputError(f"{self.path}: can't be written: {e.strerror}; --resume goes on") from None
 
     def add(self, row: Row) -> None:
         """Append a row; it is in the file at once."""

@@ -30,9 +30,12 @@ class Stop:
                 self._before[number] = signal.signal(number, self._receive)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """After Ctrl-C, and nothing worse, a KeyboardInterrupt follows: whatever the user had in mind next, it is not to come."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if kind is None and self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
 
     def _receive(self, number: int, frame: Any) -> None:
         if self.signal is not None and number == signal.SIGINT:
