@@ -1,5 +1,6 @@
 """Data that several files of tests read."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ DATA = Path(__file__).parent / "data"
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
-    """Commands keep compiled programs in the user's cache folder; tests have one of their own."""
+    """Commands keep compiled programs in the user's cache folder; tests have one of their own, parallel workers together."""
+    base = tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"))
         yield
 
 
@@ -97,3 +99,49 @@ def lively_model(tmp_path_factory) -> Path:
     source = svd_folders.enliven(svd_folders.write(folder / "svd"))
     assert svd_folders.main([str(source), str(folder / "model")]) == 0
     return folder / "model"
+
+
+@pytest.fixture(scope="session")
+def training_source(tmp_path_factory) -> Path:
+    """What `training_model` was converted from, in diffusers' layout; not to be changed."""
+    import training
+
+    return training.write_source(tmp_path_factory.mktemp("training") / "svd")
+
+
+@pytest.fixture(scope="session")
+def training_model(training_source) -> Path:
+    """A checkpoint whose training step compiles fast: a UNet of one level; not to be changed."""
+    import svd_folders
+
+    out = training_source.with_name("model")
+    assert svd_folders.main([str(training_source), str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def training_clips(tmp_path_factory) -> Path:
+    """A data folder of four small animations; not to be changed."""
+    import training
+
+    return training.write_clips(tmp_path_factory.mktemp("clips"))
+
+
+@pytest.fixture(scope="session")
+def training_run(training_model, training_clips, tmp_path_factory) -> Path:
+    """A run of six undisturbed steps, a checkpoint after every second, all kept; not to be changed."""
+    import training
+
+    out = tmp_path_factory.mktemp("runs") / "undisturbed"
+    with pytest.MonkeyPatch.context() as patch:
+        training.compile_once(patch)
+        assert training.train(training_model, training_clips, out, keep=9) == 0
+    return out
+
+
+@pytest.fixture
+def compile_once(monkeypatch):
+    """Runs of `train.backward` in this process share the compiled step."""
+    import training
+
+    training.compile_once(monkeypatch)

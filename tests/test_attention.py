@@ -76,3 +76,18 @@ def test_maps_are_right_where_a_sum_of_products_is_not():
     want /= want.sum(-1, keepdims=True)
     # float32 rounding
     np.testing.assert_allclose(jax.jit(attention_maps)(q, k), want.reshape(512, 1, 14, 14), rtol=1e-4, atol=1e-6)
+
+
+def test_applied_maps_have_the_gradient_of_their_definition():
+    with jax.enable_x64(True):
+        # maps (b*s, n, f, f), values (d, b, f, s, n, c); vmapped, as in training
+        maps, v = normal(3, 8, 2, 5, 5), normal(3, 2, 2, 5, 4, 2, 6)
+
+        def definition(maps, v):
+            return jnp.einsum("bsnfg,dbgsnc->dbfsnc", maps.reshape(2, 4, 2, 5, 5), v)
+
+        ours, theirs = (
+            jax.vmap(lambda maps, v, f=f: jax.vjp(f, maps, v)[1](jnp.cos(v)))(maps, v) for f in (apply_maps, definition)
+        )
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)

@@ -11,42 +11,21 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+import benchmark_model
 import jax
 import numpy as np
 import pytest
+from benchmark_model import MEASURED, PLANNED, TINY
 
-from sample import against_diffusers, benchmark, host_memory, measure, workload
-from svdjax import checkpoint, flops
-from svdjax.config import CLIPConfig, SVDConfig, UNetConfig, VAEConfig
+from sample import against_diffusers, benchmark, benchmark_options, host_memory, measure, workload
+from svdjax import flops
 from svdjax.errors import InputError
 from svdjax.model import leaves
-
-TINY = SVDConfig(
-    unet=UNetConfig(
-        block_out_channels=(32,),
-        down_block_types=("CrossAttnDownBlockSpatioTemporal",),
-        up_block_types=("CrossAttnUpBlockSpatioTemporal",),
-        layers_per_block=1,
-        transformer_layers_per_block=1,
-        num_attention_heads=(2,),
-        cross_attention_dim=16,
-        num_frames=3,
-        sample_size=(8, 12),
-    ),
-    vae=VAEConfig(block_out_channels=(32, 32), layers_per_block=1),
-    image_encoder=CLIPConfig(projection_dim=16),
-)
-PLANNED = ("flops", "scratch_bytes", "argument_bytes", "trace_seconds", "compile_seconds")
-MEASURED = ("seconds", "seconds_min", "seconds_max", "flops_per_second", "peak_bytes")
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A folder that says what a checkpoint of this shape is; the benchmark reads no more of it."""
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    folder.mkdir()
-    checkpoint.write_info(folder, checkpoint.Info(TINY, "float32"))
-    return folder
+    return benchmark_model.write(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -194,12 +173,12 @@ def test_missing_pytorch(monkeypatch, capsys):
 
 
 def test_defaults(model):
-    options, file = benchmark.check([])
+    options, file = benchmark_options.check([])
     assert file is None
     assert (options.model, options.size, options.num_frames, options.dtype) == ("small", (256, 256), 14, "float32")
-    options, _ = benchmark.check(["--compile-only"])
+    options, _ = benchmark_options.check(["--compile-only"])
     assert (options.model, options.size, options.num_frames, options.dtype) == ("svd-xt", (1024, 576), 25, "bfloat16")
-    options, _ = benchmark.check(["--model", str(model), "--num-frames", "5", "--dtype", "float16"])
+    options, _ = benchmark_options.check(["--model", str(model), "--num-frames", "5", "--dtype", "float16"])
     assert (options.config, options.size, options.num_frames, options.dtype) == (TINY, (24, 16), 5, "float16")
 
 
@@ -210,10 +189,10 @@ def test_command_line_repeats_itself(model, monkeypatch):
         ["--against", "diffusers", "--size", "128x64"],
         ["--model", "tiny", "--repeats", "3"],
     ):
-        options, _ = benchmark.check(arguments)
-        again = benchmark.command_line(options).split()
+        options, _ = benchmark_options.check(arguments)
+        again = benchmark_options.command_line(options).split()
         assert again[:3] == ["python", "-m", "sample.benchmark"]
-        assert benchmark.check(again[3:])[0] == options
+        assert benchmark_options.check(again[3:])[0] == options
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

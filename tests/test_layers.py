@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from svdjax.initialize import Keys
-from svdjax.layers import FeedForward, GroupNorm, TemporalConv, convolve, gelu, timestep_embedding
+from svdjax.layers import FeedForward, GroupNorm, TemporalConv, convolve, geglu, gelu, timestep_embedding
 from svdjax.resnet import Upsample
 
 KW = {"dtype": jnp.float64, "param_dtype": jnp.float64}
@@ -36,6 +36,29 @@ def test_small_images_are_convolved_like_any_other(h, w, stride, padding):
         pytest.skip("nothing to convolve")
     x, kernel = normal(2, h, w, 4), normal(3, 3, 4, 5)
     np.testing.assert_allclose(convolve(x, kernel, stride, padding), plain(x, kernel, stride, padding), atol=1e-12)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(
+    ("size", "channels"), [(2, 5), (4, 5), (4, 60), (6, 5)], ids=["small", "small result", "wide", "large"]
+)
+def test_gradients_of_convolutions_however_they_are_computed(size, channels, stride):
+    x, kernel = normal(2, size, size, 4), normal(3, 3, 4, channels)
+    args = stride, ((1, 1), (1, 1))
+    gradient = plain(x, kernel, *args)
+    ours, theirs = (jax.vjp(lambda *a, f=f: f(*a, *args), x, kernel)[1](gradient) for f in (convolve, plain))
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-11)
+
+
+@pytest.mark.parametrize(("positions", "laid_out"), [(16, True), (32, False)])
+def test_windows_are_laid_out_where_they_are_smaller_than_the_kernel(positions, laid_out):
+    text = str(
+        jax.make_jaxpr(lambda x, kernel: convolve(x, kernel, 1, ((1, 1), (1, 1))))(
+            jnp.zeros((positions // 16, 4, 4, 2)), jnp.zeros((3, 3, 2, 16))
+        )
+    )
+    assert ("conv_general_dilated" in text) is not laid_out
 
 
 @pytest.mark.parametrize(("h", "w"), [(1, 1), (2, 3), (5, 4)])
@@ -80,6 +103,17 @@ def test_feed_forward_in_blocks_is_the_whole(monkeypatch):
 def test_gelu_is_exact():
     x = jnp.linspace(-8, 8, 1001)
     np.testing.assert_allclose(gelu(x), jax.nn.gelu(x, approximate=False), atol=1e-14)
+
+
+def test_geglu_has_the_gradient_of_its_definition():
+    values, gates = normal(2, 50, 8)
+    gates = 3 * gates
+    ours, theirs = (
+        jax.vjp(f, values, gates)[1](values + 1)
+        for f in (geglu, lambda values, gates: values * jax.nn.gelu(gates, approximate=False))
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-12)
 
 
 def test_timestep_embedding_has_cosines_first():

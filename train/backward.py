@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from svdjax.model import SVD, leaves
 from svdjax.overlay import QUERIES, VALUES
 from svdjax.settings import Settings
 from svdjax.unet import UNet
-from train import data_report, hosts, options, run_folder, validation
+from train import data_report, hosts, options, run_folder, validation, whole_checkpoints
 from train.checkpoints import Checkpoints
 from train.finetuning import Finetuning, How
 from train.latent_cache import LatentCache
@@ -27,27 +27,9 @@ from train.options import Options
 from train.order import Order
 from train.scan import Found, scan
 from train.sources import DataSettings, fingerprint
-from train.state import State
-
-
-def on_main(work: Callable[[], Any]) -> Any:
-    """`work()` of process 0, anything that JSON can hold, in every process; so is an `InputError` that it raises."""
-    told: dict[str, Any] = {}
-    if hosts.is_main():
-        try:
-            told["value"] = work()
-        except InputError as e:
-            told["error"] = str(e)
-    told = hosts.broadcast_json(told)
-    if "error" in told:
-        raise InputError(told["error"])
-    return told["value"]
-
-
-def say(line: str) -> None:
-    """Print a line, once in all."""
-    if hosts.is_main():
-        print(line, flush=True)
+from train.state import State, to_arrays
+from train.together import leave, on_main, say
+from train.whole_checkpoints import Whole
 
 
 def train(given: Options) -> None:
@@ -67,7 +49,10 @@ def train(given: Options) -> None:
     mesh.check_batch(batch, given.accumulate, devices)
     if given.init is not None:
         delta.check(given.init, leaves(abstract(UNet, info.config.unet, jnp.float32)))
-    continued = run_folder.check_new_or_continued(given.out, given.resume)
+    run_folder.check_apart(given.out, given.data)
+    continued = on_main(lambda: run_folder.check_new_or_continued(given.out, given.resume))
+    if given.resume and not continued:
+        say(f"{given.out}: there is no run to resume, so one begins")
     dtype = given.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     say(f"{mesh.describe(devices, batch, hosts.host_names())}, {frames} frames of {size[0]}x{size[1]}, {dtype}")
 
@@ -75,35 +60,38 @@ def train(given: Options) -> None:
     if given.validate_every and not found.held_out:
         raise InputError(f"{given.data}: nothing is left to hold out for --validate-every")
     settings = identity(given, info, data, batch, dtype, found)
-    on_main(lambda: begin_folder(given, continued, settings, found))
-    for line in data_report.report(found, data):
-        say(line)
+    with contextlib.ExitStack() as stack:
+        on_main(lambda: begin_folder(given, continued, settings, found, stack))
+        for line in data_report.report(found, data):
+            say(line)
 
-    model = checkpoint.load(given.model, dtype=dtype, shardings=sharding.shardings(devices))
-    base, start = starting_tensors(given, sharding.shardings(devices))
-    how = How(batch, frames, size, given.seed, given.learning_rate, given.accumulate, not given.no_rotation, not given.no_remat)
-    step = Finetuning(model, devices, how, start)
-    order = Order(found.usable, data, given.seed)
-    plan = Plan(given.out, given.steps, batch, given.save_every, given.validate_every, {"mesh": dict(devices.shape)})
-    task = Task(
-        update=step.update,
-        clip_name=lambda number, row: order.clip((number - 1) * batch + row).name,
-        export=lambda state: export(given, info, step, base, state),
-        validate=validation_of(given, found, data, model, step) if given.validate_every else None,
-    )
-    with Checkpoints(given.out / "checkpoints", given.keep) as checkpoints:
-        state = resumed(checkpoints, step, continued)
-        with batches(given, info, data, order, step, int(state.step) + 1) as loader:
-            state = run(task, plan, state, loader, checkpoints)
-    say(f"wrote {given.out / 'backward'} after step {int(state.step)}; loss curve in {given.out / 'loss.png'}")
+        model = checkpoint.load(given.model, dtype=dtype, shardings=sharding.shardings(devices))
+        base, start = starting_tensors(given, sharding.shardings(devices))
+        how = How(
+            batch, frames, size, given.seed, given.learning_rate, given.accumulate, not given.no_rotation, not given.no_remat
+        )
+        step = Finetuning(model, devices, how, start)
+        order = Order(found.usable, data, given.seed)
+        facts = {"mesh": dict(devices.shape), "settings": settings, "sources": info.sources, "options": given.as_text()}
+        plan = Plan(given.out, given.steps, batch, given.save_every, given.validate_every, facts)
+        task = Task(
+            update=step.update,
+            clip_name=lambda number, row: order.clip((number - 1) * batch + row).name,
+            export=lambda state: export(given, info, step, base, state),
+            validate=validation_of(given, found, data, model, step) if given.validate_every else None,
+        )
+        whole = last_whole(given, step, settings) if continued else None
+        checkpoints = stack.enter_context(Checkpoints(given.out / "checkpoints", given.keep))
+        state = step.state if whole is None else checkpoints.restore(whole, step.abstract_state)
+        run(task, plan, state, stack.enter_context(batches(given, info, data, order, step, int(state.step) + 1)), checkpoints)
 
 
 def identity(given: Options, info: checkpoint.Info, data: DataSettings, batch: int, dtype: str, found: Found) -> dict[str, Any]:
     """The settings that fix a run's numbers; a resume must have the same. The mesh and `--accumulate` are not among them."""
     return {
-        "model": fingerprint([info.sources, info.config.to_json(), info.dtype]),
-        "data": found.fingerprint,
-        "--init": None if given.init is None else fingerprint(delta.read_backward_info(given.init)),
+        "model (--model)": fingerprint([info.sources, info.config.to_json(), info.dtype]),
+        "set of clips (--data, --hold-out, --min-motion)": found.fingerprint,
+        "start (--init)": None if given.init is None else fingerprint(delta.read_backward_info(given.init)),
         "--num-frames": data.num_frames,
         "--size": "x".join(map(str, data.size)),
         "--fit": data.fit,
@@ -116,12 +104,20 @@ def identity(given: Options, info: checkpoint.Info, data: DataSettings, batch: i
     }
 
 
-def begin_folder(given: Options, continued: bool, settings: dict[str, Any], found: Found) -> None:
-    """Make the run's folder, or hold the one that is there against this run."""
-    if continued:
-        run_folder.check_same(given.out, settings)
-    else:
+def begin_folder(
+    given: Options, continued: bool, settings: Mapping[str, Any], found: Found, stack: contextlib.ExitStack
+) -> None:
+    """Make the run's folder, or hold the one that is there against this run; it is locked until the stack is left."""
+    if not continued:
+        run_folder.make(given.out)
+    stack.enter_context(run_folder.locked(given.out))
+    before = run_folder.read(given.out)
+    if before is None:
         run_folder.write(given.out, settings)
+    elif not continued:
+        raise InputError(f"{given.out}: another process began a run there just now")
+    else:
+        run_folder.check_same(before, settings, given.out)
     data_report.write_csv(found, given.out / "data.csv")
 
 
@@ -137,18 +133,27 @@ def starting_tensors(given: Options, where: checkpoint.Shardings) -> tuple[dict[
     return base, begin
 
 
-def resumed(checkpoints: Checkpoints, step: Finetuning, continued: bool) -> State:
-    """The state to go on from."""
-    if continued:
-        restored = checkpoints.restore(step.abstract_state)
-        if restored is not None:
-            state, facts, notes = restored
-            for note in notes:
-                say(note)
-            say(f"going on after step {int(state.step)}, saved on mesh {facts['mesh']}")
-            return state
+def last_whole(given: Options, step: Finetuning, settings: Mapping[str, Any]) -> Whole | None:
+    """The checkpoint to go on from, None where none was saved; both said."""
+    folder = given.out / "checkpoints"
+
+    def find() -> dict[str, Any] | None:
+        found = whole_checkpoints.newest(folder, to_arrays(step.abstract_state))
+        return None if found is None else dataclasses.asdict(found)
+
+    found = on_main(find)
+    if found is None:
         say("no checkpoint was saved yet: beginning again")
-    return step.state
+        return None
+    whole = Whole(**found)
+    for note in whole.notes:
+        say(note)
+    run_folder.check_same(whole.facts["settings"], settings, folder / str(whole.step))
+    if whole.step > given.steps:
+        raise InputError(f"--steps {given.steps}: the run in {given.out} is at step {whole.step}, expected at least that")
+    mesh_then = ",".join(f"{axis}={size}" for axis, size in whole.facts["mesh"].items())
+    say(f"going on after step {whole.step} of {given.steps}, saved on mesh {mesh_then}")
+    return whole
 
 
 @contextlib.contextmanager
@@ -161,8 +166,8 @@ def batches(
         with Loader(*arguments, workers=given.workers) as loader:
             yield loader
         return
-    dtype = str(jnp.dtype(step.model.vae.encoder.conv_in.dtype))
-    key = fingerprint([info.sources, info.config.to_json(), str(step.model.image_encoder.dtype), dtype])
+    # the networks compute in dtypes that follow from the UNet's and the configuration
+    key = fingerprint([info.sources, info.config.to_json(), info.dtype, str(jnp.dtype(step.model.unet.dtype))])
     cache = LatentCache(given.cache_latents, data, key)
     cache.build(order.sources, step.frame_encoder(), share=(jax.process_index(), jax.process_count()))
     hosts.barrier("latents cached")
@@ -186,6 +191,7 @@ def export(given: Options, info: checkpoint.Info, step: Finetuning, base: dict[s
     if hosts.is_main():
         facts = {"steps": int(state.step), "sources": info.sources, "how": dataclasses.asdict(step.how)}
         delta.save_backward(given.out / "backward", values, base, facts, dtype=given.export_dtype, overwrite=True)
+    say(f"wrote {given.out / 'backward'} after step {int(state.step)}; loss curve in {given.out / 'loss.png'}")
 
 
 def command(argv: list[str] | None) -> None:
@@ -205,4 +211,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    cli.leave(main())
+    leave(main())

@@ -13,9 +13,9 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from svdjax.errors import InputError
-from svdjax.orbax_trees import restore_tree
+from svdjax.orbax_trees import stream_tree
 from train.state import State, checksums, from_arrays, to_arrays
-from train.whole_checkpoints import Whole, saved_steps
+from train.whole_checkpoints import AT_ONCE, Whole, saved_steps
 
 STATE, FACTS = "state", "facts"  # the parts of a checkpoint
 
@@ -40,9 +40,12 @@ class Checkpoints:
         # The lowest loss: the policy keeps the last of an ascending order.
         best = BestN(get_metric_fn=lambda metrics: -metrics["loss"], n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=AnyPreservationPolicy([LatestN(keep), best]), cleanup_tmp_directories=True
+            preservation_policy=AnyPreservationPolicy([LatestN(keep), best]),
+            best_fn=lambda metrics: metrics["loss"],  # for their being written at all, for later processes
+            best_mode="min",
+            cleanup_tmp_directories=True,
         )
-        with self._writing(f"{folder}: no checkpoint can be written there"):
+        with self._writing():
             self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def __enter__(self) -> Checkpoints:
@@ -70,17 +73,17 @@ class Checkpoints:
             state=ocp.args.StandardSave(to_arrays(state)),
             facts=ocp.args.JsonSave({**facts, "checksums": checksums(state)}),
         )
-        with self._writing(f"{self.folder / str(step)}: can't be written"):
+        with self._writing():
             self._manager.save(step, args=items, metrics={"loss": loss}, force=True)
 
     def check(self) -> None:
         """Say at once if what is being written failed; errors as of `save`."""
-        with self._writing(f"{self.folder}: a checkpoint can't be written"):
+        with self._writing():
             self._manager.check_for_errors()
 
     def wait(self) -> None:
         """Wait until everything is on disk; errors as of `save`."""
-        with self._writing(f"{self.folder}: the last checkpoint can't be written"):
+        with self._writing():
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
 
@@ -96,21 +99,25 @@ class Checkpoints:
         """
         expected = to_arrays(like)
         path = self.folder / str(whole.step) / STATE
-        state = from_arrays(restore_tree(path, expected, lambda name, _: expected[name].sharding), like)
+        # Through the host, as `newest` read it: Orbax otherwise needs the file of the shardings that it was saved with, too.
+        placed = {
+            name: jax.make_array_from_callback(value.shape, expected[name].sharding, value.__getitem__)
+            for name, value in stream_tree(path, expected, AT_ONCE)
+        }
+        state = from_arrays(placed, like)
         if checksums(state) != whole.facts["checksums"]:
             raise InputError(f"{path}: its data is not what was saved, as read by {jax.process_count()} processes")
         return state
 
     @contextlib.contextmanager
-    def _writing(self, what: str) -> Iterator[None]:
+    def _writing(self) -> Iterator[None]:
         try:
             yield
         except (OSError, ValueError, RuntimeError) as e:  # TensorStore raises ValueError, also for a full disk
             steps = saved_steps(self.folder)
             left = f"that of step {steps[-1]} is whole, --resume goes on from it" if steps else "there is no older one"
-            raise InputError(f"{what} ({brief(e)}); {left}") from e
+            raise InputError(f"{self.folder}: a checkpoint can't be written ({_brief(e)}); {left}") from e
 
 
-def brief(e: BaseException) -> str:
-    """The beginning of a message that may be pages long."""
+def _brief(e: BaseException) -> str:
     return f"{type(e).__name__}: {' '.join(str(e).split())[:160]}"

@@ -30,7 +30,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
     steps = np.array([row.step for row in rows])
     losses = np.array([row.loss for row in rows])
-    window = max(len(rows) // 20, 1)
+    window = max(len(rows) // 20, 5)
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
     axes.plot(steps, losses, ".", color="tab:blue", alpha=0.25, markersize=4, label="one step")

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
@@ -76,8 +77,9 @@ def make_update(mesh: Mesh, how: How) -> Callable[[State, UNet, Mapping[str, Arr
             rotation=how.rotation,
             **run_blocks(mesh, how),
         )
-        norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in gradients.values()))
-        return states.apply(state, gradients, optimizer), Result(loss, losses, examples.sigma, norm)
+        after = states.apply(state, gradients, optimizer)
+        finite = jnp.stack([jnp.isfinite(x).all() for x in after.trained.values()]).all()
+        return after, Result(loss, losses, examples.sigma, optax.tree.norm(gradients), finite)
 
     return update
 

@@ -24,6 +24,7 @@ from train.metrics import Metrics, Row
 from train.state import State
 from train.stop import Stop
 from train.tensorboard import Board
+from train.together import say
 
 SMOOTHING = 50  # steps of the mean loss shown
 
@@ -37,12 +38,14 @@ class Result:
         loss: mean over the batch, ().
         losses, sigma: of each clip, (b,).
         gradient_norm: before clipping, ().
+        finite: whether the weights that the step led to are, ().
     """
 
     loss: Array
     losses: Array
     sigma: Array
     gradient_norm: Array
+    finite: Array
 
 
 @dataclass(frozen=True)
@@ -86,22 +89,35 @@ def run(task: Task, plan: Plan, state: State, batches: Iterable[Batch], checkpoi
     """Train from `state` to the last step, or until the run is asked to stop. Either way the last state is saved.
 
     Raises:
-        InputError: the loss or its gradient is not finite, something can't be written, or a clip can't be read any more.
-            The last checkpoint is whole then, and `--resume` goes on from it.
+        InputError: the loss, its gradient or the weights are not finite, something can't be written, or a clip can't be read
+            any more. The last checkpoint is whole then.
+        KeyboardInterrupt: at the end, if Ctrl-C asked to stop; or at once, if it was pressed twice.
     """
     done = int(state.step)
-    if done >= plan.steps:
-        print(f"{plan.out}: {done} steps are done already, --steps asks for {plan.steps}")
-        _export(task, state)
-        return state
-    main = hosts.is_main()
-    with (
-        Stop() as stop,
-        _Log(plan, task, done) as log,
-        tqdm(total=plan.steps, initial=done, unit="step", file=sys.stderr, disable=not main, smoothing=0.1) as bar,
-    ):
+    with Stop() as stop:
+        with _Log(plan, task, done) as log:
+            if done < plan.steps:
+                state = _steps(task, plan, state, batches, checkpoints, stop, log)
+            checkpoints.wait()
+            log.draw()  # again where a run was killed between its last checkpoint and its end
+        step = int(state.step)
+        if done == plan.steps:
+            say(f"all {done} steps are done already")
+        elif step < plan.steps:
+            say(f"stopped after step {step} of {plan.steps}, which is saved: --resume goes on")
+        task.export(state)
+        hosts.barrier("exported")
+    return state
+
+
+def _steps(
+    task: Task, plan: Plan, state: State, batches: Iterable[Batch], checkpoints: Checkpoints, stop: Stop, log: _Log
+) -> State:
+    """The steps of a run, from that after `state` on."""
+    first = int(state.step) + 1
+    with _bar(plan, first - 1) as bar:
         for batch in batches:
-            if batch.step == done + 1:
+            if batch.step == first:
                 bar.set_description_str("compiling the first step")
                 state, result = task.update(state, batch)
                 bar.set_description_str("training")
@@ -110,26 +126,35 @@ def run(task: Task, plan: Plan, state: State, batches: Iterable[Batch], checkpoi
             else:
                 state, result = task.update(state, batch)
             log.add(batch.step, result)
-            stopping = batch.step == plan.steps or stop.requested(batch.step)
-            saving = stopping or batch.step % plan.save_every == 0
+            last = stop.requested(batch.step) or batch.step == plan.steps
+            saving = last or batch.step % plan.save_every == 0
             # The step before is read while this one runs; all are, before a state is saved that they led to.
             log.read(bar, waiting=0 if saving else 1)
+            checkpoints.check()
             if saving:
-                checkpoints.save(state, plan.facts, log.mean_since_save())
+                facts = {**plan.facts, "position": batch.step * plan.batch_size}
+                checkpoints.save(state, facts, log.mean_since_save(batch.step))
                 log.draw()
-            if task.validate and plan.validate_every and batch.step % plan.validate_every == 0:
+            if task.validate and plan.validate_every and batch.step % plan.validate_every == 0 and stop.signal is None:
                 bar.clear()
                 task.validate(state)
-            if stopping:
+            if last:
                 break
-    checkpoints.wait()
-    _export(task, state)
     return state
 
 
-def _export(task: Task, state: State) -> None:
-    task.export(state)
-    hosts.barrier("exported")
+def _bar(plan: Plan, done: int) -> tqdm:
+    seconds = 0.1 if sys.stderr.isatty() else 10  # between its changes, each of which is a line of a log
+    return tqdm(
+        total=plan.steps,
+        initial=done,
+        unit="step",
+        file=sys.stderr,
+        disable=not hosts.is_main(),
+        smoothing=0.1,
+        mininterval=seconds,
+        maxinterval=seconds,
+    )
 
 
 class _Log:
@@ -143,6 +168,7 @@ class _Log:
         self._metrics = Metrics(plan.out / "metrics.csv", done) if hosts.is_main() else None
         self._board = Board(plan.out / "tensorboard", done) if hosts.is_main() else None
         self._read = 0
+        self._saved = done
         self.begin()
 
     def __enter__(self) -> _Log:
@@ -180,8 +206,11 @@ class _Log:
             bar.set_postfix_str(f"loss {np.mean(self._recent):.4f}, {rate:.3g} clips/s", refresh=False)
             bar.update()
 
-    def mean_since_save(self) -> float:
-        """Mean loss since this was last asked."""
+    def mean_since_save(self, step: int) -> float:
+        """Mean loss since this was last asked; all rows up to this step are on disk then, which is to be saved now."""
+        if self._metrics:
+            self._metrics.sync()
+        self._saved = step
         mean = math.fsum(self._since_save) / len(self._since_save)
         self._since_save.clear()
         return mean
@@ -191,12 +220,20 @@ class _Log:
             curve.draw(self._metrics.rows, self._plan.out / "loss.png")
 
     def _check(self, step: int, values: Result) -> None:
-        if np.isfinite(values.loss) and np.isfinite(values.gradient_norm):
+        if np.isfinite(values.loss) and np.isfinite(values.gradient_norm) and values.finite:
             return
         bad = np.flatnonzero(~np.isfinite(values.losses))
-        what = f"the loss is {values.loss:g}" if bad.size else f"the norm of the gradient is {values.gradient_norm:g}"
+        if bad.size:
+            what = f"the loss is {values.losses[bad[0]]:g}"
+        elif not np.isfinite(values.gradient_norm):
+            what = f"the loss is {values.loss:g}, the norm of its gradient {values.gradient_norm:g}"
+        else:
+            what = f"the loss is {values.loss:g}, but the weights after the step are not finite"
         row = int(bad[0]) if bad.size else int(values.losses.argmax())
-        raise InputError(
-            f"step {step}: {what}, at sigma {values.sigma[row]:.4g} of {self._task.clip_name(step, row)}: stopped; the last "
-            f"checkpoint is whole, and --resume goes on from it"
-        )
+        which = "at" if bad.size or len(values.losses) == 1 else "its clips' highest at"
+        if self._saved:
+            left = f"the checkpoint of step {self._saved} is whole, and --resume --steps {self._saved} writes what it learnt"
+        else:
+            left = "no checkpoint was saved before it"
+        name = self._task.clip_name(step, row)
+        raise InputError(f"step {step}: {what}, {which} sigma {values.sigma[row]:.4g} of {name}: stopped; {left}")

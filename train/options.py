@@ -74,6 +74,10 @@ class Options:
             raise InputError("--validate-every makes clips of a held-out source, --hold-out is 0: expected at least 1")
         parse_mesh(self.mesh)
 
+    def as_text(self) -> dict[str, str]:
+        """All options, to be kept with what came of them."""
+        return {name: str(value) for name, value in vars(self).items()}
+
     @property
     def held_out(self) -> int:
         """Sources kept out of training: as said, or one if there is validation."""

@@ -51,7 +51,9 @@ def check_apart(out: Path, data: Path) -> None:
         InputError: it is there.
     """
     if out.resolve().is_relative_to(data.resolve()):
-        raise InputError(f"--out {out}: lies in --data {data}, where the run's pictures would be read as data; expected elsewhere")
+        raise InputError(
+            f"--out {out}: lies in --data {data}, where the run's pictures would be read as data; expected elsewhere"
+        )
 
 
 def read(out: Path) -> dict[str, Any] | None:
@@ -98,15 +100,26 @@ def _said(name: str, value: Any) -> str:
     return f"{name} {value}"
 
 
+def make(out: Path) -> None:
+    """Make the folder, unless it is there.
+
+    Raises:
+        InputError: it can't be made.
+    """
+    try:
+        out.mkdir(exist_ok=True)
+    except OSError as e:
+        raise InputError(f"{out}: can't be made: {e.strerror}") from None
+
+
 def write(out: Path, settings: Mapping[str, Any]) -> None:
-    """Make the folder, with its `run.json`.
+    """Write `run.json`.
 
     Raises:
         InputError: it can't be written.
     """
     temporary = out / f".run.json.{os.getpid()}.partial"
     try:
-        out.mkdir(exist_ok=True)
         data = {"format": FORMAT, "version": VERSION, "svdjax": __version__, "settings": dict(settings)}
         temporary.write_text(json.dumps(data, indent=2) + "\n")
         temporary.replace(out / "run.json")

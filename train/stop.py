@@ -31,7 +31,7 @@ class Stop:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """After Ctrl-C, and nothing worse, a KeyboardInterrupt follows: whatever the user had in mind next, it is not to come."""
+        # After Ctrl-C nothing else is to come that a script does next, so the exit status tells of it (unlike SIGTERM's).
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if kind is None and self.signal == signal.SIGINT:

@@ -45,7 +45,8 @@ def make(
         if not hosts.is_main():
             return
         folder.mkdir(exist_ok=True)
-        both = np.concatenate([truth, made], axis=1)
+        gap = np.full_like(truth[:, : max(truth.shape[1] // 64, 2)], 255)
+        both = np.concatenate([truth, gap, made], axis=1)
         plan = video.plan_output(
             str(folder / f"step-{int(state.step):06d}.webp"), True, (both.shape[2], both.shape[1]), settings.fps
         )
