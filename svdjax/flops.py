@@ -15,7 +15,13 @@ _CALLS = frozenset(
 )
 # Kernels whose arithmetic a jaxpr doesn't show.
 _OPAQUE = ("ffi_call", "pallas_call", "ragged_dot", "scaled_matmul", "dot_product_attention")  # as names begin
-_CUDNN_ATTENTION = ("dot_product_attention_fwd", "dot_product_attention_fwd_wrapper")  # the one of them that is used here
+# The one of them that is used here, and how many products it does: queries with keys and weights with values; for the
+# gradient the first again, and those for weights, values, queries and keys.
+_CUDNN_ATTENTION = {
+    f"dot_product_attention_{kind}{wrapper}": products
+    for kind, products in (("fwd", 2), ("bwd", 5))
+    for wrapper in ("", "_wrapper")
+}
 
 
 def count(fn: Callable[..., Any], *args: Any) -> int:
@@ -52,8 +58,8 @@ def _equation(eqn: JaxprEqn) -> int:
         return 2 * out.size * (kernel.size // kernel.shape[params["dimension_numbers"].rhs_spec[0]])
     if name in _CUDNN_ATTENTION:
         queries, keys = eqn.invars[0].aval, eqn.invars[1].aval
-        # axes (b, s, n, c), or (b, n, s, c) where `layout` is not 0; queries with keys, then weights with values
-        return 2 * 2 * queries.size * keys.shape[1 if params["layout"] == 0 else 2]
+        # axes (b, s, n, c), or (b, n, s, c) where `layout` is not 0
+        return _CUDNN_ATTENTION[name] * 2 * queries.size * keys.shape[1 if params["layout"] == 0 else 2]
     inside = [_jaxpr(jaxpr) for jaxpr in _jaxprs(params.values())]
     if name.startswith(_OPAQUE):
         raise ValueError(f"can't count the operations of {name}: its kernel is hidden")
