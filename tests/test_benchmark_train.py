@@ -127,6 +127,7 @@ def test_each_run_is_one_more_step(tiny):
     assert program.total_bytes - program.scratch_bytes - program.argument_bytes < stays / 2
 
 
+@pytest.mark.heavy
 def test_activations_cost_operations_or_memory():
     """In frames of sixteen times the size, where memory is mostly activations."""
     count, scratch = {}, {}
@@ -141,6 +142,7 @@ def test_activations_cost_operations_or_memory():
     assert scratch[True] < 0.7 * scratch[False]
 
 
+@pytest.mark.heavy
 def test_compile_only_on_a_simulated_mesh(model, tmp_path):
     """In a process of its own, which has as many devices as the mesh."""
     file = tmp_path / "numbers.json"

@@ -15,7 +15,8 @@ from training import losses, train
 
 STEPS = 3
 BATCH = 8
-pytestmark = pytest.mark.usefixtures("compile_once")
+# Steps for several devices compile for minutes: run by hand.
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("compile_once")]
 
 PROGRAM = textwrap.dedent(
     """
@@ -115,7 +116,6 @@ def test_meshes(training_model, training_clips, alone, tmp_path):
     check_meshes(["data=2,fsdp=2,tensor=2"], training_model, training_clips, alone, tmp_path)
 
 
-@pytest.mark.heavy
 def test_every_mesh(training_model, training_clips, alone, tmp_path):
     meshes = [
         "data=8",
