@@ -42,10 +42,15 @@ def convolve(x: Array, kernel: Array, stride: int, padding: Any) -> Array:
     All windows are laid out for one product of matrices where they take no more memory than the kernel does: its gradient
     then needs no transposed copy of the kernel. They are, too, where the image is smaller than the kernel, or the result is,
     which is the gradient's image: XLA's CPU backend takes up to a hundred times as long for such a convolution.
+    Windows side by side, those of a patch embedding, are the image itself in another order.
     """
     pads = ((0, 0), (0, 0)) if padding == "VALID" else padding
     sizes = list(zip(x.shape[1:3], kernel.shape[:2], pads, strict=True))
     rows, columns = ((size + sum(pad) - k) // stride + 1 for size, k, pad in sizes)
+    if kernel.shape[:2] == (stride, stride) and not any(map(sum, pads)):
+        patches = x[:, : rows * stride, : columns * stride].reshape(-1, rows, stride, columns, stride, x.shape[-1])
+        y = patches.swapaxes(2, 3).reshape(-1, kernel[..., 0].size) @ kernel.reshape(-1, kernel.shape[-1])
+        return y.reshape(x.shape[0], rows, columns, -1)
     large = all(min(size, result) >= k for (size, k, _), result in zip(sizes, (rows, columns), strict=True))
     if large and x.shape[0] * rows * columns > kernel.shape[-1]:
         return jax.lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
