@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from sample import options, running
-from svdjax import checkpoint, cli, compilation_cache, delta, draws, fit, images, pipeline, video
+from svdjax import checkpoint, cli, compilation_cache, delta, draws, fit, images, methods, pipeline, video
 from svdjax.config import SVDConfig
 from svdjax.errors import InputError
 from svdjax.settings import FUSIONS, Settings
@@ -30,6 +30,7 @@ class Request:
     config: SVDConfig
     keyframes: list[np.ndarray]
     settings: Settings
+    method: str
     output: video.OutputPlan
     decode_chunk: int | None
     dtype: str | None
@@ -45,6 +46,7 @@ def parser() -> cli.Parser:
     p.add_argument("--demo", action="store_true", help="run the embedded model on its own keyframes")
     options.add_model(p)
     p.add_argument("--backward", type=Path, metavar="DIR", help="backward weights to use instead of the checkpoint's own")
+    p.add_argument("--method", choices=methods.METHODS, default="dual", help="; ".join(map(": ".join, methods.METHODS.items())))
     p.add_argument("-o", "--out", default=DEFAULT_OUT, help=".mp4, .gif, .webp, or a folder of PNGs (%(default)s)")
     p.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     options.add_sampling(p, steps=Settings.steps)
@@ -68,11 +70,11 @@ def check(argv: list[str] | None) -> Request:
         raise InputError(f"{len(args.keyframes)} keyframes given, expected at least two image files")
     info = options.require_model(args)
     config = info.config
-    if args.backward is None and not info.backward:
-        raise InputError(
-            f"{args.model}: no backward weights, which the video between keyframes needs: convert with "
-            "--backward DIR, or give --backward DIR here"
-        )
+    tuned = info.backward if args.backward is None else delta.read_backward_info(args.backward)
+    try:
+        methods.check(args.method, tuned["trained"] if tuned else None)
+    except InputError as e:
+        raise InputError(f"{args.backward or args.model}: {e}") from None
     settings = options.sampling_settings(
         args, config, fusion=args.fusion, recurrence=args.recurrence, recurrence_ratio=args.recurrence_ratio
     )
@@ -99,6 +101,7 @@ def check(argv: list[str] | None) -> Request:
         "keyframes": " ".join(Path(k).name for k in args.keyframes),
         "model": args.model.name,
         "backward": "the model's own" if args.backward is None else "/".join(args.backward.resolve().parts[-2:]),
+        "method": args.method,
         "fit": args.fit,
         "decode_chunk": str(args.decode_chunk or "all"),
         "noise": args.noise.name if args.noise else "from the seed",
@@ -110,6 +113,7 @@ def check(argv: list[str] | None) -> Request:
         config,
         keyframes,
         settings,
+        args.method,
         output,
         args.decode_chunk,
         args.dtype,
@@ -153,7 +157,9 @@ def generate(request: Request) -> None:
     for i, (first, last) in enumerate(pairs):
         label = "sampling" if len(pairs) == 1 else f"sampling pair {i + 1} of {len(pairs)}"
         with running.progress_bar(label, evaluations) as progress:
-            result = pipeline.sample_pair(model, first[None], last[None], settings, draws=request.noise, progress=progress)
+            result = pipeline.sample_pair(
+                model, first[None], last[None], settings, method=request.method, draws=request.noise, progress=progress
+            )
         print("decoding", file=sys.stderr)
         clip = pipeline.decode(model, result, request.decode_chunk)[0]
         # the last frame of a clip and the first of the next show the same keyframe: it stays once

@@ -8,21 +8,26 @@ Backward weights alone, as training writes them, are another folder: `svdjax.del
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from svdjax import delta
+from svdjax.atomic import new_folder
 from svdjax.blocking import stats_dtype
 from svdjax.config import SVDConfig
 from svdjax.errors import InputError
 from svdjax.initialize import abstract
 from svdjax.manifest import MODEL, is_of, read_manifest, write_manifest
 from svdjax.model import NETWORKS, SVD, fill, leaves
-from svdjax.orbax_trees import Shardings, restore_tree, tree_shapes
+from svdjax.orbax_trees import Shardings, restore_tree, save_tree, tree_shapes
 from svdjax.overlay import check_overlay
+from svdjax.unet import UNet
 
 
 @dataclass(frozen=True)
@@ -60,17 +65,8 @@ def load(path: str | Path, *, dtype: Any = None, backward: str | Path | None = N
     """
     path = Path(path)
     info = read_info(path)
-
-    def within(part: str) -> Shardings | None:
-        return None if shardings is None else lambda name, shape: shardings(f"{part}.{name}", shape)
-
     dtype = jnp.dtype(info.dtype if dtype is None else dtype)
-    networks = {}
-    for name, cls in NETWORKS.items():
-        used = stats_dtype(dtype) if name == "vae" and info.config.vae.force_upcast else dtype
-        network = abstract(cls, getattr(info.config, name), used)
-        networks[name] = (network, leaves(network))
-    unet = networks["unet"][1]
+    unet = leaves(abstract(UNet, info.config.unet, dtype))
     own = path / "backward" if backward is None and info.backward is not None else None
     expected = {}
     if backward is not None:  # checked before the gigabytes are read
@@ -79,15 +75,58 @@ def load(path: str | Path, *, dtype: Any = None, backward: str | Path | None = N
         found = tree_shapes(own)
         check_overlay(found, unet, str(own))
         expected = {name: unet[name] for name in found}
-    filled = {
-        name: fill(network, restore_tree(path / name, values, within(name))) for name, (network, values) in networks.items()
-    }
+    networks = {name: load_network(path, info.config, name, dtype, shardings) for name in NETWORKS}
     overlay = None
     if backward is not None:
-        overlay = delta.restore(Path(backward), path / "unet", dtype, within("backward"))
+        overlay = delta.restore(Path(backward), path / "unet", dtype, _within("backward", shardings))
     elif own is not None:
-        overlay = restore_tree(own, expected, within("backward"))
-    return SVD(info.config, **filled, backward=overlay)
+        overlay = restore_tree(own, expected, _within("backward", shardings))
+    return SVD(info.config, **networks, backward=overlay)
+
+
+def load_network(path: Path, config: SVDConfig, name: str, dtype: Any, shardings: Shardings | None = None) -> Any:
+    """One network of a checkpoint.
+
+    Args:
+        path: the checkpoint's folder.
+        config: what `read_info` says of it.
+        name: a key of `svdjax.model.NETWORKS`.
+        dtype, shardings: as of `load`.
+    """
+    used = stats_dtype(jnp.dtype(dtype)) if name == "vae" and config.vae.force_upcast else dtype
+    network = abstract(NETWORKS[name], getattr(config, name), used)
+    return fill(network, restore_tree(path / name, leaves(network), _within(name, shardings)))
+
+
+def _within(part: str, shardings: Shardings | None) -> Shardings | None:
+    return None if shardings is None else lambda name, shape: shardings(f"{part}.{name}", shape)
+
+
+def save(path: str | Path, config: SVDConfig, networks: Mapping[str, Mapping[str, Any]], *, overwrite: bool = False) -> None:
+    """Write a checkpoint without backward weights, in float32.
+
+    With several hosts the first process alone calls this, with arrays that it can read whole.
+
+    Args:
+        path: the folder to make.
+        config: of the model.
+        networks: the tensors of each of `svdjax.model.NETWORKS`, by dotted name.
+        overwrite: whether a checkpoint at `path` is replaced, once the new one is whole.
+
+    Raises:
+        InputError: the folder exists, or can't be written.
+    """
+    hashes = {}
+    with new_folder(Path(path), overwrite=overwrite, ours=is_model) as folder:
+        for name in NETWORKS:
+            tensors = {leaf: np.asarray(value, np.float32) for leaf, value in networks[name].items()}
+            save_tree(folder / name, tensors)
+            digest = hashlib.sha256()
+            for leaf in sorted(tensors):
+                digest.update(leaf.encode())
+                digest.update(np.ascontiguousarray(tensors[leaf]).data)
+            hashes[name] = digest.hexdigest()
+        write_info(folder, Info(config, "float32", None, hashes))
 
 
 def is_model(path: Path) -> bool:

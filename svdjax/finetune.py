@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from svdjax import edm
+from svdjax import accumulation, edm
+from svdjax.accumulation import Trained
 from svdjax.attention import rotate_maps
 from svdjax.backward import backward_unet
 from svdjax.blocking import stats_dtype
@@ -30,8 +31,6 @@ from svdjax.vae import VAE
 
 TRAINED = ("to_v.kernel", "to_out.kernel")  # of every temporal self-attention; 32 tensors of SVD
 TRAINED_WITHOUT_ROTATION = TRAINED + QUERIES  # the paper's ablation, whose backward pass makes its own maps
-
-Trained = Mapping[str, Array]
 
 
 @dataclass(frozen=True)
@@ -239,26 +238,9 @@ def loss_and_gradients(
         trained, unet, examples, options: as of `clip_losses`.
     """
 
-    def mean_loss(trained: Trained, part: Examples) -> tuple[Array, Array]:
-        losses = clip_losses(trained, unet, part, **options)
-        return losses.mean(), losses
-
-    gradient = jax.value_and_grad(mean_loss, has_aux=True)
-    if accumulate == 1:
-        (loss, losses), gradients = gradient(trained, examples)
-        return loss, losses, gradients
-
-    # Part i is rows i, i + accumulate, ...: every device that holds consecutive rows has its share of each.
-    parts = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), examples)
-
-    def add(total: dict[str, Array], part: Examples) -> tuple[dict[str, Array], Array]:
-        (_, losses), gradients = gradient(trained, part)
-        return jax.tree.map(jnp.add, total, gradients), losses
-
-    zeros = jax.tree.map(jnp.zeros_like, dict(trained))
-    total, losses = lax.scan(add, zeros, parts)
-    losses = losses.swapaxes(0, 1).reshape(-1)
-    return losses.mean(), losses, jax.tree.map(lambda x: x / accumulate, total)
+    return accumulation.loss_and_gradients(
+        lambda trained, part: clip_losses(trained, unet, part, **options), trained, examples, accumulate
+    )
 
 
 def optimizer(learning_rate: float) -> optax.GradientTransformation:

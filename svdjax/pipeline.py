@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from svdjax.backward import EVERYWHERE, Backward
+from svdjax.backward import Backward
 from svdjax.conditioning import added_time_ids, encode_keyframes
 from svdjax.config import SVDConfig
 from svdjax.draws import Draws, draw
 from svdjax.errors import InputError
+from svdjax.methods import backward_of
 from svdjax.sampler import Conditioning, Progress, sample
 from svdjax.settings import Settings
 from svdjax.vae import VAE
@@ -39,21 +40,21 @@ def interpolate(
     last: np.ndarray,
     *,
     decode_chunk: int | None = None,
+    method: str = "dual",
     draws: Draws | None = None,
-    maps_from_forward: tuple[str, ...] = EVERYWHERE,
     progress: Progress | None = None,
     **settings: Any,
 ) -> np.ndarray:
     """The video between two keyframes, both included.
 
     Args:
-        model: from `svdjax.load`, with backward weights.
+        model: from `svdjax.load`, with the backward weights that the method needs.
         first: the first keyframe, uint8 (H, W, 3), or a batch of them (b, H, W, 3). Sides must be multiples of
             `model.config.size_multiple`; `svdjax.fit.fit` brings an image to such a size.
         last: the last keyframe, of the same shape.
         decode_chunk: decode so many frames at a time, which changes the picture; all together, exactly, if left out.
+        method: a key of `svdjax.methods.METHODS`.
         draws: random draws to use instead of the seed's.
-        maps_from_forward: where the backward half uses the rotated forward maps; see `Backward`.
         progress: called with the UNet evaluations done and in all, about 20 times a run.
         **settings: fields of `Settings`. `num_frames` is the model's unless given. Every pair of a batch has the draws of
             the one seed, so that a batch equals its pairs one by one.
@@ -62,13 +63,14 @@ def interpolate(
         uint8 (f, H, W, 3), or (b, f, H, W, 3) for a batch.
 
     Raises:
-        InputError: an image of another dtype or shape, a setting out of its range, a model without backward weights.
+        InputError: an image of another dtype or shape, a setting out of its range, backward weights that are missing or
+            of another method.
         FloatingPointError: latents that are not finite.
     """
     given = Settings(**({"num_frames": model.config.unet.num_frames} | settings))
     batched = first.ndim == 4
     pair = [image if batched else image[None] for image in (first, last)]
-    latents = sample_pair(model, *pair, given, draws=draws, maps_from_forward=maps_from_forward, progress=progress)
+    latents = sample_pair(model, *pair, given, method=method, draws=draws, progress=progress)
     frames = decode(model, latents, decode_chunk)
     return frames if batched else frames[0]
 
@@ -113,13 +115,15 @@ def sample_pair(
     last: np.ndarray,
     settings: Settings,
     *,
+    method: str = "dual",
     draws: Draws | None = None,
-    maps_from_forward: tuple[str, ...] = EVERYWHERE,
     progress: Progress | None = None,
 ) -> Array:
     """Latents (b, f, h, w, c) between batches of keyframes (b, H, W, 3); see `interpolate` for the rest."""
     check_pair(model, first, last)
-    backward = Backward(model.backward, maps_from_forward)
+    backward = backward_of(method, model.backward)
+    if backward is None:
+        return sample_image(model, first, settings, draws=draws, progress=progress)
     return _sample(model, np.stack([first, last]), settings, draws, backward, progress)
 
 
@@ -191,8 +195,6 @@ def check_pair(model: SVD, first: np.ndarray, last: np.ndarray) -> None:
     check_image(model, "last keyframe", last)
     if first.shape != last.shape:
         raise InputError(f"keyframes have shapes {first.shape[1:]} and {last.shape[1:]}, expected the same")
-    if model.backward is None:
-        raise InputError("the model has no backward weights: convert with --backward, or svdjax.load(path, backward=...)")
 
 
 def check_image(model: SVD, name: str, image: np.ndarray) -> None:

@@ -113,6 +113,7 @@ def test_official_step_trains_the_same_tensors_and_moves_them(tiny):
         assert float((value - full[name]).norm() / full[name].norm()) < 1e-5, name
 
 
+@pytest.mark.heavy
 def test_each_run_is_one_more_step(tiny):
     fresh = train_workload.make(TINY, HOW, "float32", one_device(), allocate=True)
     program = measure.compile_program(fresh.update, fresh.arguments, warm=False, steps=True, **fresh.jit_options())

@@ -33,6 +33,15 @@ def test_preconditioning_inverts_the_v_target(sigma):
         assert edm.c_in(sigma) ** 2 * (1 + sigma**2) == pytest.approx(1)
 
 
+def test_the_error_of_v_is_the_weighted_error_of_the_denoised_latents():
+    """Which the official training step minimises."""
+    latents, noise, v = np.random.default_rng(1).standard_normal((3, 8))
+    for sigma in (0.01, 0.7, 30.0):
+        target = (noise - sigma * latents) * edm.c_in(sigma)
+        error = edm.denoise(latents + sigma * noise, v, sigma) - latents
+        np.testing.assert_allclose(error**2 * (1 + sigma**2) / sigma**2, (v - target) ** 2, rtol=1e-4)
+
+
 def test_euler_step_to_zero_is_the_denoised_image():
     noisy, denoised = np.random.default_rng(0).standard_normal((2, 8))
     np.testing.assert_allclose(edm.euler_step(noisy, denoised, 3.0, 0.0), denoised, atol=1e-12)

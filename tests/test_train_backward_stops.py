@@ -84,6 +84,7 @@ def test_a_loss_that_is_not_finite(run, out, training_run, capsys, monkeypatch):
     assert_same_run(out, training_run, STEPS)
 
 
+@pytest.mark.heavy
 def test_a_learning_rate_that_is_too_large(run, out, capsys):
     """float32 ends at 3.4e38: the loss of step 1 is finite, what it leads to is not, and is never saved."""
     assert run(learning_rate=1e39, save_every=1) == 2

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import svd_folders
 import videos
@@ -79,11 +80,12 @@ def compile_once(patch) -> None:
     """Let all runs in this process that do the same step share its compiled program, and networks' shapes."""
     compiled = Finetuning._compiled
 
-    def once(self, given):
-        shapes = [(x.shape, x.dtype) for x in jax.tree.leaves(given)]
-        key = (dataclasses.replace(self.how, seed=0), self.mesh, jax.tree.structure(given), *shapes)
+    def once(self, name, given, options):
+        shapes = [(jnp.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(given)]
+        key = (name, dataclasses.replace(self.how, seed=self.how.seed if name == "examples" else 0), self.mesh)
+        key += (jax.tree.structure(given), *shapes)
         if key not in _PROGRAMS:
-            _PROGRAMS[key] = compiled(self, given)
+            _PROGRAMS[key] = compiled(self, name, given, options)
         return _PROGRAMS[key]
 
     patch.setattr(Finetuning, "_compiled", once)

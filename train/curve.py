@@ -31,8 +31,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     steps = np.array([row.step for row in rows])
     losses = np.array([row.loss for row in rows])
     window = max(len(rows) // 20, 5)
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot()
+    figure = Figure(figsize=(8, 4.5))  # margins by hand: a layout that fits them doubles the time
+    axes = figure.add_axes((0.09, 0.11, 0.89, 0.82))
     axes.plot(steps, losses, ".", color="tab:blue", alpha=0.25, markersize=4, label="one step")
     axes.plot(steps, smoothed(losses, window), color="tab:blue", label=f"mean of {window} steps")
     axes.set(xlabel="step", ylabel="loss", yscale="log", title=f"{len(rows)} steps")

@@ -40,6 +40,7 @@ KINDS = {  # by the name that a source and `data.csv` carry
     "video": "train.video_files",
     "animation": "train.animations",
     "frames": "train.frame_folders",
+    "world": "train.world_clips",
 }
 
 

@@ -27,6 +27,7 @@ from train.tensorboard import Board
 from train.together import say
 
 SMOOTHING = 50  # steps of the mean loss shown
+DRAWN_EVERY = 30  # seconds between pictures of the loss curve, at least: each takes a third of a second
 
 
 @jax.tree_util.register_dataclass
@@ -54,15 +55,15 @@ class Task:
 
     Attributes:
         update: the state and a batch's arrays, on the host -> the next state and what the step tells.
-        clip_name: the name of a clip of the whole batch, from step and row.
         export: writes what was trained to the run's folder.
         validate: makes something to look at from a state, or None.
+        clip_name: the name of a clip of the whole batch, from step and row.
     """
 
     update: Callable[[State, Batch], tuple[State, Result]]
-    clip_name: Callable[[int, int], str]
     export: Callable[[State], None]
     validate: Callable[[State], None] | None = None
+    clip_name: Callable[[int, int], str] = "step {}, row {}".format
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def run(task: Task, plan: Plan, state: State, batches: Iterable[Batch], checkpoi
             if done < plan.steps:
                 state = _steps(task, plan, state, batches, checkpoints, stop, log)
             checkpoints.wait()
-            log.draw()  # again where a run was killed between its last checkpoint and its end
+            log.draw(last=True)  # again where a run was killed between its last checkpoint and its end
         step = int(state.step)
         if done == plan.steps:
             say(f"all {done} steps are done already")
@@ -169,6 +170,7 @@ class _Log:
         self._board = Board(plan.out / "tensorboard", done) if hosts.is_main() else None
         self._read = 0
         self._saved = done
+        self._drawn = -math.inf
         self.begin()
 
     def __enter__(self) -> _Log:
@@ -215,8 +217,9 @@ class _Log:
         self._since_save.clear()
         return mean
 
-    def draw(self) -> None:
-        if self._metrics:
+    def draw(self, *, last: bool = False) -> None:
+        if self._metrics and (last or time.monotonic() > self._drawn + DRAWN_EVERY):
+            self._drawn = time.monotonic()
             curve.draw(self._metrics.rows, self._plan.out / "loss.png")
 
     def _check(self, step: int, values: Result) -> None:

@@ -1,4 +1,4 @@
-"""The options of `train.backward`, and what is checked of them before anything is loaded."""
+"""The options that commands of training share, and what is checked of them before anything is loaded."""
 
 from __future__ import annotations
 
@@ -7,20 +7,17 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from svdjax import cli
 from svdjax.errors import InputError
 from svdjax.fit import FITS
 from svdjax.mesh import DEFAULT, parse_mesh
 
 DTYPES = ("float32", "bfloat16", "float16")
-PAPER_STEPS = 15_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """A parsed command line; None is a default that depends on the model, the mesh or the device."""
 
-    model: Path
     data: Path
     out: Path
     mesh: str
@@ -35,18 +32,14 @@ class Options:
     hold_out: int | None
     learning_rate: float
     seed: int
-    init: Path | None
-    no_rotation: bool
     no_remat: bool
     dtype: str | None
-    cache_latents: Path | None
     workers: int
     save_every: int
     keep: int
     resume: bool
     validate_every: int | None
     validate_steps: int
-    export_dtype: str
     coordinator: str | None
     num_processes: int | None
     process_id: int | None
@@ -84,21 +77,18 @@ class Options:
         return (1 if self.validate_every else 0) if self.hold_out is None else self.hold_out
 
 
-def parse(argv: list[str] | None) -> Options:
-    """The command line as options.
+def add(p: argparse.ArgumentParser, *, steps: int, learning_rate: float, rate: str) -> dict[str, argparse._ArgumentGroup]:
+    """Add the shared options to a parser; the groups by name, for more.
 
-    Raises:
-        InputError: an option that is unknown, missing, or out of its range.
+    Args:
+        steps, learning_rate: defaults.
+        rate: what becomes of the learning rate.
     """
-    p = cli.Parser(
-        prog="python -m train.backward",
-        description="Teach the backward direction its temporal values and output projections (Generative Inbetweening).",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
     needed = p.add_argument_group("what")
-    needed.add_argument("--model", type=Path, metavar="DIR", required=True, help="from python -m convert.svd_to_flax")
-    needed.add_argument("--data", type=Path, metavar="DIR", required=True, help="folder of videos and of folders of frames")
-    needed.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder of the run; its backward/ is the result")
+    needed.add_argument(
+        "--data", type=Path, metavar="DIR", required=True, help="folder of videos and of folders of frames, or: world"
+    )
+    needed.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder of the run")
     needed.add_argument("--resume", action="store_true", help="go on with the run in OUT, if there is one")
     clips = p.add_argument_group("clips")
     clips.add_argument("--num-frames", type=int, metavar="N", help="frames of a clip (None: the model's)")
@@ -107,18 +97,13 @@ def parse(argv: list[str] | None) -> Options:
     clips.add_argument("--stride", type=int, default=1, metavar="N", help="take every Nth frame; the paper's doubled rate is 2")
     clips.add_argument("--min-motion", type=float, default=0.0, metavar="X", help="leave out clips that move less (data.csv)")
     clips.add_argument("--hold-out", type=int, metavar="N", help="keep the last N videos out (None: 1 if validating)")
-    clips.add_argument("--cache-latents", type=Path, metavar="DIR", help="encode every frame once, and keep the latents there")
     clips.add_argument("--workers", type=int, default=2, metavar="N", help="processes that read videos ahead")
     how = p.add_argument_group("training")
-    how.add_argument("--steps", type=int, default=PAPER_STEPS, metavar="N", help="in all")
+    how.add_argument("--steps", type=int, default=steps, metavar="N", help="in all")
     how.add_argument("--batch-size", type=int, metavar="B", help="clips of a step over all devices (None: one a device)")
     how.add_argument("--accumulate", type=int, default=1, metavar="N", help="do a step in N parts, to need less memory")
-    how.add_argument("--learning-rate", type=float, default=1e-4, metavar="X", help="of AdamW, constant")
+    how.add_argument("--learning-rate", type=float, default=learning_rate, metavar="X", help=f"of AdamW, {rate}")
     how.add_argument("--seed", type=int, default=0, metavar="N", help="of clips, sigmas and noises")
-    how.add_argument("--init", type=Path, metavar="DIR", help="start from another run's OUT/backward")
-    how.add_argument(
-        "--no-rotation", action="store_true", help="the paper's ablation: own maps, queries and keys are trained too"
-    )
     how.add_argument("--dtype", choices=DTYPES, help="of frozen weights and computation (None: bfloat16, float32 on a CPU)")
     how.add_argument("--no-remat", action="store_true", help="keep all activations: faster by about a fifth, much more memory")
     kept = p.add_argument_group("what is kept")
@@ -126,10 +111,9 @@ def parse(argv: list[str] | None) -> Options:
     kept.add_argument("--keep", type=int, default=2, metavar="K", help="latest checkpoints that are kept, besides the best")
     kept.add_argument("--validate-every", type=int, metavar="K", help="steps between clips between held-out frames (None: no)")
     kept.add_argument("--validate-steps", type=int, default=25, metavar="N", help="Euler steps of such a clip")
-    kept.add_argument("--export-dtype", choices=DTYPES, default="float16", help="of the differences in OUT/backward")
     where = p.add_argument_group("devices")
     where.add_argument("--mesh", default=DEFAULT, metavar="AXES", help="such as data=2,fsdp=4; -1 is what is left")
     where.add_argument("--coordinator", metavar="HOST:PORT", help="several hosts without Slurm: process 0's address")
     where.add_argument("--num-processes", type=int, metavar="N", help="the same: how many")
     where.add_argument("--process-id", type=int, metavar="I", help="the same: which this is")
-    return Options(**vars(p.parse_args(argv)))
+    return {"what": needed, "clips": clips, "training": how, "kept": kept}

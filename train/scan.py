@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from svdjax.errors import InputError
 from svdjax.image_pixels import one_line
+from train import world_clips
 from train.find import Place, find
 from train.measure import UNREADABLE, Skipped, measure
 from train.sources import DataSettings, Source, check_folder, fingerprint
@@ -81,6 +82,9 @@ def scan(settings: DataSettings, workers: int = 0, *, progress: bool = True) -> 
     Raises:
         InputError: the folder is missing, empty or no folder; or nothing in it can be used; or holding out leaves nothing.
     """
+    if world_clips.is_meant(settings.folder):
+        train, validation = world_clips.sources(settings)
+        return Found((train,), (validation,) if settings.hold_out else ())
     folder = check_folder(settings.folder)
     places, ignored = find(folder)
     if not places:

@@ -23,7 +23,7 @@ class DataSettings:
     """Which clips are made of a data folder.
 
     Attributes:
-        folder: of videos and of sub-folders of frames, searched recursively.
+        folder: of videos and of sub-folders of frames, searched recursively; or `world`, the embedded one.
         num_frames: f, frames of a clip.
         size: (width, height) of the clips, pixels.
         stride: every how many frames one is taken. More is a lower frame rate and larger motion between frames.
@@ -78,6 +78,7 @@ class Source:
         starts: frames at which a clip can start, as ranges [first, end).
         size_in_bytes: on disk.
         digest: SHA-256 of the content.
+        spacing: of the frames in `starts`, every how many one is a start.
     """
 
     name: str
@@ -90,18 +91,20 @@ class Source:
     starts: tuple[tuple[int, int], ...]
     size_in_bytes: int
     digest: str
+    spacing: int = 1
 
     @property
     def clips(self) -> int:
         """How many different clips there are, overlapping ones included."""
-        return sum(end - first for first, end in self.starts)
+        return sum(len(range(first, end, self.spacing)) for first, end in self.starts)
 
     def start(self, number: int) -> int:
         """The first frame of clip `number`, counted from 0."""
         for first, end in self.starts:
-            if number < end - first:
-                return first + number
-            number -= end - first
+            within = range(first, end, self.spacing)
+            if number < len(within):
+                return within[number]
+            number -= len(within)
         raise IndexError(f"{self.name} has {self.clips} clips")
 
     @property

@@ -1,0 +1,78 @@
+"""The VAE's loss, to train it from scratch on clips: encoder and temporal decoder together, as pure functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from svdjax.conditioning import to_signed_unit
+from svdjax.vae import VAE
+
+
+@dataclass(frozen=True)
+class Autoencoding:
+    """Weights of the loss's terms.
+
+    Attributes:
+        moving: how much more a pixel counts that is unlike its clip's median over time: what moves is small, and is what
+            people look at.
+        edges: of the error of differences between neighbouring pixels, which keeps edges sharp.
+        divergence: of the latents' distribution from a normal one, in nats a latent: only enough to bound them.
+    """
+
+    moving: float = 4.0
+    edges: float = 1.0
+    divergence: float = 1e-4
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Reconstruction:
+    """Of each clip of a batch.
+
+    Attributes:
+        loss: what is trained on, (b,).
+        psnr: of the frames in [0, 255], dB, (b,).
+    """
+
+    loss: Array
+    psnr: Array
+
+
+def reconstruct(vae: VAE, clips: Array, posterior: Array, how: Autoencoding) -> Reconstruction:
+    """Encode each frame, decode the clip from a sample of its latents, and compare.
+
+    Args:
+        vae: to be trained.
+        clips: (b, f, H, W, 3), uint8 or in [-1, 1].
+        posterior: unit-variance noise of the latents, (b, f, h, w, c); zeros take their mean.
+        how: the loss.
+    """
+
+    def one(clip: Array, posterior: Array) -> Reconstruction:
+        clip = to_signed_unit(clip)
+        mean, logvar = vae.encode(clip)
+        frames = vae.decode((mean + jnp.exp(0.5 * logvar) * posterior)[None])[0]
+        weight = 1 + how.moving * moving(clip)
+        error = jnp.abs(frames - clip)
+        edges = sum((jnp.abs(jnp.diff(frames - clip, axis=axis)) * (weight_at(weight, axis))).mean() for axis in (-3, -2))
+        divergence = 0.5 * (mean**2 + jnp.exp(logvar) - 1 - logvar).mean()
+        loss = ((error * weight).mean() + how.edges * edges) / weight.mean() + how.divergence * divergence
+        squared = jnp.square(frames.clip(-1, 1) - clip).mean() / 4
+        return Reconstruction(loss, -10 * jnp.log10(jnp.maximum(squared, 1e-10)))
+
+    return jax.vmap(one)(clips, posterior)
+
+
+def moving(clip: Array) -> Array:
+    """How unlike its median over time each pixel is, 1 from a quarter of the range on: (f, H, W, 3) -> (f, H, W, 1)."""
+    return (jnp.abs(clip - jnp.median(clip, axis=0)).max(-1, keepdims=True) * 2).clip(0, 1)
+
+
+def weight_at(weight: Array, axis: int) -> Array:
+    """The greater weight of two neighbours along an axis."""
+    first, second = (jax.lax.slice_in_dim(weight, i, weight.shape[axis] - 1 + i, axis=axis) for i in (0, 1))
+    return jnp.maximum(first, second)

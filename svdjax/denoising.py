@@ -1,0 +1,69 @@
+"""The loss of Stable Video Diffusion itself: image to video, UNet and image encoder together, as a pure function.
+
+Conditioning as the sampler gives it: the first frame, noised, beside the latents, its embedding in the cross-attention; both
+are left out together for some clips, which is what classifier-free guidance needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from svdjax import edm
+from svdjax.blocking import stats_dtype
+from svdjax.clip import CLIPVision
+from svdjax.conditioning import embed_images, to_signed_unit
+from svdjax.rematerialise import RunBlock, run_rematerialised
+from svdjax.unet import UNet
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Noised:
+    """A batch as the loss takes it, float32.
+
+    Attributes:
+        latents: clean and scaled, (b, f, h, w, c).
+        noise: (b, f, h, w, c), of unit variance.
+        sigma: (b,).
+        first: the first frame, clean, (b, H, W, 3), uint8 or in [-1, 1].
+        image_latents: of the first frame with noise, not scaled, (b, h, w, c).
+        conditional: 1 for a clip that is told its first frame, 0 for one that is not, (b,).
+        added_time_ids: (b, 3).
+    """
+
+    latents: Array
+    noise: Array
+    sigma: Array
+    first: Array
+    image_latents: Array
+    conditional: Array
+    added_time_ids: Array
+
+
+def denoising_losses(
+    unet: UNet, image_encoder: CLIPVision, batch: Noised, *, run_block: RunBlock = run_rematerialised
+) -> Array:
+    """The loss of each clip, (b,): the squared error of v, which is the denoised latents' weighted as EDM weighs it.
+
+    Args:
+        unet, image_encoder: to be trained, or either of them.
+        batch: of clips.
+        run_block: how blocks are run (`svdjax.rematerialise`).
+    """
+    dtype = stats_dtype(unet.dtype)
+
+    def one(x: Noised) -> Array:
+        latents, noise, sigma = (a.astype(dtype) for a in (x.latents, x.noise, x.sigma))
+        noisy = (latents + sigma * noise) * edm.c_in(sigma)
+        embeds = embed_images(image_encoder, to_signed_unit(x.first)[None]) * x.conditional
+        image_latents = jnp.broadcast_to(x.image_latents.astype(dtype) * x.conditional, noisy.shape)
+        sample = jnp.concatenate([noisy, image_latents], -1)[None]
+        v = unet(sample, edm.c_noise(sigma)[None], embeds, x.added_time_ids[None], run_block=run_block)[0]
+        target = (noise - sigma * latents) * edm.c_in(sigma)
+        return jnp.mean(jnp.square(v.astype(dtype) - target))
+
+    return jax.vmap(one)(batch)

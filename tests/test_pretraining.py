@@ -1,0 +1,126 @@
+"""Training from scratch as functions: the losses, the mean of the weights."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import svd_folders
+import training
+
+from svdjax import autoencoding, edm
+from svdjax.autoencoding import Autoencoding, reconstruct
+from svdjax.clip import CLIPVision
+from svdjax.conditioning import embed_images
+from svdjax.config import CLIPConfig, UNetConfig
+from svdjax.denoising import Noised, denoising_losses
+from svdjax.initialize import random
+from svdjax.rematerialise import run_plainly
+from svdjax.unet import UNet
+from train.pretraining import averaged
+
+NO_TERMS = Autoencoding(moving=0, edges=0, divergence=0)
+
+
+class Blurred:
+    """In place of a VAE: latents are the image, and what comes back is darker by `error`."""
+
+    def __init__(self, error, logvar=-30.0):
+        self.error, self.logvar = error, logvar
+
+    def encode(self, images):
+        return images, jnp.full_like(images, self.logvar)
+
+    def decode(self, latents):
+        return latents - self.error
+
+
+@pytest.fixture(scope="module")
+def clips():
+    """One square moves over a still background; b=2."""
+    clips = np.full((2, 4, 16, 16, 3), -0.5, np.float32)
+    for t in range(4):
+        clips[:, t, 4:8, 3 * t : 3 * t + 4] = 0.5
+    return clips
+
+
+def test_terms_of_the_reconstruction(clips):
+    noise = np.zeros_like(clips)
+    exact = reconstruct(Blurred(0.0), clips, noise, NO_TERMS)
+    np.testing.assert_allclose(exact.loss, 0, atol=1e-6)
+    found = reconstruct(Blurred(0.1), clips, noise, NO_TERMS)
+    np.testing.assert_allclose(found.loss, 0.1, rtol=1e-5)
+    np.testing.assert_allclose(found.psnr, 20 * np.log10(2 / 0.1), rtol=1e-5)
+    # a constant error has no edges; an error where it moves counts five times
+    np.testing.assert_allclose(reconstruct(Blurred(0.1), clips, noise, Autoencoding(divergence=0)).loss, 0.1, rtol=1e-5)
+    mask = np.asarray(autoencoding.moving(jnp.asarray(clips[0])))
+    still, moved = np.zeros_like(clips[0]), np.zeros_like(clips[0])
+    still[:, 12, 12], moved[1, 5, 5] = 0.4, 4 * 0.4
+    assert mask[:, 12, 12].max() == 0
+    assert mask[1, 5, 5] == 1
+    weighted = Autoencoding(edges=0, divergence=0)
+    ratio = [reconstruct(Blurred(error), clips, noise, weighted).loss[0] for error in (moved, still)]
+    np.testing.assert_allclose(ratio[0] / ratio[1], 5, rtol=1e-4)
+    assert reconstruct(Blurred(moved), clips, noise, Autoencoding(divergence=0)).loss[0] > 1.5 * ratio[0]
+    # of a normal distribution from that of unit variance
+    latents = np.random.default_rng(0).standard_normal(clips.shape, np.float32)
+    unit = [reconstruct(Blurred(0.0, v), latents, noise, Autoencoding(0, 0, 1.0)).loss for v in (0.0, -4.0)]
+    np.testing.assert_allclose(unit[0], 0.5 * np.square(latents).mean((1, 2, 3, 4)), rtol=1e-4)
+    np.testing.assert_allclose(unit[1] - unit[0], 0.5 * (np.exp(-4) - 1 + 4), rtol=1e-4)
+
+
+def test_the_posterior_is_sampled(clips):
+    noise = np.ones_like(clips)
+    found = reconstruct(Blurred(0.0, np.log(0.01)), clips, noise, NO_TERMS)
+    np.testing.assert_allclose(found.loss, 0.1, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def networks():
+    unet = random(UNet, UNetConfig(**svd_folders.UNET | training.UNET, transformer_layers_per_block=1), jnp.float32)
+    return unet, random(CLIPVision, CLIPConfig(**svd_folders.CLIP), jnp.float32, seed=1)
+
+
+def test_denoising_losses(networks):
+    unet, image_encoder = networks
+    rng = np.random.default_rng(0)
+
+    def normal(*shape):
+        return rng.standard_normal(shape, np.float32)
+
+    batch = Noised(
+        latents=normal(2, 3, 4, 4, 4),
+        noise=normal(2, 3, 4, 4, 4),
+        sigma=np.array([0.4, 5.0], np.float32),
+        first=normal(2, 16, 16, 3).clip(-1, 1),
+        image_latents=normal(2, 4, 4, 4),
+        conditional=np.array([1.0, 0.0], np.float32),
+        added_time_ids=np.tile(np.array([[6, 127, 0.02]], np.float32), (2, 1)),
+    )
+    found = jax.jit(lambda *networks: denoising_losses(*networks, batch, run_block=run_plainly))(unet, image_encoder)
+    sigma = batch.sigma[:, None, None, None, None]
+    noisy = batch.latents + sigma * batch.noise
+
+    def told(values):  # the second clip is told nothing
+        return np.stack([values[0], np.zeros_like(values[1])])
+
+    image = np.broadcast_to(told(batch.image_latents)[:, None], noisy.shape)
+    sample = np.concatenate([noisy / np.sqrt(sigma**2 + 1), image], -1)
+    embeds = told(np.asarray(embed_images(image_encoder, batch.first)))
+    v = jax.jit(lambda unet: unet(sample, edm.c_noise(batch.sigma), embeds, batch.added_time_ids))(unet)
+    error = edm.denoise(noisy, v, sigma) - batch.latents
+    expected = (np.asarray(error) ** 2).mean((1, 2, 3, 4)) * (1 + batch.sigma**2) / batch.sigma**2
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_mean_of_the_weights():
+    optimizer = optax.chain(optax.sgd(1.0), averaged(0.9))
+    trained = {"a": jnp.array(0.0)}
+    state = optimizer.init(trained)
+    mean = 0.0
+    for step in range(1, 400):
+        updates, state = optimizer.update({"a": jnp.array(-1.0 / step)}, state, trained)
+        trained = optax.apply_updates(trained, updates)
+        decay = min(0.9, (1 + step) / (10 + step))
+        mean = decay * mean + (1 - decay) * float(trained["a"])
+        np.testing.assert_allclose(state[-1].average["a"], mean, rtol=1e-4)

@@ -1,0 +1,117 @@
+"""`python -m train.base`: what each stage trains and writes, stopping and going on, what it refuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import training
+from training import assert_same_arrays, losses, one_line
+
+import svdjax
+from svdjax.conditioning import to_signed_unit
+from svdjax.model import NETWORKS, leaves
+from train import base
+from train.pretraining import STAGES
+from train.scan import scan
+from train.sources import DataSettings, read_clip
+
+STEPS = 4
+
+
+def train(stage, model, data, out, *others, **options):
+    options = {"warmup": 1, "steps": STEPS, **options}
+    return base.main([stage, *training.arguments(model, data, out, *others, **options)])
+
+
+@pytest.fixture(scope="module")
+def made(training_model, training_clips, tmp_path_factory):
+    """Both stages, the second from the first's model: folders of their runs."""
+    folder = tmp_path_factory.mktemp("base")
+    assert train("vae", training_model, training_clips, folder / "vae", validate_every=4, hold_out=1) == 0
+    model = folder / "vae" / "model"
+    assert train("unet", model, training_clips, folder / "unet", "--no-remat", hold_out=1) == 0
+    return folder
+
+
+def tensors(path):
+    model = svdjax.load(path)
+    return {name: {leaf: np.asarray(x) for leaf, x in leaves(getattr(model, name)).items()} for name in NETWORKS}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_stage_changes_its_own_networks(made, training_model, stage):
+    before = tensors(training_model if stage == "vae" else made / "vae" / "model")
+    after = tensors(made / stage / "model")
+    for name, values in before.items():
+        if name not in STAGES[stage]:
+            assert_same_arrays(after[name], values)
+            continue
+        same = [leaf for leaf, value in values.items() if (after[name][leaf] == value).all()]
+        assert all(used_nowhere(leaf) for leaf in same), same
+    assert len(losses(made / stage)) == STEPS
+
+
+def test_a_picture_of_the_reconstruction(made):
+    assert [path.name for path in (made / "vae" / "validation").iterdir()] == ["step-000004.webp"]
+
+
+@pytest.mark.heavy
+def test_a_picture_of_what_is_made_from_a_first_frame(made, training_clips, tmp_path):
+    options = {"validate_every": 1, "validate_steps": 2, "hold_out": 1, "steps": 1}
+    assert train("unet", made / "vae" / "model", training_clips, tmp_path / "run", "--no-remat", **options) == 0
+    assert [path.name for path in (tmp_path / "run" / "validation").iterdir()] == ["step-000001.webp"]
+
+
+def used_nowhere(leaf):
+    """Of cross-attention to a single token, whose weights are all 1; weight decay alone could change them, but not zeros."""
+    return ".attn2." in leaf or ".norm2." in leaf or leaf.endswith("bias")
+
+
+def test_latents_have_unit_variance(made, training_clips):
+    model = svdjax.load(made / "vae" / "model")
+    data = DataSettings(training_clips, 3, (32, 32))
+    clips = np.concatenate([read_clip(s, s.start(i), 3, 1, (32, 32)) for s in scan(data).usable[:3] for i in range(4)])
+    mean, logvar = jax.jit(lambda vae, x: vae.encode(to_signed_unit(x)))(model.vae, clips)
+    variance = float(jnp.var(mean) + jnp.exp(logvar).mean()) * model.config.vae.scaling_factor**2
+    assert 0.9 < variance < 1.1
+
+
+def test_resumed(made, training_model, training_clips, tmp_path, capsys):
+    """A run that was stopped, and a longer one: the rate falls with the steps, so that one is another run."""
+    options = {"validate_every": 4, "hold_out": 1}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.loop.Stop.requested", lambda self, step: step == 2)
+        assert train("vae", training_model, training_clips, tmp_path / "run", **options) == 0
+    assert len(losses(tmp_path / "run")) == 2
+    assert train("vae", training_model, training_clips, tmp_path / "run", "--resume", **options) == 0
+    assert (tmp_path / "run" / "metrics.csv").read_text() == (made / "vae" / "metrics.csv").read_text()
+    assert_same_arrays(training.state(tmp_path / "run", STEPS), training.state(made / "vae", STEPS))
+    capsys.readouterr()
+    assert train("vae", training_model, training_clips, tmp_path / "run", "--resume", **options, steps=5) == 2
+    assert "is of a run with --steps 4, not --steps 5" in one_line(capsys.readouterr().err)
+
+
+REFUSED = {
+    "no VAE": (["unet", "--data", "world"], "unet without --model: "),
+    "two beginnings": (["vae", "--data", "world", "--model", "m", "--preset", "tiny"], "--model and --preset both"),
+    "a stage that is none": (["decoder", "--data", "world"], "argument stage: invalid choice"),
+    "dropout": (["vae", "--data", "world", "--dropout", "1"], "--dropout is 1.0, expected at least 0 and less than 1"),
+    "sigma": (["vae", "--data", "world", "--log-sigma", "0", "0"], "--log-sigma is 0 0, expected a number and a positive one"),
+    "warm-up": (["vae", "--data", "world", "--warmup", "-1"], "--warmup is -1, expected at least 0"),
+    "too long": (["vae", "--data", "world", "--num-frames", "9"], "--num-frames 9 at --stride 1 takes 9 frames"),
+    "size": (["vae", "--data", "world", "--size", "60x60"], "60x60"),
+}
+
+
+@pytest.mark.parametrize(("words", "said"), REFUSED.values(), ids=REFUSED)
+def test_refused(words, said, tmp_path, capsys):
+    assert base.main([*words, "--out", str(tmp_path / "run")]) == 2
+    assert said in one_line(capsys.readouterr().err)
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_cache_of_a_world_without_end(training_model, tmp_path, capsys):
+    words = training.arguments(training_model, "world", tmp_path / "run", cache_latents=tmp_path / "cache")
+    assert training.backward.main(words) == 2
+    assert "--cache-latents with --data world: its clips have no end" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

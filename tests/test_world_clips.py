@@ -1,0 +1,59 @@
+"""`--data world`: the embedded world through the same reading as a folder of videos."""
+
+import numpy as np
+import pytest
+
+from svdjax.errors import InputError
+from svdjax.world import scene
+from svdjax.world_drawing import render
+from train.loader import Loader
+from train.order import Order
+from train.scan import Found, scan
+from train.sources import DataSettings, read_clip
+
+SETTINGS = DataSettings("world", 8, (64, 64), hold_out=1)
+
+
+def test_clips_are_those_of_the_world():
+    found = scan(SETTINGS)
+    (source,), (held_out,) = found.usable, found.held_out
+    assert (source.name, source.clips, held_out.name) == ("train", 2**20, "validation")
+    np.testing.assert_array_equal(read_clip(held_out, held_out.start(3), 8, 1, (64, 64)), render(scene("validation", 3)))
+    order = Order(found.usable, SETTINGS, seed=1)
+    with Loader(order, batch_size=4, rows=[1, 3], first_step=5, workers=0) as batches:
+        batch = next(iter(batches))
+    for row, clip in zip([1, 3], batch.arrays["clips"], strict=True):
+        number, offset = divmod(order.clip(4 * 4 + row).start, 8)
+        assert offset == 0
+        np.testing.assert_array_equal(clip, render(scene("train", number)))
+    assert len({order.clip(i).start for i in range(1000)}) > 990
+
+
+def test_fewer_and_larger_frames():
+    settings = DataSettings("world", 4, (128, 128), stride=2)
+    (source,) = scan(settings).usable
+    assert scan(settings).held_out == ()
+    clip = read_clip(source, source.start(7), 4, 2, settings.size)
+    assert clip.shape == (4, 128, 128, 3)
+    small = clip.reshape(4, 64, 2, 64, 2, 3).mean((2, 4))
+    assert np.abs(small - render(scene("train", 7))[::2]).mean() < 4
+
+
+def test_what_is_found_goes_to_other_processes():
+    found = scan(SETTINGS)
+    assert Found.from_json(found.to_json(), "world") == found
+    assert found.usable[0].motion > 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"num_frames": 9}, "--num-frames 9 at --stride 1 takes 9 frames, expected at most the 8 of the world's clips"),
+        ({"num_frames": 5, "stride": 2}, "--num-frames 5 at --stride 2 takes 9 frames"),
+        ({"num_frames": 8, "min_motion": 2}, "--min-motion 2 with --data world: everything in it moves"),
+    ],
+)
+def test_what_it_has_not(settings, said):
+    with pytest.raises(InputError) as error:
+        scan(DataSettings("world", size=(64, 64), **settings))
+    assert str(error.value).startswith(said)

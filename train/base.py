@@ -1,0 +1,195 @@
+"""`python -m train.base`: train Stable Video Diffusion from scratch, on the embedded world or a folder of clips.
+
+    python -m train.base vae --data world --out runs/vae
+    python -m train.base unet --model runs/vae/model --data world --out runs/unet
+
+`OUT/model` is a checkpoint as `convert.svd_to_flax` writes it, with the mean of the trained weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from svdjax import checkpoint, cli, initialize, pipeline, sharding
+from svdjax.conditioning import to_signed_unit
+from svdjax.config import SVDConfig
+from svdjax.errors import InputError
+from svdjax.model import NETWORKS, SVD, leaves
+from svdjax.orbax_trees import Shardings, restore_tree
+from svdjax.presets import PRESETS
+from svdjax.settings import Settings
+from svdjax.vae import VAE
+from train import base_options, course, hosts, validation
+from train.base_options import Options
+from train.course import Setup, Work
+from train.finetuning import Noising
+from train.loop import Task
+from train.order import Order
+from train.pretraining import STAGES, How, Pretraining, average_of, of_network
+from train.sources import fingerprint, read_clip
+from train.state import State
+from train.together import leave, say
+
+_MEASURED = 64  # clips that the latents' scale is measured on
+
+
+def train(given: Options) -> None:
+    """A whole stage, or what is left of it."""
+    course.begin(given)
+    if given.stage != "vae" and given.model is None:
+        raise InputError(
+            f"{given.stage} without --model: expected a checkpoint whose VAE is trained, as the stage vae writes it"
+        )
+    info = None if given.model is None else checkpoint.read_info(given.model)
+    config = PRESETS[given.preset or "tiny"] if info is None else info.config
+    setup = course.set_up(given, config)
+    config = fitted(config, setup)
+    begun = given.preset or "tiny" if info is None else fingerprint([info.sources, info.config.to_json()])
+    settings = {
+        "stage": given.stage,
+        "model (--model, --preset)": begun,
+        **course.identity(given, setup),
+        "--steps": given.steps,  # the learning rate falls with them
+        "--warmup": given.warmup,
+        "--average": given.average,
+        "--dropout": given.dropout,
+        "--log-sigma": list(given.log_sigma),
+    }
+    sources = {} if info is None else info.sources
+    course.carry_out(given, setup, settings, lambda order: build(given, config, setup, order), {"sources": sources})
+
+
+def fitted(config: SVDConfig, setup: Setup) -> SVDConfig:
+    """The configuration for clips of this length and size."""
+    factor = config.vae.down_factor
+    width, height = (side // factor for side in setup.data.size)
+    unet = dataclasses.replace(config.unet, num_frames=setup.data.num_frames)
+    if config.default_size != setup.data.size:
+        unet = dataclasses.replace(unet, sample_size=(height, width))
+    return dataclasses.replace(config, unet=unet)
+
+
+def build(given: Options, config: SVDConfig, setup: Setup, order: Order) -> Work:
+    """Make or load what is trained, and the step."""
+    how = How(
+        setup.batch,
+        setup.data.num_frames,
+        setup.data.size,
+        given.steps,
+        given.seed,
+        given.learning_rate,
+        given.warmup,
+        given.average,
+        given.dropout,
+        given.accumulate,
+        not given.no_remat,
+        Noising(*given.log_sigma),
+    )
+    where = sharding.shardings(setup.devices)
+    begin = functools.partial(tensors_of, given, config, where)
+    start = {f"{name}.{leaf}": value for name in STAGES[given.stage] for leaf, value in begin(name).items()}
+    vae = None if given.stage == "vae" else checkpoint.load_network(given.model, config, "vae", setup.dtype, where)
+    step = Pretraining(given.stage, config, start, vae, setup.devices, how, setup.dtype)
+    task = Task(
+        update=step.update,
+        export=lambda state: export(given, setup, order, step, begin, state),
+        validate=validation_of(given, setup, step) if given.validate_every else None,
+    )
+    return Work(step, task)
+
+
+def tensors_of(given: Options, config: SVDConfig, where: Shardings, name: str) -> dict[str, Array]:
+    """A network's tensors to begin with, float32 by dotted name: the checkpoint's, or random ones of the seed."""
+    cls, shapes = NETWORKS[name], getattr(config, name)
+    if given.model is not None:
+        expected = leaves(initialize.abstract(cls, shapes, jnp.float32))
+        return restore_tree(given.model / name, expected, lambda leaf, shape: where(f"{name}.{leaf}", shape))
+    seed = np.uint32(given.seed) * len(NETWORKS) + list(NETWORKS).index(name)
+    make = lambda: leaves(initialize.random(cls, shapes, jnp.float32, seed=seed))  # noqa: E731
+    placed = {leaf: where(f"{name}.{leaf}", value.shape) for leaf, value in jax.eval_shape(make).items()}
+    return jax.jit(make, out_shardings=placed)()
+
+
+def validation_of(given: Options, setup: Setup, step: Pretraining) -> Callable[[State, np.ndarray], np.ndarray]:
+    """A held-out clip, encoded and decoded again, or made from its first frame."""
+    settings = Settings(num_frames=setup.data.num_frames, steps=given.validate_steps, seed=given.seed)
+
+    @jax.jit
+    def again(vae: VAE, clip: Array) -> Array:
+        mean, _ = vae.encode(to_signed_unit(clip))
+        return vae.decode(mean[None])[0]
+
+    def reconstruct(state: State, truth: np.ndarray) -> np.ndarray:
+        made = again(step.networks(average_of(state))["vae"], truth)
+        made = np.asarray(jnp.round((made / 2 + 0.5).clip(0, 1) * 255).astype(jnp.uint8))
+        squared = np.square(made.astype(float) - truth).mean()
+        say(f"step {int(state.step)}: {10 * np.log10(255**2 / max(squared, 1e-9)):.1f} dB of the held-out clip")
+        return made
+
+    def animate(state: State, truth: np.ndarray) -> np.ndarray:
+        model = SVD(step.config, vae=step.encoders, backward=None, **step.networks(average_of(state)))
+        latents = pipeline.sample_image(model, truth[:1], settings)
+        return pipeline.decode(model, latents)[0]
+
+    make = reconstruct if given.stage == "vae" else animate
+    return validation.make(given.out / "validation", setup.found.held_out[0], setup.data, settings.fps, make)
+
+
+def export(
+    given: Options,
+    setup: Setup,
+    order: Order,
+    step: Pretraining,
+    begin: Callable[[str], dict[str, Array]],
+    state: State,
+) -> None:
+    """Write `OUT/model`: the trained networks' mean, the others as they were."""
+    trained = step.whole(average_of(state))
+    config = step.config
+    if given.stage == "vae":
+        scale = latents_scale(setup, order, step.networks(average_of(state))["vae"])
+        config = dataclasses.replace(config, vae=dataclasses.replace(config.vae, scaling_factor=scale))
+    networks: dict[str, Mapping[str, Any]] = {}
+    for name in NETWORKS:
+        networks[name] = of_network(trained, name) or step.whole(begin(name))
+    out = given.out / "model"
+    if hosts.is_main():
+        checkpoint.save(out, config, networks, overwrite=True)
+    say(f"wrote {out} after step {int(state.step)}; loss curve in {given.out / 'loss.png'}")
+
+
+def latents_scale(setup: Setup, order: Order, vae: VAE) -> float:
+    """What latents are multiplied by so that they have unit variance, as of the run's first clips."""
+
+    @jax.jit
+    def moments(vae: VAE, clip: Array) -> tuple[Array, Array]:
+        mean, logvar = vae.encode(to_signed_unit(clip))
+        return mean.mean(), (mean**2 + jnp.exp(logvar)).mean()
+
+    data = setup.data
+    clips = (order.clip(position) for position in range(_MEASURED))
+    read = (read_clip(clip.source, clip.start, clip.num_frames, clip.stride, data.size, data.fit) for clip in clips)
+    first, second = np.mean([jax.device_get(moments(vae, clip)) for clip in read], 0)
+    return float((second - first**2) ** -0.5)
+
+
+def command(argv: list[str] | None) -> None:
+    given = base_options.parse(argv)
+    with course.one_line_for_memory():
+        train(given)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(command, argv)
+
+
+if __name__ == "__main__":
+    leave(main())

@@ -1,0 +1,77 @@
+"""The options of `train.base`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from svdjax import cli
+from svdjax.errors import InputError
+from svdjax.presets import PRESETS
+from train import options
+from train.pretraining import STAGES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(options.Options):
+    """A parsed command line."""
+
+    stage: str
+    model: Path | None
+    preset: str | None
+    warmup: int
+    average: float
+    dropout: float
+    log_sigma: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.model is not None and self.preset is not None:
+            raise InputError("--model and --preset both say what to begin with: expected one of them")
+        if self.warmup < 0:
+            raise InputError(f"--warmup is {self.warmup}, expected at least 0")
+        for name in ("average", "dropout"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise InputError(f"--{name} is {value}, expected at least 0 and less than 1")
+        mean, std = self.log_sigma
+        if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
+            raise InputError(f"--log-sigma is {mean:g} {std:g}, expected a number and a positive one")
+
+
+def parse(argv: list[str] | None) -> Options:
+    """The command line as options.
+
+    Raises:
+        InputError: an option that is unknown, missing, or out of its range.
+    """
+    p = cli.Parser(
+        prog="python -m train.base",
+        description="Train Stable Video Diffusion from scratch: the VAE, then the UNet with the image encoder.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    p.add_argument("stage", choices=STAGES, help="what to train; unet takes the VAE of --model")
+    p.add_argument(
+        "--model", type=Path, metavar="DIR", help="a checkpoint to begin with, such as the OUT/model of the VAE's run"
+    )
+    p.add_argument("--preset", choices=PRESETS, help="shapes of a model to begin with at random (None: tiny, or --model's)")
+    how = options.add(p, steps=10_000, learning_rate=1e-3, rate="which rises at first and then falls to 0 as a cosine")[
+        "training"
+    ]
+    how.add_argument("--warmup", type=int, default=200, metavar="N", help="steps until the learning rate is reached")
+    how.add_argument(
+        "--average", type=float, default=0.999, metavar="X", help="decay of the mean of the weights, which is kept"
+    )
+    how.add_argument("--dropout", type=float, default=0.1, metavar="X", help="share of clips not told their first frame (unet)")
+    how.add_argument(
+        "--log-sigma",
+        type=float,
+        nargs=2,
+        default=(0.7, 1.6),
+        metavar=("MEAN", "STD"),
+        help="ln sigma is normal with these (unet)",
+    )
+    given = vars(p.parse_args(argv))
+    return Options(**{**given, "log_sigma": tuple(given["log_sigma"])})

@@ -1,0 +1,180 @@
+"""Training from scratch as the loop runs it: the VAE, then the UNet with the image encoder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.sharding import Mesh
+
+from svdjax import accumulation, finetune, sharding
+from svdjax.autoencoding import Autoencoding, reconstruct
+from svdjax.clip import CLIPVision
+from svdjax.conditioning import added_time_ids, to_signed_unit
+from svdjax.config import SVDConfig
+from svdjax.denoising import Noised, denoising_losses
+from svdjax.finetune import Noising
+from svdjax.initialize import abstract
+from svdjax.model import NETWORKS, fill
+from svdjax.unet import UNet
+from svdjax.vae import VAE
+from train.loop import Result
+from train.state import State
+from train.step import Step, finish, run_blocks
+
+STAGES = {"vae": ("vae",), "unet": ("unet", "image_encoder")}  # which networks each trains
+_DROPOUT = 100  # tells this draw from those of `svdjax.finetune.draw`
+
+
+@dataclass(frozen=True)
+class How:
+    """What fixes a step besides its weights and its batch.
+
+    Attributes:
+        batch_size: clips of a step, over all devices.
+        num_frames: of a clip.
+        size: (width, height) of a clip in pixels.
+        steps: of the whole run, at whose end the learning rate is zero.
+        seed: of sigmas and noises.
+        learning_rate: of AdamW, at its highest.
+        warmup: steps until it is.
+        average: decay of the mean of the weights, which is what is kept.
+        dropout: share of clips that aren't told their first frame.
+        accumulate: parts that a step is done in.
+        remat: whether activations are computed again instead of kept.
+        noising: levels, and what the UNet is told.
+        autoencoding: the VAE's loss.
+    """
+
+    batch_size: int
+    num_frames: int
+    size: tuple[int, int]
+    steps: int
+    seed: int = 0
+    learning_rate: float = 1e-3
+    warmup: int = 200
+    average: float = 0.999
+    dropout: float = 0.1
+    accumulate: int = 1
+    remat: bool = True
+    noising: Noising = dataclasses.field(default_factory=Noising)
+    autoencoding: Autoencoding = dataclasses.field(default_factory=Autoencoding)
+
+
+class Average(NamedTuple):
+    """The mean of the weights over the steps, in an optimizer's state."""
+
+    count: Array
+    average: Any
+
+
+def averaged(decay: float) -> optax.GradientTransformation:
+    """Keep an exponential mean of the weights, over few steps at first; to be chained last, as it reads the final updates."""
+
+    def init(trained: Any) -> Average:
+        return Average(jnp.zeros((), jnp.int32), jax.tree.map(jnp.array, trained))
+
+    def update(updates: Any, state: Average, trained: Any) -> tuple[Any, Average]:
+        count = state.count + 1
+        share = 1 - jnp.minimum(decay, (1 + count) / (10 + count))
+        average = jax.tree.map(lambda a, x, u: a + share * (x + u - a), state.average, trained, updates)
+        return updates, Average(count, average)
+
+    return optax.GradientTransformation(init, update)
+
+
+def optimizer(how: How) -> optax.GradientTransformation:
+    """Gradients clipped to a global norm of 1, AdamW whose rate rises and then falls as a cosine, the mean of the weights."""
+    warmup = min(how.warmup, how.steps // 2)
+    rate = optax.warmup_cosine_decay_schedule(0, how.learning_rate, warmup, how.steps)
+    adamw = optax.adamw(rate, b1=0.9, b2=0.99, weight_decay=1e-2)
+    return optax.chain(optax.clip_by_global_norm(1.0), adamw, averaged(how.average))
+
+
+def average_of(state: State) -> dict[str, Array]:
+    """The mean of the weights, which is what is kept and shown."""
+    return state.optimizer[-1].average
+
+
+def of_network(tensors: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Those of one network, named within it."""
+    return {leaf.removeprefix(f"{name}."): value for leaf, value in tensors.items() if leaf.startswith(f"{name}.")}
+
+
+class Pretraining(Step):
+    """A stage of one model on one mesh.
+
+    Args:
+        stage: a key of `STAGES`.
+        config: of the model.
+        start: the tensors of the networks that are trained, float32, by name such as `unet.conv_in.kernel`.
+        vae: the frozen one, of the stages after it.
+        mesh: the devices.
+        how: the step's settings.
+        dtype: of the computation.
+    """
+
+    def __init__(
+        self, stage: str, config: SVDConfig, start: Mapping[str, Array], vae: VAE | None, mesh: Mesh, how: How, dtype: Any
+    ):
+        self.stage, self.config, self.how = stage, config, how
+        self._networks = {
+            name: abstract(NETWORKS[name], getattr(config, name), jnp.dtype(dtype), jnp.float32) for name in STAGES[stage]
+        }
+        self._optimizer = optimizer(how)
+        width, height = how.size
+        factor = config.vae.down_factor
+        self._image_shape = (height, width, 3)
+        self._latent_shape = (how.num_frames, height // factor, width // factor, config.vae.latent_channels)
+        self.encoders = vae
+        super().__init__(mesh, how.batch_size, start, self._optimizer)
+
+    def networks(self, tensors: Mapping[str, Array]) -> dict[str, Any]:
+        """The trained networks with these tensors."""
+        return {name: fill(network, of_network(tensors, name)) for name, network in self._networks.items()}
+
+    def _examples(self, vae: VAE | None, arrays: dict[str, Array], step: Array) -> Any:
+        how, rows = self.how, jnp.arange(self.how.batch_size)
+        draws = finetune.draw(how.seed, step, rows, self._image_shape, self._latent_shape, how.noising)
+        draws = jax.lax.with_sharding_constraint(draws, self._rows)
+        clips = arrays["clips"]
+        if vae is None:
+            return clips, draws.posterior
+        vae = sharding.gathered(vae, self.mesh)
+        scale = self.config.vae.scaling_factor
+        strength = how.noising.noise_aug_strength
+        ids = added_time_ids(how.noising.fps, how.noising.motion_bucket_id, strength)
+        key = jax.random.fold_in(jax.random.key(how.seed), step)
+
+        def one(clip: Array, draws: finetune.Draws, row: Array) -> Noised:
+            mean, logvar = vae.encode(to_signed_unit(clip))
+            latents = (mean + jnp.exp(0.5 * logvar) * draws.posterior) * scale
+            image_latents, _ = vae.encode(to_signed_unit(clip[:1]) + strength * draws.augmentation)
+            told = jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, row), _DROPOUT)) >= how.dropout
+            return Noised(latents, draws.noise, draws.sigma, clip[0], image_latents[0], told.astype(jnp.float32), ids)
+
+        return jax.vmap(one)(clips, draws, rows)
+
+    def _update(self, state: State, *arguments: Any) -> tuple[State, Result]:
+        (batch,) = arguments
+        sigma = batch.sigma if isinstance(batch, Noised) else jnp.zeros(self.how.batch_size)
+        losses = accumulation.loss_and_gradients(self.losses, state.trained, batch, self.how.accumulate)
+        loss, of_clips, gradients = losses
+        return finish(state, loss, of_clips, sigma, gradients, self._optimizer)
+
+    def losses(self, trained: Mapping[str, Array], batch: Any) -> Array:
+        """Of each clip of a batch, (b,)."""
+        networks = self.networks(trained)
+        if self.stage == "vae":
+            vae = sharding.gathered(networks["vae"], self.mesh)
+            return reconstruct(vae, *batch, self.how.autoencoding).loss
+        unet: UNet = networks["unet"]
+        image_encoder: CLIPVision = sharding.gathered(networks["image_encoder"], self.mesh)
+        run_block = run_blocks(self.mesh, self.how.remat)["run_block"]
+        return denoising_losses(unet, image_encoder, batch, run_block=run_block)

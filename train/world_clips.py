@@ -1,0 +1,73 @@
+"""The embedded world as a source of clips: `--data world`. Nothing lies on disk; frames are drawn when they are read."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import os
+from collections.abc import Iterator
+
+import numpy as np
+
+from svdjax.errors import InputError
+from svdjax.world import FRAMES, SIZE, VERSION, scene
+from svdjax.world_drawing import render
+from train.kinds import Pixels
+from train.sources import DataSettings, Source
+
+NAME = "world"  # what is said instead of a folder
+CLIPS = {"train": 2**20, "validation": 2**10}  # of each split that training reads, one after the other
+_MEASURED = 16  # clips whose motion is that of all
+
+
+def is_meant(folder: str | os.PathLike[str]) -> bool:
+    """Whether the data is the world; a folder of that name is given as `./world`."""
+    return os.fspath(folder) == NAME
+
+
+def frames(path: str, start: int = 0, count: int | None = None) -> Iterator[Pixels]:
+    """As `train.kinds.Kind` says; the last part of `path` is the split, frame n is frame n % 8 of clip n // 8."""
+    split = os.path.basename(path)
+    for number in itertools.count(start):
+        yield functools.partial(_frame, split, number)
+
+
+def digest(path: str) -> tuple[int, str]:
+    """No bytes on disk, and what changes with the clips."""
+    return 0, hashlib.sha256(f"svdjax world {VERSION} {os.path.basename(path)}".encode()).hexdigest()
+
+
+def sources(settings: DataSettings) -> list[Source]:
+    """The world's training clips as one source, its validation clips as another.
+
+    Raises:
+        InputError: clips that it hasn't.
+    """
+    if settings.span > FRAMES:
+        said = f"--num-frames {settings.num_frames} at --stride {settings.stride}"
+        raise InputError(f"{said} takes {settings.span} frames, expected at most the {FRAMES} of the world's clips")
+    if settings.min_motion:
+        raise InputError(f"--min-motion {settings.min_motion:g} with --data {NAME}: everything in it moves, expected none")
+    found = []
+    for split, count in CLIPS.items():
+        path = os.path.abspath(os.path.join(NAME, split))
+        size, content = digest(path)
+        starts = ((0, count * FRAMES),)
+        found.append(Source(split, path, NAME, count * FRAMES, SIZE, SIZE, _motion(split), starts, size, content, FRAMES))
+    return found
+
+
+@functools.lru_cache(maxsize=4)
+def _clip(split: str, number: int) -> np.ndarray:
+    return render(scene(split, number))
+
+
+def _frame(split: str, number: int) -> np.ndarray:
+    return _clip(split, number // FRAMES)[number % FRAMES]
+
+
+def _motion(split: str) -> float:
+    """As `train.measure.measure` defines it."""
+    luma = np.stack([_clip(split, i) for i in range(_MEASURED)]) @ [0.299, 0.587, 0.114]
+    return round(float(np.abs(np.diff(luma, axis=1)).mean()), 3)
