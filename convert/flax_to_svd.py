@@ -1,13 +1,13 @@
-"""Write the backward UNet of a checkpoint as a diffusers folder, for use in PyTorch.
+"""Write the backward UNet of a checkpoint, or all of it, as a diffusers folder, for use in PyTorch.
 
-python -m convert.flax_to_svd MODEL OUT [--backward DIR] [--dtype float32|bfloat16|float16] [--overwrite]
+python -m convert.flax_to_svd MODEL OUT [--whole] [--backward DIR] [--dtype float32|bfloat16|float16] [--overwrite]
 """
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,24 +17,21 @@ import numpy as np
 from tqdm import tqdm
 
 from convert import mapping
+from convert.pytorch_json import json_files, unet_json
 from convert.source import STEMS
 from convert.write_tensors import write_tensors
 from svdjax import __version__, cli, delta
 from svdjax.atomic import new_folder, require_space
 from svdjax.casting import cast_finite
-from svdjax.checkpoint import read_info
-from svdjax.config import UNetConfig
+from svdjax.checkpoint import Info, read_info
 from svdjax.errors import InputError
 from svdjax.initialize import abstract
-from svdjax.model import leaves
+from svdjax.model import NETWORKS, leaves
 from svdjax.orbax_trees import stream_tree, tree_shapes
 from svdjax.overlay import check_overlay, trained_kinds
-from svdjax.unet import UNet
 
 DTYPES = ("float32", "bfloat16", "float16")
 AT_ONCE = 2**28  # bytes of float32 that are read together: few calls of Orbax, little memory
-# diffusers takes one number for all levels or a list; SVD's own files have one for these.
-ONE_FOR_ALL = ("layers_per_block", "transformer_layers_per_block", "cross_attention_dim")
 _MARK = "_svdjax"  # in config.json: who wrote it; diffusers passes over names with an underscore in front
 
 
@@ -44,6 +41,7 @@ class Export:
 
     model: Path
     out: Path
+    whole: bool = False
     backward: Path | None = None
     dtype: str | None = None
     overwrite: bool = False
@@ -64,6 +62,15 @@ class Tuned:
         return own + self.tensors[name] if self.differences else self.tensors[name]
 
 
+@dataclass(frozen=True)
+class Network:
+    """A network to write: a key of `NETWORKS`, its folder within OUT, and backward tensors to put into it."""
+
+    name: str
+    folder: str
+    tuned: Tuned | None = None
+
+
 def export(job: Export) -> None:
     """Write the folder, reading and writing a few tensors at a time.
 
@@ -73,69 +80,93 @@ def export(job: Export) -> None:
     with new_folder(job.out, overwrite=job.overwrite, ours=_is_ours) as folder:
         info = read_info(job.model)
         dtype = job.dtype or info.dtype
-        unet = leaves(abstract(UNet, info.config.unet, np.float32))
-        tuned = _open_tuned(job, info.backward, unet)
-        rows = mapping.table({leaf: value.shape for leaf, value in unet.items()})
-        written = np.dtype(dtype).itemsize * sum(row.size for row in rows.values())
+        tuned = _open_tuned(job, info)
+        networks = [Network(name, name) for name in NETWORKS] if job.whole else []
+        if tuned is not None:
+            networks.append(Network("unet", "unet_backward" if job.whole else "", tuned))
+        tables = {name: mapping.table({leaf: value.shape for leaf, value in _shapes(info, name).items()}) for name in NETWORKS}
+        written = np.dtype(dtype).itemsize * sum(row.size for network in networks for row in tables[network.name].values())
         require_space(folder, written, job.out)
-        with tqdm(total=written, unit="B", unit_scale=True, desc="unet", disable=None, leave=False) as bar:
-
-            def converted() -> Iterator[np.ndarray]:
-                for leaf, own in stream_tree(job.model / "unet", unet, AT_ONCE):
-                    value = rows[leaf].layout.to_torch(tuned.of(leaf, own))
-                    yield cast_finite(value, dtype, f"{job.model}: {leaf}")
-                    bar.update(value.size * np.dtype(dtype).itemsize)
-
-            shapes = {row.torch_name: row.torch_shape for row in rows.values()}
-            write_tensors(folder / f"{STEMS['unet']}.safetensors", shapes, dtype, converted(), {"format": "pt"})
-        config = {**unet_json(info.config.unet), _MARK: {"version": __version__, "backward": tuned.info}}
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        with tqdm(total=written, unit="B", unit_scale=True, disable=None, leave=False) as bar:
+            for network in networks:
+                bar.set_description(network.folder or "unet")
+                _write_network(job, folder / network.folder, network, info, tables[network.name], dtype, bar.update)
+        if job.whole:
+            for name, data in json_files(info.config).items():
+                (folder / name).parent.mkdir(exist_ok=True)
+                (folder / name).write_text(json.dumps(data, indent=2) + "\n")
     if job.backward is not None and (note := delta.transfer_note(job.backward, info.sources)):
         print(note)
-    count = sum(row.size for row in rows.values())
-    print(
-        f"{job.out}: a UNet of {count:,} parameters in {dtype}, {written / 2**30:.2f} GiB, "
-        f"with backward weights {', '.join(trained_kinds(tuned.tensors))}"
-    )
+    count = written // np.dtype(dtype).itemsize
+    trained = "no backward weights" if tuned is None else f"with backward weights {', '.join(trained_kinds(tuned.tensors))}"
+    what = "a whole model" if job.whole else "a UNet"
+    print(f"{job.out}: {what} of {count:,} parameters in {dtype}, {written / 2**30:.2f} GiB, {trained}")
 
 
-def _open_tuned(job: Export, own: Mapping[str, Any] | None, unet: Mapping[str, Any]) -> Tuned:
-    """The backward weights of `--backward`, or the model's own (`own`: what it says of them), checked and read."""
+def _shapes(info: Info, name: str) -> dict[str, Any]:
+    return leaves(abstract(NETWORKS[name], getattr(info.config, name), np.float32))
+
+
+def _write_network(
+    job: Export,
+    folder: Path,
+    network: Network,
+    info: Info,
+    rows: Mapping[str, mapping.Row],
+    dtype: str,
+    advance: Callable[[int], None],
+) -> None:
+    """The weights of one network, and the configuration of a UNet."""
+    folder.mkdir(exist_ok=True)
+    tuned = network.tuned
+
+    def converted() -> Iterator[np.ndarray]:
+        for leaf, own in stream_tree(job.model / network.name, _shapes(info, network.name), AT_ONCE):
+            value = rows[leaf].layout.to_torch(own if tuned is None else tuned.of(leaf, own))
+            yield cast_finite(value, dtype, f"{job.model}: {leaf}")
+            advance(value.size * np.dtype(dtype).itemsize)
+
+    shapes = {row.torch_name: row.torch_shape for row in rows.values()}
+    write_tensors(folder / f"{STEMS[network.name]}.safetensors", shapes, dtype, converted(), {"format": "pt"})
+    if network.name == "unet":
+        mark = {"version": __version__, "backward": None if tuned is None else tuned.info}
+        config = {**unet_json(info.config.unet), _MARK: mark}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _open_tuned(job: Export, model: Info) -> Tuned | None:
+    """The backward weights of `--backward`, or the model's own, checked and read; None if a whole model has none."""
+    unet = _shapes(model, "unet")
     if job.backward is not None:
         delta.check(job.backward, unet)
         tree, info = job.backward / "delta", delta.read_backward_info(job.backward)
-    elif own is not None:
-        tree, info = job.model / "backward", dict(own)
+    elif model.backward is not None:
+        tree, info = job.model / "backward", dict(model.backward)
         check_overlay(tree_shapes(tree), unet, str(tree))
+    elif job.whole:
+        return None
     else:
-        raise InputError(f"{job.model}: no backward weights, which are what is written: give --backward DIR")
+        raise InputError(f"{job.model}: no backward weights, which are what is written: give --backward DIR, or --whole")
     expected = {name: jax.ShapeDtypeStruct(value.shape, np.float32) for name, value in tree_shapes(tree).items()}
     return Tuned(dict(stream_tree(tree, expected, AT_ONCE)), job.backward is not None, info)
 
 
-def unet_json(config: UNetConfig) -> dict[str, Any]:
-    """The `config.json` that diffusers' `UNetSpatioTemporalConditionModel` is built from."""
-    data = dataclasses.asdict(config)
-    for name in ONE_FOR_ALL:
-        if len(set(data[name])) == 1:
-            data[name] = data[name][0]
-    return {"_class_name": "UNetSpatioTemporalConditionModel", **data}
-
-
 def _is_ours(folder: Path) -> bool:
-    try:
-        return _MARK in json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError, TypeError):
-        return False
+    for file in (folder / "config.json", folder / "unet" / "config.json"):
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            return _MARK in json.loads(file.read_bytes())
+    return False
 
 
 def command(argv: list[str] | None) -> None:
     parser = cli.Parser(
-        prog="python -m convert.flax_to_svd", description="Write the backward UNet of a checkpoint as a diffusers folder."
+        prog="python -m convert.flax_to_svd",
+        description="Write the backward UNet of a checkpoint, or all of it, as a diffusers folder.",
     )
     parser.add_argument("model", type=Path, metavar="MODEL", help="a checkpoint made by python -m convert.svd_to_flax")
+    parser.add_argument("out", type=Path, metavar="OUT", help="the UNet's folder to write, a new one, or that of all of them")
     parser.add_argument(
-        "out", type=Path, metavar="OUT", help="the UNet's folder to write, a new one: config.json and its weights"
+        "--whole", action="store_true", help="write unet/, vae/, image_encoder/, scheduler/ and, tuned, unet_backward/"
     )
     parser.add_argument(
         "--backward", type=Path, metavar="DIR", help="backward weights of python -m train.backward instead of MODEL's own"

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import svd_folders
 import torch
-from diffusers import UNetSpatioTemporalConditionModel
+from diffusers import EulerDiscreteScheduler, StableVideoDiffusionPipeline, UNetSpatioTemporalConditionModel
 from svd_folders import converted, tensors, weights_file
 
 from convert import flax_to_svd, svd_to_flax
-from convert.flax_to_svd import main, unet_json
+from convert.flax_to_svd import main
+from convert.pytorch_json import unet_json
 from svdjax.checkpoint import read_info
 from svdjax.config import UNetConfig, from_pytorch
 from svdjax.delta import save_backward
@@ -25,6 +26,7 @@ from svdjax.delta import save_backward
 pytestmark = pytest.mark.usefixtures("quick_shapes")
 
 FILE = "diffusion_pytorch_model.safetensors"
+TO_V = "mid_block.attentions.0.temporal_transformer_blocks.0.attn1.to_v.weight"
 refused = functools.partial(svd_folders.refused, command=main)
 
 
@@ -162,7 +164,7 @@ def forward_only(model, tmp_path_factory) -> Path:
 def test_bad_input(model, forward_only, source, delta, tmp_path, capsys):
     out = tmp_path / "out"
     assert refused(capsys, forward_only, out) == (
-        f"{forward_only}: no backward weights, which are what is written: give --backward DIR"
+        f"{forward_only}: no backward weights, which are what is written: give --backward DIR, or --whole"
     )
     assert refused(capsys, source, out).startswith(f"{source / 'config.json'}: can't be read")
     assert refused(capsys, tmp_path / "no", out).startswith(f"{tmp_path / 'no'}: no such folder, expected a folder that")
@@ -218,3 +220,30 @@ def test_full_disk(model, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("convert.write_tensors.struct", SimpleNamespace(pack=full))
     assert refused(capsys, model, tmp_path / "out").endswith(f"/{FILE}: can't be written: No space left on device")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_whole_model(source, tuned, model, delta, tmp_path, capsys):
+    """Every tensor and setting is that of the folder it was converted from; diffusers builds its pipeline from it."""
+    out = tmp_path / "svd"
+    assert main([str(model), str(out), "--whole"]) == 0
+    assert "a whole model of" in capsys.readouterr().out
+    for component in svd_folders.COMPONENTS:
+        assert_same(tensors(weights_file(out, component)), tensors(weights_file(source, component)))
+    assert_same(state(out / "unet_backward"), tensors(tuned / FILE))
+    pipeline = StableVideoDiffusionPipeline.from_pretrained(out)
+    theirs = EulerDiscreteScheduler.from_pretrained(source / "scheduler")
+    for scheduler in (pipeline.scheduler, theirs):
+        scheduler.set_timesteps(7)
+    np.testing.assert_array_equal(pipeline.scheduler.sigmas, theirs.sigmas)
+    assert list(pipeline.feature_extractor.image_mean) == svd_folders.STATISTICS["image_mean"]
+    assert svd_to_flax.main([str(out), str(tmp_path / "again"), "--backward", str(out / "unet_backward")]) == 0
+    assert read_info(tmp_path / "again").config == read_info(model).config
+    # once more in its place, and with other backward weights
+    assert main([str(model), str(out), "--whole", "--overwrite", "--backward", str(delta), "--dtype", "float16"]) == 0
+    assert (state(out / "unet_backward")[TO_V] != tensors(tuned / FILE)[TO_V]).any()
+
+
+def test_a_whole_model_without_backward_weights(source, forward_only, tmp_path):
+    assert main([str(forward_only), str(tmp_path / "svd"), "--whole"]) == 0
+    assert not (tmp_path / "svd" / "unet_backward").exists()
+    assert_same(state(tmp_path / "svd" / "unet"), tensors(weights_file(source, "unet")))

@@ -16,6 +16,7 @@ from train.scan import scan
 from train.sources import DataSettings, read_clip
 
 STEPS = 4
+pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 def train(stage, model, data, out, *others, **options):
@@ -27,9 +28,11 @@ def train(stage, model, data, out, *others, **options):
 def made(training_model, training_clips, tmp_path_factory):
     """Both stages, the second from the first's model: folders of their runs."""
     folder = tmp_path_factory.mktemp("base")
-    assert train("vae", training_model, training_clips, folder / "vae", validate_every=4, hold_out=1) == 0
-    model = folder / "vae" / "model"
-    assert train("unet", model, training_clips, folder / "unet", "--no-remat", hold_out=1) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        training.compile_once(patch)
+        assert train("vae", training_model, training_clips, folder / "vae", validate_every=4, hold_out=1) == 0
+        model = folder / "vae" / "model"
+        assert train("unet", model, training_clips, folder / "unet", "--no-remat", hold_out=1) == 0
     return folder
 
 

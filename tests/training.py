@@ -18,7 +18,7 @@ import videos
 
 from svdjax.orbax_trees import stream_tree, tree_shapes
 from train import backward, checkpoints
-from train.finetuning import Finetuning
+from train.step import Step
 
 ROOT = Path(__file__).parents[1]
 UNET = {
@@ -78,17 +78,18 @@ def start(command: Sequence[str], **environment: str) -> subprocess.Popen:
 
 def compile_once(patch) -> None:
     """Let all runs in this process that do the same step share its compiled program, and networks' shapes."""
-    compiled = Finetuning._compiled
+    compiled = Step._compiled
 
     def once(self, name, given, options):
         shapes = [(jnp.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(given)]
-        key = (name, dataclasses.replace(self.how, seed=self.how.seed if name == "examples" else 0), self.mesh)
-        key += (jax.tree.structure(given), *shapes)
+        how = dataclasses.replace(self.how, seed=self.how.seed if name == "examples" else 0)
+        kind = (getattr(self, "stage", "backward"), getattr(self, "config", None))
+        key = (*kind, name, how, self.mesh, jax.tree.structure(given), *shapes)
         if key not in _PROGRAMS:
             _PROGRAMS[key] = compiled(self, name, given, options)
         return _PROGRAMS[key]
 
-    patch.setattr(Finetuning, "_compiled", once)
+    patch.setattr(Step, "_compiled", once)
     for module in (backward, backward.checkpoint):
         patch.setattr(module, "abstract", svd_folders.cached_abstract)
 
