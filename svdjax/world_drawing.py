@@ -18,7 +18,7 @@ DARK, PALE = np.array([0.12, 0.12, 0.15]), np.array([1.0, 0.98, 0.85])
 
 def render(scene: Scene) -> np.ndarray:
     """The clip, uint8 (8, 64, 64, 3)."""
-    pictures = np.stack([_draw(scene, background(scene), t) for t in range(len(scene.centres))])
+    pictures = np.stack([draw_on(scene, background(scene), t) for t in range(len(scene.centres))])
     return np.round(255 * pictures.clip(0, 1)).astype(np.uint8)
 
 
@@ -116,7 +116,7 @@ def disc(u0: float, v0: float, radius: float) -> Distance:
     return lambda u, v: np.hypot(u - u0, v - v0) - radius
 
 
-def _draw(scene: Scene, picture: np.ndarray, t: int) -> np.ndarray:
+def draw_on(scene: Scene, picture: np.ndarray, t: int) -> np.ndarray:
     uv = _inside(scene, t)
     for shape, colour in layers(scene):
         covered = _covered(shape(*uv), scene.length)[..., None]
