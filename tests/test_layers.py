@@ -9,6 +9,7 @@ import pytest
 
 from svdjax.initialize import Keys
 from svdjax.layers import FeedForward, GroupNorm, TemporalConv, convolve, geglu, gelu, timestep_embedding
+from svdjax.model import fill
 from svdjax.resnet import Upsample
 
 KW = {"dtype": jnp.float64, "param_dtype": jnp.float64}
@@ -68,6 +69,24 @@ def test_upsampling_is_nearest_neighbour_and_a_convolution(h, w):
     large = x.repeat(2, axis=-3).repeat(2, axis=-2).reshape(6, 2 * h, 2 * w, 32)
     want = plain(large, layer.conv.kernel[...], 1, ((1, 1), (1, 1))) + layer.conv.bias[...]
     np.testing.assert_allclose(layer(x), want.reshape(2, 3, 2 * h, 2 * w, 32), atol=1e-12)
+
+
+def test_gradients_of_upsampling():
+    """Where the image is large enough to be convolved rather than laid out."""
+    layer = Upsample(32, **KW, rngs=Keys(1))
+    x, weight = normal(4, 9, 7, 32), normal(4, 18, 14, 32)
+
+    def theirs(kernel, x):
+        large = x.repeat(2, axis=-3).repeat(2, axis=-2)
+        return ((plain(large, kernel, 1, ((1, 1), (1, 1))) + layer.conv.bias[...]) * weight).sum()
+
+    kernel = jnp.array(layer.conv.kernel[...])
+
+    def of_layer(kernel, x):
+        return (fill(layer, {"conv.kernel": kernel, "conv.bias": layer.conv.bias[...]})(x) * weight).sum()
+
+    for found, wanted in zip(jax.grad(of_layer, (0, 1))(kernel, x), jax.grad(theirs, (0, 1))(kernel, x), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-9 * float(jnp.abs(wanted).max()) + 1e-11)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 5])

@@ -112,8 +112,11 @@ def tensors_of(given: Options, config: SVDConfig, where: Shardings, name: str) -
     if given.model is not None:
         expected = leaves(initialize.abstract(cls, shapes, jnp.float32))
         return restore_tree(given.model / name, expected, lambda leaf, shape: where(f"{name}.{leaf}", shape))
-    seed = np.uint32(given.seed) * len(NETWORKS) + list(NETWORKS).index(name)
-    make = lambda: leaves(initialize.random(cls, shapes, jnp.float32, seed=seed))  # noqa: E731
+    seed = (given.seed * len(NETWORKS) + list(NETWORKS).index(name)) % 2**32
+
+    def make() -> dict[str, Array]:
+        return leaves(initialize.random(cls, shapes, jnp.float32, seed=seed))
+
     placed = {leaf: where(f"{name}.{leaf}", value.shape) for leaf, value in jax.eval_shape(make).items()}
     return jax.jit(make, out_shardings=placed)()
 
