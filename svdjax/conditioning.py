@@ -24,6 +24,11 @@ def to_signed_unit(images: Array) -> Array:
     return jnp.asarray(LEVELS)[images] if images.dtype == jnp.uint8 else images
 
 
+def to_levels(images: Array) -> Array:
+    """Floating point images nominally in [-1, 1] -> uint8, clipped and rounded as diffusers' `VaeImageProcessor` does."""
+    return jnp.round(jnp.clip(images / 2 + 0.5, 0, 1) * 255).astype(jnp.uint8)
+
+
 def clip_pixels(images: Array, config: CLIPConfig) -> Array:
     """What CLIP is fed: (b, h, w, 3) in [-1, 1] -> (b, image_size, image_size, 3), resized and normalised.
 

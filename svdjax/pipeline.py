@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from svdjax.backward import Backward
-from svdjax.conditioning import added_time_ids, encode_keyframes
+from svdjax.conditioning import added_time_ids, encode_keyframes, to_levels
 from svdjax.config import SVDConfig
 from svdjax.draws import Draws, draw
 from svdjax.errors import InputError
@@ -182,8 +182,7 @@ _encode = jax.jit(encode_keyframes)
 def _decode_uint8(vae: VAE, latents: Array, scaling_factor: float, chunk: int | None) -> Array:
     latents = latents / scaling_factor
     frames = vae.decode(latents) if chunk is None else vae.decode_chunked(latents, chunk)
-    # [-1, 1] -> [0, 255], rounded: diffusers' VaeImageProcessor
-    return jnp.round(jnp.clip(frames / 2 + 0.5, 0, 1) * 255).astype(jnp.uint8)
+    return to_levels(frames)
 
 
 _decode = jax.jit(_decode_uint8, static_argnames=("chunk",))

@@ -19,7 +19,7 @@ import numpy as np
 from jax import Array
 
 from svdjax import checkpoint, cli, initialize, pipeline, sharding
-from svdjax.conditioning import to_signed_unit
+from svdjax.conditioning import to_levels, to_signed_unit
 from svdjax.config import SVDConfig
 from svdjax.errors import InputError
 from svdjax.model import NETWORKS, SVD, leaves
@@ -121,18 +121,17 @@ def tensors_of(given: Options, config: SVDConfig, where: Shardings, name: str) -
     return jax.jit(make, out_shardings=placed)()
 
 
-def validation_of(given: Options, setup: Setup, step: Pretraining) -> Callable[[State, np.ndarray], np.ndarray]:
+def validation_of(given: Options, setup: Setup, step: Pretraining) -> Callable[[State], None]:
     """A held-out clip, encoded and decoded again, or made from its first frame."""
     settings = Settings(num_frames=setup.data.num_frames, steps=given.validate_steps, seed=given.seed)
 
     @jax.jit
     def again(vae: VAE, clip: Array) -> Array:
         mean, _ = vae.encode(to_signed_unit(clip))
-        return vae.decode(mean[None])[0]
+        return to_levels(vae.decode(mean[None])[0])
 
     def reconstruct(state: State, truth: np.ndarray) -> np.ndarray:
-        made = again(step.networks(average_of(state))["vae"], truth)
-        made = np.asarray(jnp.round((made / 2 + 0.5).clip(0, 1) * 255).astype(jnp.uint8))
+        made = np.asarray(again(step.networks(average_of(state))["vae"], truth))
         squared = np.square(made.astype(float) - truth).mean()
         say(f"step {int(state.step)}: {10 * np.log10(255**2 / max(squared, 1e-9)):.1f} dB of the held-out clip")
         return made

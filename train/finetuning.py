@@ -84,10 +84,6 @@ class Finetuning(Step):
         names = finetune.trained_names(start, how.rotation)
         trained = {name: start[name] for name in names}
         self.carried = {name: value for name, value in start.items() if name not in trained}
-        width, height = how.size
-        factor = model.config.vae.down_factor
-        self._image_shape = (height, width, 3)
-        self._latent_shape = (how.num_frames, height // factor, width // factor, model.config.vae.latent_channels)
         self.encoders, self.frozen = (model.image_encoder, model.vae), (model.unet, self.carried)
         super().__init__(mesh, how.batch_size, trained, finetune.optimizer(how.learning_rate))
         self._update = make_update(mesh, how)
@@ -95,8 +91,7 @@ class Finetuning(Step):
     def _examples(self, encoders: Any, arrays: dict[str, Array], step: Array) -> Examples:
         image_encoder, vae = sharding.gathered(encoders, self.mesh)
         how = self.how.noising
-        draws = finetune.draw(self.how.seed, step, jnp.arange(self.how.batch_size), self._image_shape, self._latent_shape, how)
-        draws = jax.lax.with_sharding_constraint(draws, self._rows)
+        draws = self._draws(self.model.config, step)
         if "clips" in arrays:
             return finetune.encode_clips(image_encoder, vae, arrays["clips"], draws, how)
         moments = Moments(arrays["mean"], arrays["logvar"], arrays["image_embeds"])

@@ -128,10 +128,6 @@ class Pretraining(Step):
             name: abstract(NETWORKS[name], getattr(config, name), jnp.dtype(dtype), jnp.float32) for name in STAGES[stage]
         }
         self._optimizer = optimizer(how)
-        width, height = how.size
-        factor = config.vae.down_factor
-        self._image_shape = (height, width, 3)
-        self._latent_shape = (how.num_frames, height // factor, width // factor, config.vae.latent_channels)
         self.encoders = vae
         super().__init__(mesh, how.batch_size, start, self._optimizer)
 
@@ -140,9 +136,8 @@ class Pretraining(Step):
         return {name: fill(network, of_network(tensors, name)) for name, network in self._networks.items()}
 
     def _examples(self, vae: VAE | None, arrays: dict[str, Array], step: Array) -> Any:
-        how, rows = self.how, jnp.arange(self.how.batch_size)
-        draws = finetune.draw(how.seed, step, rows, self._image_shape, self._latent_shape, how.noising)
-        draws = jax.lax.with_sharding_constraint(draws, self._rows)
+        how = self.how
+        draws = self._draws(self.config, step)
         clips = arrays["clips"]
         if vae is None:
             return clips, draws.posterior
@@ -159,13 +154,13 @@ class Pretraining(Step):
             told = jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, row), _DROPOUT)) >= how.dropout
             return Noised(latents, draws.noise, draws.sigma, clip[0], image_latents[0], told.astype(jnp.float32), ids)
 
-        return jax.vmap(one)(clips, draws, rows)
+        return jax.vmap(one)(clips, draws, jnp.arange(self.batch_size))
 
     def _update(self, state: State, *arguments: Any) -> tuple[State, Result]:
         (batch,) = arguments
         sigma = batch.sigma if isinstance(batch, Noised) else jnp.zeros(self.how.batch_size)
-        losses = accumulation.loss_and_gradients(self.losses, state.trained, batch, self.how.accumulate)
-        loss, of_clips, gradients = losses
+        found = accumulation.loss_and_gradients(self.losses, state.trained, batch, self.how.accumulate)
+        loss, of_clips, gradients = found
         return finish(state, loss, of_clips, sigma, gradients, self._optimizer)
 
     def losses(self, trained: Mapping[str, Array], batch: Any) -> Array:

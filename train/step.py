@@ -13,7 +13,8 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from svdjax import compiler, sharding
+from svdjax import compiler, finetune, sharding
+from svdjax.config import SVDConfig
 from svdjax.rematerialise import RunBlock, run_plainly, run_rematerialised
 from train import state as states
 from train.loader import Batch
@@ -44,7 +45,7 @@ def finish(
 
 
 class Step:
-    """What steps of every kind share. A kind sets `encoders` and `frozen`, networks placed by `svdjax.sharding`, and has
+    """What steps of every kind share. A kind sets `how`, `encoders` and `frozen`, networks placed by `svdjax.sharding`, and has
 
     - `_examples(encoders, arrays, step)`: what the update takes, from a batch's arrays on the devices and its number;
     - `_update(state, *frozen, examples)`: the next state and a `Result`.
@@ -58,6 +59,7 @@ class Step:
         optimizer: of these.
     """
 
+    how: Any  # a kind's settings
     encoders: Any = ()
     frozen: tuple[Any, ...] = ()
 
@@ -73,6 +75,14 @@ class Step:
         )
         self._rows = sharding.batch_sharding(mesh)
         self._programs: dict[str, Any] = {}
+
+    def _draws(self, config: SVDConfig, step: Array) -> finetune.Draws:
+        """The random numbers of a step's whole batch, divided as its rows are."""
+        how, factor = self.how, config.vae.down_factor
+        width, height = how.size
+        latents = (how.num_frames, height // factor, width // factor, config.vae.latent_channels)
+        draws = finetune.draw(how.seed, step, jnp.arange(self.batch_size), (height, width, 3), latents, how.noising)
+        return jax.lax.with_sharding_constraint(draws, self._rows)
 
     def _examples(self, encoders: Any, arrays: dict[str, Array], step: Array) -> Any:
         raise NotImplementedError
