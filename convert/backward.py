@@ -14,7 +14,7 @@ from convert.source import open_unet
 from convert.tensors import Weights
 from svdjax.config import UNetConfig
 from svdjax.errors import InputError
-from svdjax.overlay import QUERIES, VALUES, kind_of
+from svdjax.overlay import QUERIES, VALUES, expected_names, kind_of, trained_kinds
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,14 @@ def open_tuned(folder: Path, base: Path | None, config: UNetConfig, rows: Mappin
     """Open the UNets of `--backward` and `--backward-base` and hold their headers against the UNet being converted.
 
     Args:
-        folder, base: a UNet's folder, or one that holds it as `unet/`.
+        folder, base: a UNet's folder, or one that holds it as `unet/`. What was tuned may lack all other tensors.
         config: of the UNet being converted; only its number of frames may differ from theirs.
         rows: its table.
 
     Raises:
         InputError: files that can't be used, or another UNet.
     """
-    weights, json_file = _open(folder, config, rows)
+    weights, json_file = _open(folder, config, rows, trained_alone=True)
     base_weights, base_json = (None, None) if base is None else _open(base, config, rows)
     return Tuned(weights, json_file, base_weights, base_json)
 
@@ -101,12 +101,17 @@ def read_overlay(tuned: Tuned, source: Weights, rows: Mapping[str, mapping.Row],
     return Overlay(values, tuple(_notes(tuned, reference, unused, bool(changed["values"] or queries))))
 
 
-def _open(folder: Path, config: UNetConfig, rows: Mapping[str, mapping.Row]) -> tuple[Weights, Path]:
+def _open(
+    folder: Path, config: UNetConfig, rows: Mapping[str, mapping.Row], trained_alone: bool = False
+) -> tuple[Weights, Path]:
     found, weights, path = open_unet(folder)
     for field in dataclasses.fields(config):
         ours, theirs = getattr(config, field.name), getattr(found, field.name)
         if field.name != "num_frames" and ours != theirs:
             raise InputError(f"{path}: {field.name} is {theirs}, the UNet being converted has {ours}: not the same UNet")
+    given = [leaf for leaf, row in rows.items() if row.torch_name in weights.tensors]
+    if trained_alone and given and all(kind_of(leaf) for leaf in given):
+        rows = {leaf: rows[leaf] for leaf in expected_names(rows, {*VALUES, *trained_kinds(given)})}
     mapping.check("unet", rows, weights.tensors, str(weights.where))
     return weights, path
 

@@ -1,6 +1,6 @@
 """Write the backward UNet of a checkpoint, or all of it, as a diffusers folder, for use in PyTorch.
 
-python -m convert.flax_to_svd MODEL OUT [--whole] [--backward DIR] [--dtype float32|bfloat16|float16] [--overwrite]
+python -m convert.flax_to_svd MODEL OUT [--whole | --only-trained] [--backward DIR] [--dtype DTYPE] [--overwrite]
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class Export:
     model: Path
     out: Path
     whole: bool = False
+    only_trained: bool = False
     backward: Path | None = None
     dtype: str | None = None
     overwrite: bool = False
@@ -85,6 +86,8 @@ def export(job: Export) -> None:
         if tuned is not None:
             networks.append(Network("unet", "unet_backward" if job.whole else "", tuned))
         tables = {name: mapping.table({leaf: value.shape for leaf, value in _shapes(info, name).items()}) for name in NETWORKS}
+        if job.only_trained and tuned is not None:
+            tables["unet"] = {leaf: row for leaf, row in tables["unet"].items() if leaf in tuned.tensors}
         written = np.dtype(dtype).itemsize * sum(row.size for network in networks for row in tables[network.name].values())
         require_space(folder, written, job.out)
         with tqdm(total=written, unit="B", unit_scale=True, disable=None, leave=False) as bar:
@@ -99,7 +102,7 @@ def export(job: Export) -> None:
         print(note)
     count = written // np.dtype(dtype).itemsize
     trained = "no backward weights" if tuned is None else f"with backward weights {', '.join(trained_kinds(tuned.tensors))}"
-    what = "a whole model" if job.whole else "a UNet"
+    what = "a whole model" if job.whole else "what was trained of a UNet," if job.only_trained else "a UNet"
     print(f"{job.out}: {what} of {count:,} parameters in {dtype}, {written / 2**30:.2f} GiB, {trained}")
 
 
@@ -121,7 +124,8 @@ def _write_network(
     tuned = network.tuned
 
     def converted() -> Iterator[np.ndarray]:
-        for leaf, own in stream_tree(job.model / network.name, _shapes(info, network.name), AT_ONCE):
+        expected = {leaf: shape for leaf, shape in _shapes(info, network.name).items() if leaf in rows}
+        for leaf, own in stream_tree(job.model / network.name, expected, AT_ONCE, partial=job.only_trained):
             value = rows[leaf].layout.to_torch(own if tuned is None else tuned.of(leaf, own))
             yield cast_finite(value, dtype, f"{job.model}: {leaf}")
             advance(value.size * np.dtype(dtype).itemsize)
@@ -165,8 +169,14 @@ def command(argv: list[str] | None) -> None:
     )
     parser.add_argument("model", type=Path, metavar="MODEL", help="a checkpoint made by python -m convert.svd_to_flax")
     parser.add_argument("out", type=Path, metavar="OUT", help="the UNet's folder to write, a new one, or that of all of them")
-    parser.add_argument(
+    parts = parser.add_mutually_exclusive_group()
+    parts.add_argument(
         "--whole", action="store_true", help="write unet/, vae/, image_encoder/, scheduler/ and, tuned, unet_backward/"
+    )
+    parts.add_argument(
+        "--only-trained",
+        action="store_true",
+        help="write the backward tensors alone: small, read by convert.svd_to_flax --backward",
     )
     parser.add_argument(
         "--backward", type=Path, metavar="DIR", help="backward weights of python -m train.backward instead of MODEL's own"

@@ -65,13 +65,13 @@ def check(argv: list[str] | None) -> Request:
     if args.clips_per_image < 1:
         raise InputError(f"--clips-per-image is {args.clips_per_image}, expected at least 1")
     options.check_decode_chunk(args)
-    info = options.require_model(args)
+    info, note = options.find_model(args)
     by_seed = [options.sampling_settings(args, info.config, seed=args.seed + k) for k in range(args.clips_per_image)]
     out = Path(args.out)
     if not out.is_dir():
         video.plan_output(f"{out}{os.sep}", fps=args.fps)  # where it can be made
     names: dict[str, str] = {}
-    clips, notes = [], []
+    clips, notes = [], [note]
     for path in args.images:
         stem = Path(path).stem
         if stem in names:
@@ -86,7 +86,7 @@ def check(argv: list[str] | None) -> Request:
             metadata = {
                 "software": "svdjax",
                 "image": Path(path).name,
-                "model": args.model.name,
+                "model": options.model_name(args.model),
                 "fit": args.fit,
                 "size": f"{size[0]}x{size[1]}",
                 "decode_chunk": str(args.decode_chunk or "all"),

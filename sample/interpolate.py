@@ -11,14 +11,18 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from PIL import Image
 
-from sample import options, running
+from sample import options, pairs, running, sheet
 from svdjax import checkpoint, cli, compilation_cache, delta, draws, fit, images, methods, pipeline, video
 from svdjax.config import SVDConfig
 from svdjax.errors import InputError
-from svdjax.settings import FUSIONS, Settings
+from svdjax.settings import Settings
 
 DEFAULT_OUT = "inbetween.mp4"
+DEMO_OUT, DEMO_SHEET = "svdjax-demo.mp4", "svdjax-demo.png"  # names that nobody else has: a later demo replaces them
+DEMO_NUMBER = 3  # of the clip of the embedded world whose keyframes the demo takes
+DEMO_SCALE = 6  # times that its 64x64 pixels are enlarged in the video
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class Request:
     dtype: str | None
     noise: draws.Draws | None
     save_latents: Path | None
+    sheet: Path | None
+    scale: int
     metadata: dict[str, str]
 
 
@@ -43,18 +49,15 @@ def parser() -> cli.Parser:
     """The command's options; defaults of the sampler are those of `Settings`."""
     p = cli.Parser(prog="python -m sample.interpolate", description="The video between two or more keyframes.")
     p.add_argument("keyframes", nargs="*", metavar="KEYFRAME", help="image files, in time order; at least two")
-    p.add_argument("--demo", action="store_true", help="run the embedded model on its own keyframes")
+    p.add_argument("--demo", action="store_true", help="the embedded model on keyframes that it never saw")
     options.add_model(p)
     p.add_argument("--backward", type=Path, metavar="DIR", help="backward weights to use instead of the checkpoint's own")
     p.add_argument("--method", choices=methods.METHODS, default="dual", help="; ".join(map(": ".join, methods.METHODS.items())))
-    p.add_argument("-o", "--out", default=DEFAULT_OUT, help=".mp4, .gif, .webp, or a folder of PNGs (%(default)s)")
+    p.add_argument("-o", "--out", help=f".mp4, .gif, .webp, or a folder of PNGs ({DEFAULT_OUT})")
+    p.add_argument("--sheet", type=Path, metavar="FILE.png", help="also write keyframes, frames and a cross-fade side by side")
     p.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     options.add_sampling(p, steps=Settings.steps)
-    p.add_argument("--fusion", choices=FUSIONS, default=Settings.fusion, help="how the directions are fused (%(default)s)")
-    p.add_argument("--recurrence", type=int, default=Settings.recurrence, help="redo each early step so often (%(default)s)")
-    p.add_argument(
-        "--recurrence-ratio", type=float, default=Settings.recurrence_ratio, help="share of the steps redone (%(default)s)"
-    )
+    options.add_recurrence(p)
     p.add_argument("--noise", type=Path, metavar="FILE.npz", help="random draws to use instead of the seed's")
     p.add_argument("--save-latents", type=Path, metavar="FILE.npz", help="also write the sampler's final latents")
     return p
@@ -63,30 +66,41 @@ def parser() -> cli.Parser:
 def check(argv: list[str] | None) -> Request:
     """Parse and check the command line, read the keyframes; nothing long, nothing written."""
     args = parser().parse_args(argv)
-    if args.demo:
-        raise InputError("--demo: no model is embedded yet; convert one and give --model (see README)")
+    if args.demo and (args.keyframes or args.model or args.backward):
+        raise InputError("--demo is the embedded model on keyframes of its own: leave out keyframes, --model and --backward")
     options.check_decode_chunk(args)
-    if len(args.keyframes) < 2:
-        raise InputError(f"{len(args.keyframes)} keyframes given, expected at least two image files")
-    info = options.require_model(args)
+    if not args.demo and len(args.keyframes) < 2:
+        raise InputError(f"{len(args.keyframes)} keyframes given, expected at least two image files (or --demo)")
+    overwrite = args.overwrite
+    if args.demo and args.out is None:
+        args.out, overwrite = DEMO_OUT, True
+        args.sheet = args.sheet or Path(DEMO_SHEET)
+    out = args.out or DEFAULT_OUT
+    info, model_note = options.find_model(args, args.method)
     config = info.config
     tuned = info.backward if args.backward is None else delta.read_backward_info(args.backward)
     try:
         methods.check(args.method, tuned["trained"] if tuned else None)
     except InputError as e:
         raise InputError(f"{args.backward or args.model}: {e}") from None
-    settings = options.sampling_settings(
-        args, config, fusion=args.fusion, recurrence=args.recurrence, recurrence_ratio=args.recurrence_ratio
-    )
-    loaded, notes = images.load_keyframes(args.keyframes)
+    settings = options.sampling_settings(args, config, **options.recurrence_settings(args))
+    if args.demo:
+        truth = pairs.of_world(1, DEMO_NUMBER)[0].truth
+        args.keyframes, loaded, notes = ["first", "last"], [truth[0], truth[-1]], []
+    else:
+        loaded, notes = images.load_keyframes(args.keyframes)
+    notes.insert(0, model_note)
     size = options.video_size(args, loaded[0].shape, config)
     if args.backward is not None:
         notes.append(delta.transfer_note(args.backward, info.sources))
     for path, image in zip(args.keyframes, loaded, strict=True):
         notes.append(fit.describe_fit(Path(path).name, image.shape, size, args.fit))
-    output = video.plan_output(args.out, args.overwrite, size, settings.fps)
+    scale = DEMO_SCALE if args.demo else 1
+    output = video.plan_output(out, overwrite, (size[0] * scale, size[1] * scale), settings.fps)
+    if args.sheet is not None:
+        check_side_file("--sheet", args.sheet, ".png", overwrite)
     if args.save_latents is not None:
-        check_latents_path(args.save_latents, args.overwrite)
+        check_side_file("--save-latents", args.save_latents, ".npz", args.overwrite)
     noise = None
     if args.noise is not None:
         width, height = size
@@ -99,7 +113,7 @@ def check(argv: list[str] | None) -> Request:
     metadata = {
         "software": "svdjax",
         "keyframes": " ".join(Path(k).name for k in args.keyframes),
-        "model": args.model.name,
+        "model": options.model_name(args.model),
         "backward": "the model's own" if args.backward is None else "/".join(args.backward.resolve().parts[-2:]),
         "method": args.method,
         "fit": args.fit,
@@ -119,17 +133,20 @@ def check(argv: list[str] | None) -> Request:
         args.dtype,
         noise,
         args.save_latents,
+        args.sheet,
+        scale,
         metadata,
     )
 
 
-def check_latents_path(path: Path, overwrite: bool) -> None:
-    if path.suffix != ".npz":
-        raise InputError(f"--save-latents {path}: expected a file name ending in .npz")
+def check_side_file(option: str, path: Path, ending: str, overwrite: bool) -> None:
+    """Refuse the path of a file beside the video that can't be written, or may not be replaced."""
+    if path.suffix != ending:
+        raise InputError(f"{option} {path}: expected a file name ending in {ending}")
     if not path.parent.is_dir():
-        raise InputError(f"--save-latents {path}: there is no folder {path.parent}")
+        raise InputError(f"{option} {path}: there is no folder {path.parent}")
     if path.is_dir() or (path.exists() and not overwrite):
-        raise InputError(f"--save-latents {path}: exists already (--overwrite replaces a file)")
+        raise InputError(f"{option} {path}: exists already (--overwrite replaces a file)")
 
 
 def write_latents(path: Path, latents: np.ndarray) -> None:
@@ -168,9 +185,22 @@ def generate(request: Request) -> None:
     if request.save_latents is not None:
         write_latents(request.save_latents, latents[0] if len(pairs) == 1 else np.stack(latents))
     movie = np.concatenate(frames)
-    path = video.write_video(request.output, movie, settings.fps, request.metadata)
+    if request.sheet is not None:
+        sheet.save(contact_sheet(request.keyframes, movie), request.sheet)
+        print(f"wrote {request.sheet.absolute()}: the keyframes, the frames, and a cross-fade under them")
+    large = movie.repeat(request.scale, 1).repeat(request.scale, 2)
+    path = video.write_video(request.output, large, settings.fps, request.metadata)
     seconds = time.monotonic() - started
     print(f"wrote {path}: {len(movie)} frames, {len(movie) / settings.fps:.1f} s of video, in {seconds:.0f} s")
+
+
+def contact_sheet(keyframes: list[np.ndarray], movie: np.ndarray) -> Image.Image:
+    """Keyframes where they belong in time, the frames, and what a cross-fade would make."""
+    between = (len(movie) - 1) // (len(keyframes) - 1)
+    given = np.full_like(movie, 255)
+    given[::between] = keyframes
+    fades = [sheet.cross_fade(a, b, between + 1)[bool(i) :] for i, (a, b) in enumerate(itertools.pairwise(keyframes))]
+    return sheet.draw([("keyframes", given), ("svdjax", movie), ("cross-fade", np.concatenate(fades))])
 
 
 def command(argv: list[str] | None) -> None:

@@ -6,14 +6,17 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from convert import embedded
 from svdjax import checkpoint, cli, fit
 from svdjax.config import SVDConfig
 from svdjax.errors import InputError
-from svdjax.settings import Settings
+from svdjax.settings import FUSIONS, Settings
 
 
 def add_model(p: cli.Parser) -> None:
-    p.add_argument("--model", type=Path, metavar="DIR", help="a checkpoint made by python -m convert.svd_to_flax")
+    p.add_argument(
+        "--model", type=Path, metavar="DIR", help="a checkpoint made by python -m convert.svd_to_flax (the embedded toy model)"
+    )
 
 
 def add_sampling(p: cli.Parser, *, steps: int) -> None:
@@ -47,11 +50,42 @@ def add_sampling(p: cli.Parser, *, steps: int) -> None:
     )
 
 
-def require_model(args: argparse.Namespace) -> checkpoint.Info:
-    """What the checkpoint of `--model` says of itself."""
-    if args.model is None:
-        raise InputError("--model is missing: a checkpoint made by python -m convert.svd_to_flax")
-    return checkpoint.read_info(args.model)
+def add_recurrence(p: cli.Parser) -> None:
+    """The options of both directions together."""
+    p.add_argument("--fusion", choices=FUSIONS, default=Settings.fusion, help="how the directions are fused (%(default)s)")
+    p.add_argument("--recurrence", type=int, default=Settings.recurrence, help="redo each early step so often (%(default)s)")
+    p.add_argument(
+        "--recurrence-ratio", type=float, default=Settings.recurrence_ratio, help="share of the steps redone (%(default)s)"
+    )
+
+
+def recurrence_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of `Settings` that the options of `add_recurrence` ask for."""
+    return {"fusion": args.fusion, "recurrence": args.recurrence, "recurrence_ratio": args.recurrence_ratio}
+
+
+def find_model(args: argparse.Namespace, method: str = "dual") -> tuple[checkpoint.Info, str | None]:
+    """What the checkpoint of `--model` says of itself, and a note; without the option it becomes the embedded model's.
+
+    Args:
+        args: of `add_model`; `args.model` is set.
+        method: a key of `svdjax.methods.METHODS`, whose backward weights an embedded model shall have.
+    """
+    if args.model is not None:
+        return checkpoint.read_info(args.model), None
+    args.model = embedded.checkpoint(method)
+    info = checkpoint.read_info(args.model)
+    width, height = info.config.default_size
+    return info, (
+        f"no --model: this is the embedded toy model ({info.config.unet.num_frames} frames of {width}x{height}, trained on "
+        "darts, cars and fish). It shows the method; for real videos convert Stable Video Diffusion: "
+        "python -m convert.svd_to_flax SOURCE svd-xt (see README), then --model svd-xt"
+    )
+
+
+def model_name(path: Path) -> str:
+    """What a video's metadata call a model."""
+    return embedded.NAME if embedded.is_embedded(path) else path.name
 
 
 def check_decode_chunk(args: argparse.Namespace) -> None:

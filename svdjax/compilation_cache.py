@@ -8,15 +8,19 @@ from pathlib import Path
 import jax
 
 
+def user_folder() -> Path:
+    """Where what can be made again is kept: `svdjax` under `XDG_CACHE_HOME` (`~/.cache`)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "svdjax"
+
+
 def enable() -> Path | None:
     """Keep compiled programs between runs. Returns the folder, or None where it can't be made.
 
-    `JAX_COMPILATION_CACHE_DIR`, JAX's own variable, is left alone if set; otherwise `svdjax` under `XDG_CACHE_HOME`
-    (`~/.cache`).
+    `JAX_COMPILATION_CACHE_DIR`, JAX's own variable, is left alone if set; otherwise it is `user_folder()`.
     """
     if jax.config.jax_compilation_cache_dir:
         return Path(jax.config.jax_compilation_cache_dir)
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "svdjax"
+    folder = user_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:

@@ -78,15 +78,17 @@ def _even_convolution(x: Array, kernel: Array, pads: tuple[tuple[int, int], ...]
 
 def _even_convolution_bwd(pads: Any, kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = kept
-    _, of_image = jax.vjp(lambda x: jax.lax.conv_general_dilated(x, kernel, (1, 1), pads, dimension_numbers=_NHWC), x)
     rows, columns = gradient.shape[1:3]
     padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     flat = gradient.reshape(-1, gradient.shape[-1])
-    taps = [
-        [padded[:, i : i + rows, j : j + columns].reshape(-1, x.shape[-1]).T @ flat for j in range(kernel.shape[1])]
-        for i in range(kernel.shape[0])
-    ]
-    return *of_image(gradient), jnp.stack([jnp.stack(row) for row in taps])
+    of_padded, of_kernel = jnp.zeros_like(padded), []
+    for i, j in itertools.product(range(kernel.shape[0]), range(kernel.shape[1])):
+        tap = (slice(None), slice(i, i + rows), slice(j, j + columns))
+        of_padded = of_padded.at[tap].add((flat @ kernel[i, j].T).reshape(*gradient.shape[:3], -1))
+        of_kernel.append(padded[tap].reshape(-1, x.shape[-1]).T @ flat)
+    (top, _), (left, _) = pads
+    of_image = of_padded[:, top : top + x.shape[1], left : left + x.shape[2]]
+    return of_image, jnp.stack(of_kernel).reshape(kernel.shape)
 
 
 _even_convolution.defvjp(lambda x, kernel, pads: (_even_convolution(x, kernel, pads), (x, kernel)), _even_convolution_bwd)

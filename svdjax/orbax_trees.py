@@ -89,18 +89,21 @@ def restore_tree(
     return _restore(path, target)
 
 
-def stream_tree(path: Path, expected: Mapping[str, jax.ShapeDtypeStruct], at_once: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Read all arrays of a tree as numpy arrays, a group at a time.
+def stream_tree(
+    path: Path, expected: Mapping[str, jax.ShapeDtypeStruct], at_once: int, *, partial: bool = False
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Read the arrays of a tree as numpy arrays, a group at a time.
 
     Args:
         path: its folder.
         expected: their names and shapes, which must be the tree's, and the dtypes they are cast to; in the order wanted.
         at_once: bytes of a group, at most, unless one array alone is larger.
+        partial: as of `restore_tree`.
 
     Raises:
         InputError: as `restore_tree`.
     """
-    _check_shapes(path, expected, partial=False)
+    _check_shapes(path, expected, partial)
     groups: list[dict[str, jax.ShapeDtypeStruct]] = [{}]
     room = at_once
     for name, value in expected.items():

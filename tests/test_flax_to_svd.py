@@ -14,6 +14,7 @@ import pytest
 import svd_folders
 import torch
 from diffusers import EulerDiscreteScheduler, StableVideoDiffusionPipeline, UNetSpatioTemporalConditionModel
+from safetensors.numpy import save_file
 from svd_folders import converted, tensors, weights_file
 
 from convert import flax_to_svd, svd_to_flax
@@ -21,7 +22,8 @@ from convert.flax_to_svd import main
 from convert.pytorch_json import unet_json
 from svdjax.checkpoint import read_info
 from svdjax.config import UNetConfig, from_pytorch
-from svdjax.delta import save_backward
+from svdjax.delta import base_tensors, save_backward
+from svdjax.overlay import QUERIES, VALUES
 
 pytestmark = pytest.mark.usefixtures("quick_shapes")
 
@@ -109,14 +111,39 @@ def test_converting_it_again_gives_the_same_overlay(model, source, delta, tmp_pa
     assert_same(converted(tmp_path / "again", "backward"), {n: v.astype(dtype).astype(np.float32) for n, v in expected.items()})
 
 
+@pytest.mark.parametrize("queries", [False, True])
+def test_what_was_trained_alone(model, source, base, tmp_path, queries):
+    """A small file, which the converter takes for the backward weights."""
+    kinds = VALUES + QUERIES if queries else VALUES
+    start = base_tensors(model, kinds)
+    save_backward(tmp_path / "delta", svd_folders.trained(start, kinds), start, {"sources": read_info(model).sources})
+    assert main([str(model), str(tmp_path / "small"), "--only-trained", "--backward", str(tmp_path / "delta")]) == 0
+    found = tensors(tmp_path / "small" / FILE)
+    assert all(".temporal_transformer_blocks.0.attn1." in name for name in found)
+    assert len(found) == len(start)
+    assert svd_to_flax.main([str(source), str(tmp_path / "again"), "--backward", str(tmp_path / "small")]) == 0
+    assert main([str(model), str(tmp_path / "unet"), "--backward", str(tmp_path / "delta")]) == 0
+    assert svd_to_flax.main([str(source), str(tmp_path / "whole"), "--backward", str(tmp_path / "unet")]) == 0
+    assert_same(converted(tmp_path / "again", "backward"), converted(tmp_path / "whole", "backward"))
+
+
+def test_what_was_trained_must_be_all_of_it(source, tuned, tmp_path, capsys):
+    """A file of one tensor of the temporal attentions is neither a UNet nor what was trained of one."""
+    shutil.copytree(tuned, tmp_path / "part")
+    save_file({TO_V: tensors(tuned / FILE)[TO_V]}, tmp_path / "part" / FILE)
+    assert svd_to_flax.main([str(source), str(tmp_path / "out"), "--backward", str(tmp_path / "part")]) == 2
+    assert f"{tmp_path / 'part' / FILE}: lacks " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_tensors_are_read_a_few_at_a_time(model, tuned, tmp_path, monkeypatch):
     groups = []
     whole = flax_to_svd.stream_tree
 
-    def stream_tree(path, expected, at_once):
+    def stream_tree(path, expected, at_once, **options):
         assert at_once == flax_to_svd.AT_ONCE
         groups.append(path.name)
-        return whole(path, expected, 20_000)
+        return whole(path, expected, 20_000, **options)
 
     monkeypatch.setattr(flax_to_svd, "stream_tree", stream_tree)
     assert main([str(model), str(tmp_path / "unet")]) == 0

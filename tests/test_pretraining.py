@@ -9,7 +9,7 @@ import svd_folders
 import training
 
 from svdjax import autoencoding, edm
-from svdjax.autoencoding import Autoencoding, reconstruct
+from svdjax.autoencoding import Autoencoding, crop, reconstruct
 from svdjax.clip import CLIPVision
 from svdjax.conditioning import embed_images
 from svdjax.config import CLIPConfig, UNetConfig
@@ -73,6 +73,36 @@ def test_the_posterior_is_sampled(clips):
     noise = np.ones_like(clips)
     found = reconstruct(Blurred(0.0, np.log(0.01)), clips, noise, NO_TERMS)
     np.testing.assert_allclose(found.loss, 0.1, rtol=1e-4)
+
+
+def test_latents_of_a_frozen_encoder_are_given(clips):
+    """Nothing is asked of them, neither by the error nor by the divergence."""
+
+    class Shifted(Blurred):
+        def encode(self, images):
+            return images + self.error, jnp.zeros_like(images)
+
+        def decode(self, latents):
+            return 2 * latents
+
+    def loss(error, freeze):
+        return reconstruct(Shifted(error), clips, np.zeros_like(clips), Autoencoding(freeze_encoder=freeze)).loss.sum()
+
+    assert abs(jax.grad(loss)(0.1, False)) > 0.1
+    assert jax.grad(loss)(0.1, True) == 0
+
+
+def test_crops_follow_what_moves(clips):
+    """The square moves over the upper half: most crops are of it, a few are not; the same part of every frame."""
+    crops = jax.vmap(crop, (None, 0, None))(clips[0], jax.random.split(jax.random.key(0), 200), 8)
+    assert crops.shape == (200, 4, 8, 8, 3)
+    seen = np.asarray((crops > 0).any((1, 2, 3, 4)))
+    assert 0.8 < seen.mean() < 1
+    positions = clips[0].copy()
+    positions[..., 0] = np.arange(16)[:, None] / 100
+    taken = np.asarray(crop(jnp.asarray(positions), jax.random.key(1), 8))
+    assert (taken[..., 0] == taken[:1, :, :1, 0]).all()
+    np.testing.assert_allclose(np.diff(taken[0, :, 0, 0]), 0.01, atol=1e-6)
 
 
 @pytest.fixture(scope="module")

@@ -94,6 +94,18 @@ def test_resumed(made, training_model, training_clips, tmp_path, capsys):
     assert "is of a run with --steps 4, not --steps 5" in one_line(capsys.readouterr().err)
 
 
+def test_the_decoder_alone(made, training_clips, tmp_path):
+    """On crops, from a VAE that is there: its encoder and the latents' scale stay."""
+    model = made / "vae" / "model"
+    options = {"crop": 16, "steps": 2, "hold_out": 1}
+    assert train("vae", model, training_clips, tmp_path / "run", "--freeze-encoder", **options) == 0
+    before, after = svdjax.load(model), svdjax.load(tmp_path / "run" / "model")
+    assert after.config.vae.scaling_factor == before.config.vae.scaling_factor
+    for name, value in leaves(before.vae).items():
+        same = bool((leaves(after.vae)[name] == value).all())
+        assert same is not name.startswith("decoder."), name
+
+
 REFUSED = {
     "no VAE": (["unet", "--data", "world"], "unet without --model: "),
     "two beginnings": (["vae", "--data", "world", "--model", "m", "--preset", "tiny"], "--model and --preset both"),
@@ -102,12 +114,17 @@ REFUSED = {
     "sigma": (["vae", "--data", "world", "--log-sigma", "0", "0"], "--log-sigma is 0 0, expected a number and a positive one"),
     "warm-up": (["vae", "--data", "world", "--warmup", "-1"], "--warmup is -1, expected at least 0"),
     "too long": (["vae", "--data", "world", "--num-frames", "9"], "--num-frames 9 at --stride 1 takes 9 frames"),
+    "a crop of another stage": (["unet", "--data", "world", "--model", "MODEL", "--crop", "16"], "--crop 16 with unet"),
+    "a crop of no latents": (["vae", "--data", "world", "--crop", "20"], "--crop is 20, expected a multiple of 8 from 16 to"),
+    "a crop beyond the clips": (["vae", "--data", "world", "--crop", "72"], "from 16 to the clips' 64"),
+    "nothing to freeze": (["vae", "--data", "world", "--freeze-encoder"], "--freeze-encoder: expected it with vae and --model"),
     "size": (["vae", "--data", "world", "--size", "60x60"], "60x60"),
 }
 
 
 @pytest.mark.parametrize(("words", "said"), REFUSED.values(), ids=REFUSED)
-def test_refused(words, said, tmp_path, capsys):
+def test_refused(words, said, tmp_path, capsys, training_model):
+    words = [str(training_model) if word == "MODEL" else word for word in words]
     assert base.main([*words, "--out", str(tmp_path / "run")]) == 2
     assert said in one_line(capsys.readouterr().err)
     assert not (tmp_path / "run").exists()

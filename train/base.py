@@ -19,6 +19,7 @@ import numpy as np
 from jax import Array
 
 from svdjax import checkpoint, cli, initialize, pipeline, sharding
+from svdjax.autoencoding import Autoencoding
 from svdjax.conditioning import to_levels, to_signed_unit
 from svdjax.config import SVDConfig
 from svdjax.errors import InputError
@@ -27,7 +28,7 @@ from svdjax.orbax_trees import Shardings, restore_tree
 from svdjax.presets import PRESETS
 from svdjax.settings import Settings
 from svdjax.vae import VAE
-from train import base_options, course, hosts, validation
+from train import base_options, beginning, course, hosts, validation
 from train.base_options import Options
 from train.course import Setup, Work
 from train.finetuning import Noising
@@ -52,6 +53,7 @@ def train(given: Options) -> None:
     config = PRESETS[given.preset or "tiny"] if info is None else info.config
     setup = course.set_up(given, config)
     config = fitted(config, setup)
+    check_stage(given, config, setup)
     begun = given.preset or "tiny" if info is None else fingerprint([info.sources, info.config.to_json()])
     settings = {
         "stage": given.stage,
@@ -62,6 +64,8 @@ def train(given: Options) -> None:
         "--average": given.average,
         "--dropout": given.dropout,
         "--log-sigma": list(given.log_sigma),
+        "--crop": given.crop,
+        "--freeze-encoder": given.freeze_encoder,
     }
     sources = {} if info is None else info.sources
     course.carry_out(given, setup, settings, lambda order: build(given, config, setup, order), {"sources": sources})
@@ -77,6 +81,21 @@ def fitted(config: SVDConfig, setup: Setup) -> SVDConfig:
     return dataclasses.replace(config, unet=unet)
 
 
+def check_stage(given: Options, config: SVDConfig, setup: Setup) -> None:
+    """Raises `InputError` for options of another stage, and for a crop that the VAE or the clips can't have."""
+    if given.freeze_encoder and (given.stage != "vae" or given.model is None):
+        raise InputError("--freeze-encoder: expected it with vae and --model, whose encoder is kept")
+    if given.crop is None:
+        return
+    if given.stage != "vae":
+        raise InputError(
+            f"--crop {given.crop} with {given.stage}: expected it with vae, which alone is trained on parts of frames"
+        )
+    factor, smallest = config.vae.down_factor, min(setup.data.size)
+    if given.crop % factor or not 2 * factor <= given.crop <= smallest:
+        raise InputError(f"--crop is {given.crop}, expected a multiple of {factor} from {2 * factor} to the clips' {smallest}")
+
+
 def build(given: Options, config: SVDConfig, setup: Setup, order: Order) -> Work:
     """Make or load what is trained, and the step."""
     how = How(
@@ -89,9 +108,11 @@ def build(given: Options, config: SVDConfig, setup: Setup, order: Order) -> Work
         given.warmup,
         given.average,
         given.dropout,
+        given.crop,
         given.accumulate,
         not given.no_remat,
         Noising(*given.log_sigma),
+        Autoencoding(freeze_encoder=given.freeze_encoder),
     )
     where = sharding.shardings(setup.devices)
     begin = functools.partial(tensors_of, given, config, where)
@@ -115,7 +136,7 @@ def tensors_of(given: Options, config: SVDConfig, where: Shardings, name: str) -
     seed = (given.seed * len(NETWORKS) + list(NETWORKS).index(name)) % 2**32
 
     def make() -> dict[str, Array]:
-        return leaves(initialize.random(cls, shapes, jnp.float32, seed=seed))
+        return beginning.begin(name, leaves(initialize.random(cls, shapes, jnp.float32, seed=seed)))
 
     placed = {leaf: where(f"{name}.{leaf}", value.shape) for leaf, value in jax.eval_shape(make).items()}
     return jax.jit(make, out_shardings=placed)()
@@ -156,7 +177,7 @@ def export(
     """Write `OUT/model`: the trained networks' mean, the others as they were."""
     trained = step.whole(average_of(state))
     config = step.config
-    if given.stage == "vae":
+    if given.stage == "vae" and not given.freeze_encoder:
         scale = latents_scale(setup, order, step.networks(average_of(state))["vae"])
         config = dataclasses.replace(config, vae=dataclasses.replace(config.vae, scaling_factor=scale))
     networks: dict[str, Mapping[str, Any]] = {}

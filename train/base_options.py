@@ -25,6 +25,8 @@ class Options(options.Options):
     average: float
     dropout: float
     log_sigma: tuple[float, float]
+    crop: int | None
+    freeze_encoder: bool
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,7 +59,7 @@ def parse(argv: list[str] | None) -> Options:
         "--model", type=Path, metavar="DIR", help="a checkpoint to begin with, such as the OUT/model of the VAE's run"
     )
     p.add_argument("--preset", choices=PRESETS, help="shapes of a model to begin with at random (None: tiny, or --model's)")
-    how = options.add(p, steps=10_000, learning_rate=1e-3, rate="which rises at first and then falls to 0 as a cosine")[
+    how = options.add(p, steps=10_000, learning_rate=3e-3, rate="which rises at first and then falls to 0 as a cosine")[
         "training"
     ]
     how.add_argument("--warmup", type=int, default=200, metavar="N", help="steps until the learning rate is reached")
@@ -72,6 +74,12 @@ def parse(argv: list[str] | None) -> Options:
         default=(0.7, 1.6),
         metavar=("MEAN", "STD"),
         help="ln sigma is normal with these (unet)",
+    )
+    how.add_argument(
+        "--crop", type=int, metavar="PIXELS", help="train on squares of this side where the clip moves (vae; None: whole clips)"
+    )
+    how.add_argument(
+        "--freeze-encoder", action="store_true", help="finish the decoder alone; latents, and UNets that make them, stay (vae)"
     )
     given = vars(p.parse_args(argv))
     return Options(**{**given, "log_sigma": tuple(given["log_sigma"])})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,7 +16,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from svdjax import accumulation, finetune, sharding
-from svdjax.autoencoding import Autoencoding, reconstruct
+from svdjax.autoencoding import Autoencoding, crop, reconstruct
 from svdjax.clip import CLIPVision
 from svdjax.conditioning import added_time_ids, to_signed_unit
 from svdjax.config import SVDConfig
@@ -29,7 +31,8 @@ from train.state import State
 from train.step import Step, finish, run_blocks
 
 STAGES = {"vae": ("vae",), "unet": ("unet", "image_encoder")}  # which networks each trains
-_DROPOUT = 100  # tells this draw from those of `svdjax.finetune.draw`
+_SMALL = 32  # inputs or outputs of a kernel that is no matrix to Muon
+_DROPOUT, _CROP = 100, 101  # tell these draws from those of `svdjax.finetune.draw`
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,11 @@ class How:
         size: (width, height) of a clip in pixels.
         steps: of the whole run, at whose end the learning rate is zero.
         seed: of sigmas and noises.
-        learning_rate: of AdamW, at its highest.
+        learning_rate: of Muon and AdamW, at its highest.
         warmup: steps until it is.
         average: decay of the mean of the weights, which is what is kept.
         dropout: share of clips that aren't told their first frame.
+        crop: side of the square of each clip that the VAE is trained on, in pixels; None is the whole clip.
         accumulate: parts that a step is done in.
         remat: whether activations are computed again instead of kept.
         noising: levels, and what the UNet is told.
@@ -57,10 +61,11 @@ class How:
     size: tuple[int, int]
     steps: int
     seed: int = 0
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     warmup: int = 200
     average: float = 0.999
     dropout: float = 0.1
+    crop: int | None = None
     accumulate: int = 1
     remat: bool = True
     noising: Noising = dataclasses.field(default_factory=Noising)
@@ -90,11 +95,36 @@ def averaged(decay: float) -> optax.GradientTransformation:
 
 
 def optimizer(how: How) -> optax.GradientTransformation:
-    """Gradients clipped to a global norm of 1, AdamW whose rate rises and then falls as a cosine, the mean of the weights."""
+    """Gradients clipped to a global norm of 1, Muon whose rate rises and then falls as a cosine, the mean of the weights.
+
+    Muon takes the kernels, as matrices of inputs by outputs, AdamW all else; updates of both are of the size of AdamW's
+    (Liu et al. 2025, "Muon is scalable for LLM training", section 2.2).
+    """
     warmup = min(how.warmup, how.steps // 2)
     rate = optax.warmup_cosine_decay_schedule(0, how.learning_rate, warmup, how.steps)
-    adamw = optax.adamw(rate, b1=0.9, b2=0.99, weight_decay=1e-2)
-    return optax.chain(optax.clip_by_global_norm(1.0), adamw, averaged(how.average))
+    muon = optax.contrib.muon(
+        rate, weight_decay=1e-2, adam_b2=0.99, consistent_rms=0.2, muon_weight_dimension_numbers=_matrices
+    )
+    frozen = optax.masked(optax.set_to_zero(), functools.partial(_frozen, how=how))  # weight decay would change them too
+    return optax.chain(optax.clip_by_global_norm(1.0), muon, frozen, averaged(how.average))
+
+
+def _frozen(trained: Any, how: How) -> Any:
+    """Which tensors stay as they are."""
+    freeze = how.autoencoding.freeze_encoder
+    return {name: freeze and not name.startswith("vae.decoder.") for name in trained}
+
+
+def _matrices(trained: Any) -> Any:
+    """Which tensors are matrices to Muon, and which of their axes are inputs; pictures' and latents' own layers are not."""
+
+    def of(path: tuple[Any, ...], x: Array) -> optax.contrib.MuonDimensionNumbers | None:
+        inputs = tuple(range(x.ndim - 1))
+        large = x.ndim > 1 and min(x.shape[-1], math.prod(x.shape[:-1])) > _SMALL
+        kernel = path[-1].key.endswith(".kernel")
+        return optax.contrib.MuonDimensionNumbers(inputs, (x.ndim - 1,)) if large and kernel else None
+
+    return jax.tree.map_with_path(of, trained)
 
 
 def average_of(state: State) -> dict[str, Array]:
@@ -139,13 +169,18 @@ class Pretraining(Step):
         how = self.how
         draws = self._draws(self.config, step)
         clips = arrays["clips"]
+        key = jax.random.fold_in(jax.random.key(how.seed), step)
+        rows = jnp.arange(self.batch_size)
         if vae is None:
-            return clips, draws.posterior
+            if how.crop is None:
+                return clips, draws.posterior
+            side = how.crop // self.config.vae.down_factor
+            keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, row), _CROP))(rows)
+            return jax.vmap(crop, (0, 0, None))(clips, keys, how.crop), draws.posterior[:, :, :side, :side]
         vae = sharding.gathered(vae, self.mesh)
         scale = self.config.vae.scaling_factor
         strength = how.noising.noise_aug_strength
         ids = added_time_ids(how.noising.fps, how.noising.motion_bucket_id, strength)
-        key = jax.random.fold_in(jax.random.key(how.seed), step)
 
         def one(clip: Array, draws: finetune.Draws, row: Array) -> Noised:
             mean, logvar = vae.encode(to_signed_unit(clip))
@@ -154,7 +189,7 @@ class Pretraining(Step):
             told = jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, row), _DROPOUT)) >= how.dropout
             return Noised(latents, draws.noise, draws.sigma, clip[0], image_latents[0], told.astype(jnp.float32), ids)
 
-        return jax.vmap(one)(clips, draws, jnp.arange(self.batch_size))
+        return jax.vmap(one)(clips, draws, rows)
 
     def _update(self, state: State, *arguments: Any) -> tuple[State, Result]:
         (batch,) = arguments

@@ -1,0 +1,138 @@
+"""The options of `sample.evaluate`, and what is checked of them before anything long."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convert import embedded
+from sample import options, pairs
+from svdjax import checkpoint, cli, delta, fit, methods
+from svdjax.config import SVDConfig
+from svdjax.errors import InputError
+from svdjax.overlay import QUERIES
+from svdjax.settings import Settings
+from train.sources import DataSettings
+
+CROSS_FADE = "cross-fade"
+METHODS = (*methods.METHODS, CROSS_FADE)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A checked command line.
+
+    Attributes:
+        models: the checkpoint of each method that samples, and backward weights besides it.
+        methods: in the order asked for.
+        config: of the model.
+        settings: of every method's sampler; the seed of pair i is the run's plus i.
+        size: (width, height).
+        count: of pairs.
+        data: where they are from, None for the embedded world.
+        batch_size: pairs sampled together.
+        workers: processes that compute figures.
+        out: the folder of the results.
+    """
+
+    models: dict[str, tuple[Path, Path | None]]
+    methods: tuple[str, ...]
+    config: SVDConfig
+    settings: Settings
+    size: tuple[int, int]
+    count: int
+    data: DataSettings | None
+    batch_size: int
+    workers: int
+    dtype: str | None
+    out: Path
+
+    def identity(self) -> dict[str, Any]:
+        """What the frames of a method are made from: those of a run with the same are not made again."""
+        settings = dataclasses.asdict(self.settings)
+        return {
+            "settings": settings | {"guidance": list(self.settings.guidance)},  # as JSON gives it back
+            "size": list(self.size),
+            "data": "the embedded world" if self.data is None else str(self.data.folder),
+        }
+
+
+def check(argv: list[str] | None) -> Request:
+    """Parse and check a command line; nothing long, nothing written.
+
+    Raises:
+        InputError: anything wrong with it.
+    """
+    p = cli.Parser(prog="python -m sample.evaluate", description="Measure how methods fill in between keyframes.")
+    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results; frames there are used again")
+    p.add_argument("--pairs", type=int, default=200, metavar="N", help="of keyframes (%(default)s)")
+    p.add_argument("--methods", default=",".join(METHODS), metavar="A,B,...", help="of: %(default)s")
+    p.add_argument("--data", type=Path, metavar="DIR", help="folder of clips to take keyframes from (the embedded world)")
+    p.add_argument("--stride", type=int, default=1, metavar="N", help="take every Nth frame of --data")
+    options.add_model(p)
+    p.add_argument(
+        "--backward",
+        type=Path,
+        metavar="DIR",
+        action="append",
+        default=[],
+        help="backward weights; twice for those with and without rotated maps",
+    )
+    options.add_sampling(p, steps=Settings.steps)
+    options.add_recurrence(p)
+    p.add_argument("--batch-size", type=int, default=8, metavar="B", help="pairs sampled together (%(default)s)")
+    p.add_argument("--workers", type=int, default=2, metavar="N", help="processes that compute figures (%(default)s)")
+    args = p.parse_args(argv)
+    for name, least in (("pairs", 2), ("batch_size", 1), ("workers", 1), ("stride", 1)):
+        if getattr(args, name) < least:
+            raise InputError(f"--{name.replace('_', '-')} is {getattr(args, name)}, expected at least {least}")
+    options.check_decode_chunk(args)
+    if args.decode_chunk is not None:
+        raise InputError("--decode-chunk: changes the picture, and is not evaluated; leave it out")
+    asked = tuple(dict.fromkeys(args.methods.split(",")))
+    for name in asked:
+        if name not in METHODS:
+            raise InputError(f"--methods: {name!r} is unknown, expected some of {','.join(METHODS)}")
+    if importlib.util.find_spec("skimage") is None:
+        raise InputError('scikit-image is not installed, which computes SSIM and HOG: pip install -e ".[evaluate]"')
+    if args.out.exists() and not args.out.is_dir():
+        raise InputError(f"{args.out}: is a file, expected a folder")
+    if not args.out.absolute().parent.is_dir():
+        raise InputError(f"{args.out}: there is no folder {args.out.absolute().parent}")
+    models = {name: _model(args, name) for name in asked if name != CROSS_FADE}
+    path, _ = next(iter(models.values()), (args.model or embedded.checkpoint(), None))
+    config = checkpoint.read_info(path).config
+    settings = options.sampling_settings(args, config, **options.recurrence_settings(args))
+    size = fit.parse_size(args.size) if args.size else config.default_size
+    fit.check_size(*size, config.size_multiple)
+    pairs.check_world(settings.num_frames, size, args.data)
+    data = None
+    if args.data is not None:
+        data = DataSettings(args.data, settings.num_frames, size, args.stride, args.fit)
+    return Request(models, asked, config, settings, size, args.pairs, data, args.batch_size, args.workers, args.dtype, args.out)
+
+
+def _model(args: Any, method: str) -> tuple[Path, Path | None]:
+    """The checkpoint and the backward weights that a method takes."""
+    if args.model is None and not args.backward:
+        return embedded.checkpoint(method), None
+    path = args.model or embedded.checkpoint()
+    info = checkpoint.read_info(path)
+    own = None if info.backward is None else info.backward["trained"]
+    if method not in methods.FINE_TUNED:
+        return path, None
+    kinds: dict[Path | None, Any] = {None: own} | {
+        folder: delta.read_backward_info(folder)["trained"] for folder in args.backward
+    }
+    fitting = [
+        folder for folder, names in kinds.items() if names and bool(set(names) & set(QUERIES)) is (method == "no-rotation")
+    ]
+    if not fitting:
+        raise InputError(
+            f"--methods: {method} needs backward weights trained {'without' if method == 'no-rotation' else 'with'} rotated "
+            f"maps, which neither {path} nor --backward has"
+        )
+    return path, fitting[-1]
