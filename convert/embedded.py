@@ -32,6 +32,8 @@ def checkpoint(method: str = "dual") -> Path:
     Raises:
         InputError: the cache folder can't be written.
     """
+    if not (SOURCE / "model_index.json").exists():
+        raise InputError("--model is missing, and this installation has no embedded model: give one of convert.svd_to_flax")
     backward = BACKWARD.get(method, BACKWARD["dual"])
     parent = user_folder()
     folder = parent / f"embedded-{_digest(backward)}"

@@ -162,7 +162,7 @@ def test_latents_that_are_not_finite_stop_the_run_and_keep_what_is_there(model, 
 
 REFUSED = {
     "no images": (["--model", "MODEL", "-o", "out"], "no images given, expected at least one image file"),
-    "no model": (["CAT", "-o", "out"], "--model is missing"),
+    "no model": (["CAT", "-o", "out", "--model", "nothing"], "nothing: no such folder"),
     "no out": (["CAT", "--model", "MODEL"], "--out is missing: the folder for the clips"),
     "missing image": (["CAT", "no.png", "--model", "MODEL", "-o", "out"], "no.png: no such file"),
     "bad image": (["CAT", "TEXT", "--model", "MODEL", "-o", "out"], "text.png: not an image that can be read"),

@@ -8,14 +8,15 @@ import pytest
 import svd_folders
 import training
 
+from svdjax.autoencoding import Autoencoding
 from svdjax.config import UNetConfig, VAEConfig
 from svdjax.initialize import random
 from svdjax.model import fill, leaves
 from svdjax.unet import UNet
 from svdjax.vae import VAE
-from train import pretraining
 from train.beginning import begin
-from train.pretraining import How, optimizer
+from train.optimizer import optimizer
+from train.pretraining import How
 
 
 def how(**options):
@@ -73,7 +74,7 @@ def test_kernels_are_made_orthogonal():
 
 def test_a_frozen_encoder(vae):
     trained = {f"vae.{name}": x for name, x in leaves(vae).items()}
-    tx = optimizer(how(autoencoding=pretraining.Autoencoding(freeze_encoder=True)))
+    tx = optimizer(how(autoencoding=Autoencoding(freeze_encoder=True)))
     updates, _ = tx.update(jax.tree.map(jnp.ones_like, trained), tx.init(trained), trained)
     for name, update in updates.items():
         assert (float(jnp.abs(update).max()) > 0) is name.startswith("vae.decoder."), name

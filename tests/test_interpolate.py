@@ -129,8 +129,8 @@ def test_other_formats(folder, tmp_path, ending):
 REFUSED = {
     "no keyframes": (["--model", "SVD"], "0 keyframes"),
     "one keyframe": (["FRAME", "--model", "SVD"], "1 keyframes"),
-    "no model": (["FRAME", "FRAME"], "--model"),
-    "demo": (["--demo"], "--demo"),
+    "a demo of something else": (["--demo", "--model", "SVD"], "--demo is the embedded model on keyframes of its own"),
+    "a sheet": (["FRAME", "FRAME", "--model", "SVD", "--sheet", "a.jpg"], "--sheet a.jpg: expected a file name ending in .png"),
     "missing model": (["FRAME", "FRAME", "--model", "nowhere"], "nowhere"),
     "not a checkpoint": (["FRAME", "FRAME", "--model", "HERE"], "HERE"),
     "no backward weights": (["FRAME", "FRAME", "--model", "FORWARD"], "--backward"),

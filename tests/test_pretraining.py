@@ -14,10 +14,12 @@ from svdjax.clip import CLIPVision
 from svdjax.conditioning import embed_images
 from svdjax.config import CLIPConfig, UNetConfig
 from svdjax.denoising import Noised, denoising_losses
+from svdjax.finetune import Noising
 from svdjax.initialize import random
 from svdjax.rematerialise import run_plainly
 from svdjax.unet import UNet
-from train.pretraining import averaged
+from train.optimizer import averaged
+from train.pretraining import noises
 
 NO_TERMS = Autoencoding(moving=0, edges=0, divergence=0)
 
@@ -103,6 +105,18 @@ def test_crops_follow_what_moves(clips):
     taken = np.asarray(crop(jnp.asarray(positions), jax.random.key(1), 8))
     assert (taken[..., 0] == taken[:1, :, :1, 0]).all()
     np.testing.assert_allclose(np.diff(taken[0, :, 0, 0]), 0.01, atol=1e-6)
+
+
+def test_levels_of_a_clips_noises_are_spread_evenly():
+    """One in each quarter of the distribution, which together are the whole of it."""
+    how = Noising(log_sigma_mean=0.5, log_sigma_std=2.0)
+    noise, sigma = jax.vmap(lambda key: noises(key, 4, (2, 3), how))(jax.random.split(jax.random.key(0), 500))
+    assert noise.shape == (500, 4, 2, 3)
+    np.testing.assert_allclose(noise.std(), 1, rtol=0.02)
+    levels = (np.log(sigma) - 0.5) / 2
+    shares = jax.scipy.special.ndtr(levels)
+    np.testing.assert_array_equal(np.floor(shares * 4), np.tile(np.arange(4), (500, 1)))
+    np.testing.assert_allclose([levels.mean(), levels.std()], [0, 1], atol=0.05)
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,9 @@ def test_a_picture_of_the_reconstruction(made):
 @pytest.mark.heavy
 def test_a_picture_of_what_is_made_from_a_first_frame(made, training_clips, tmp_path):
     options = {"validate_every": 1, "validate_steps": 2, "hold_out": 1, "steps": 1}
-    assert train("unet", made / "vae" / "model", training_clips, tmp_path / "run", "--no-remat", **options) == 0
+    words = ("--no-remat", "--noises", 2)
+    assert train("unet", made / "vae" / "model", training_clips, tmp_path / "run", *words, **options) == 0
+    assert len(losses(tmp_path / "run")) == 1
     assert [path.name for path in (tmp_path / "run" / "validation").iterdir()] == ["step-000001.webp"]
 
 
@@ -117,6 +119,7 @@ REFUSED = {
     "a crop of another stage": (["unet", "--data", "world", "--model", "MODEL", "--crop", "16"], "--crop 16 with unet"),
     "a crop of no latents": (["vae", "--data", "world", "--crop", "20"], "--crop is 20, expected a multiple of 8 from 16 to"),
     "a crop beyond the clips": (["vae", "--data", "world", "--crop", "72"], "from 16 to the clips' 64"),
+    "no noises": (["unet", "--data", "world", "--noises", "0"], "--noises is 0, expected at least 1"),
     "nothing to freeze": (["vae", "--data", "world", "--freeze-encoder"], "--freeze-encoder: expected it with vae and --model"),
     "size": (["vae", "--data", "world", "--size", "60x60"], "60x60"),
 }

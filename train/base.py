@@ -33,8 +33,9 @@ from train.base_options import Options
 from train.course import Setup, Work
 from train.finetuning import Noising
 from train.loop import Task
+from train.optimizer import average_of
 from train.order import Order
-from train.pretraining import STAGES, How, Pretraining, average_of, of_network
+from train.pretraining import STAGES, How, Pretraining, of_network
 from train.sources import fingerprint, read_clip
 from train.state import State
 from train.together import leave, say
@@ -64,6 +65,7 @@ def train(given: Options) -> None:
         "--average": given.average,
         "--dropout": given.dropout,
         "--log-sigma": list(given.log_sigma),
+        "--noises": given.noises,
         "--crop": given.crop,
         "--freeze-encoder": given.freeze_encoder,
     }
@@ -108,6 +110,7 @@ def build(given: Options, config: SVDConfig, setup: Setup, order: Order) -> Work
         given.warmup,
         given.average,
         given.dropout,
+        given.noises,
         given.crop,
         given.accumulate,
         not given.no_remat,

@@ -25,6 +25,7 @@ class Options(options.Options):
     average: float
     dropout: float
     log_sigma: tuple[float, float]
+    noises: int
     crop: int | None
     freeze_encoder: bool
 
@@ -32,6 +33,8 @@ class Options(options.Options):
         super().__post_init__()
         if self.model is not None and self.preset is not None:
             raise InputError("--model and --preset both say what to begin with: expected one of them")
+        if self.noises < 1:
+            raise InputError(f"--noises is {self.noises}, expected at least 1")
         if self.warmup < 0:
             raise InputError(f"--warmup is {self.warmup}, expected at least 0")
         for name in ("average", "dropout"):
@@ -75,6 +78,7 @@ def parse(argv: list[str] | None) -> Options:
         metavar=("MEAN", "STD"),
         help="ln sigma is normal with these (unet)",
     )
+    how.add_argument("--noises", type=int, default=1, metavar="N", help="noises that each clip is trained on at once (unet)")
     how.add_argument(
         "--crop", type=int, metavar="PIXELS", help="train on squares of this side where the clip moves (vae; None: whole clips)"
     )

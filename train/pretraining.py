@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 from jax.sharding import Mesh
 
@@ -27,12 +24,12 @@ from svdjax.model import NETWORKS, fill
 from svdjax.unet import UNet
 from svdjax.vae import VAE
 from train.loop import Result
+from train.optimizer import optimizer
 from train.state import State
 from train.step import Step, finish, run_blocks
 
 STAGES = {"vae": ("vae",), "unet": ("unet", "image_encoder")}  # which networks each trains
-_SMALL = 32  # inputs or outputs of a kernel that is no matrix to Muon
-_DROPOUT, _CROP = 100, 101  # tell these draws from those of `svdjax.finetune.draw`
+_DROPOUT, _CROP, _NOISES = 100, 101, 102  # tell these draws from those of `svdjax.finetune.draw`
 
 
 @dataclass(frozen=True)
@@ -49,6 +46,7 @@ class How:
         warmup: steps until it is.
         average: decay of the mean of the weights, which is what is kept.
         dropout: share of clips that aren't told their first frame.
+        noises: of each clip that the UNet is trained on at once, their levels spread evenly: the VAE encodes it once for all.
         crop: side of the square of each clip that the VAE is trained on, in pixels; None is the whole clip.
         accumulate: parts that a step is done in.
         remat: whether activations are computed again instead of kept.
@@ -65,6 +63,7 @@ class How:
     warmup: int = 200
     average: float = 0.999
     dropout: float = 0.1
+    noises: int = 1
     crop: int | None = None
     accumulate: int = 1
     remat: bool = True
@@ -72,69 +71,17 @@ class How:
     autoencoding: Autoencoding = dataclasses.field(default_factory=Autoencoding)
 
 
-class Average(NamedTuple):
-    """The mean of the weights over the steps, in an optimizer's state."""
-
-    count: Array
-    average: Any
-
-
-def averaged(decay: float) -> optax.GradientTransformation:
-    """Keep an exponential mean of the weights, over few steps at first; to be chained last, as it reads the final updates."""
-
-    def init(trained: Any) -> Average:
-        return Average(jnp.zeros((), jnp.int32), jax.tree.map(jnp.array, trained))
-
-    def update(updates: Any, state: Average, trained: Any) -> tuple[Any, Average]:
-        count = state.count + 1
-        share = 1 - jnp.minimum(decay, (1 + count) / (10 + count))
-        average = jax.tree.map(lambda a, x, u: a + share * (x + u - a), state.average, trained, updates)
-        return updates, Average(count, average)
-
-    return optax.GradientTransformation(init, update)
-
-
-def optimizer(how: How) -> optax.GradientTransformation:
-    """Gradients clipped to a global norm of 1, Muon whose rate rises and then falls as a cosine, the mean of the weights.
-
-    Muon takes the kernels, as matrices of inputs by outputs, AdamW all else; updates of both are of the size of AdamW's
-    (Liu et al. 2025, "Muon is scalable for LLM training", section 2.2).
-    """
-    warmup = min(how.warmup, how.steps // 2)
-    rate = optax.warmup_cosine_decay_schedule(0, how.learning_rate, warmup, how.steps)
-    muon = optax.contrib.muon(
-        rate, weight_decay=1e-2, adam_b2=0.99, consistent_rms=0.2, muon_weight_dimension_numbers=_matrices
-    )
-    frozen = optax.masked(optax.set_to_zero(), functools.partial(_frozen, how=how))  # weight decay would change them too
-    return optax.chain(optax.clip_by_global_norm(1.0), muon, frozen, averaged(how.average))
-
-
-def _frozen(trained: Any, how: How) -> Any:
-    """Which tensors stay as they are."""
-    freeze = how.autoencoding.freeze_encoder
-    return {name: freeze and not name.startswith("vae.decoder.") for name in trained}
-
-
-def _matrices(trained: Any) -> Any:
-    """Which tensors are matrices to Muon, and which of their axes are inputs; pictures' and latents' own layers are not."""
-
-    def of(path: tuple[Any, ...], x: Array) -> optax.contrib.MuonDimensionNumbers | None:
-        inputs = tuple(range(x.ndim - 1))
-        large = x.ndim > 1 and min(x.shape[-1], math.prod(x.shape[:-1])) > _SMALL
-        kernel = path[-1].key.endswith(".kernel")
-        return optax.contrib.MuonDimensionNumbers(inputs, (x.ndim - 1,)) if large and kernel else None
-
-    return jax.tree.map_with_path(of, trained)
-
-
-def average_of(state: State) -> dict[str, Array]:
-    """The mean of the weights, which is what is kept and shown."""
-    return state.optimizer[-1].average
-
-
 def of_network(tensors: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Those of one network, named within it."""
     return {leaf.removeprefix(f"{name}."): value for leaf, value in tensors.items() if leaf.startswith(f"{name}.")}
+
+
+def noises(key: Array, count: int, shape: tuple[int, ...], how: Noising) -> tuple[Array, Array]:
+    """Noises (count, *shape) of one clip and their sigmas (count,): one of each equally likely share of the levels."""
+    of_level, of_noise = jax.random.split(key)
+    shares = (jnp.arange(count) + jax.random.uniform(of_level, (count,))) / count
+    sigma = jnp.exp(how.log_sigma_mean + how.log_sigma_std * jax.scipy.special.ndtri(shares.clip(1e-4, 1 - 1e-4)))
+    return jax.random.normal(of_noise, (count, *shape)), sigma
 
 
 class Pretraining(Step):
@@ -186,20 +133,30 @@ class Pretraining(Step):
             mean, logvar = vae.encode(to_signed_unit(clip))
             latents = (mean + jnp.exp(0.5 * logvar) * draws.posterior) * scale
             image_latents, _ = vae.encode(to_signed_unit(clip[:1]) + strength * draws.augmentation)
-            told = jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, row), _DROPOUT)) >= how.dropout
-            return Noised(latents, draws.noise, draws.sigma, clip[0], image_latents[0], told.astype(jnp.float32), ids)
+            of_row = jax.random.fold_in(key, row)
+            told = jax.random.uniform(jax.random.fold_in(of_row, _DROPOUT)) >= how.dropout
+            noise, sigma = draws.noise[None], draws.sigma[None]
+            if how.noises > 1:
+                noise, sigma = noises(jax.random.fold_in(of_row, _NOISES), how.noises, latents.shape, how.noising)
 
-        return jax.vmap(one)(clips, draws, rows)
+            def noised(noise: Array, sigma: Array) -> Noised:
+                return Noised(latents, noise, sigma, clip[0], image_latents[0], told.astype(jnp.float32), ids)
+
+            return jax.vmap(noised)(noise, sigma)
+
+        examples = jax.vmap(one)(clips, draws, rows)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), examples)
 
     def _update(self, state: State, *arguments: Any) -> tuple[State, Result]:
         (batch,) = arguments
         sigma = batch.sigma if isinstance(batch, Noised) else jnp.zeros(self.how.batch_size)
         found = accumulation.loss_and_gradients(self.losses, state.trained, batch, self.how.accumulate)
-        loss, of_clips, gradients = found
+        loss, losses, gradients = found
+        of_clips, sigma = (x.reshape(self.batch_size, -1).mean(1) for x in (losses, sigma))
         return finish(state, loss, of_clips, sigma, gradients, self._optimizer)
 
     def losses(self, trained: Mapping[str, Array], batch: Any) -> Array:
-        """Of each clip of a batch, (b,)."""
+        """Of each clip of a batch, or of each of its noises, (b,)."""
         networks = self.networks(trained)
         if self.stage == "vae":
             vae = sharding.gathered(networks["vae"], self.mesh)

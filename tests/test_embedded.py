@@ -1,0 +1,103 @@
+"""The embedded model: what is shipped, the demo, two keyframes without a model, and that it does what the paper claims."""
+
+import hashlib
+import json
+import re
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+from PIL import Image
+
+import svdjax
+from convert import embedded
+from sample import pairs, quality, sheet
+from sample.interpolate import main
+from svdjax import methods, video
+from svdjax.draws import draw
+from svdjax.pipeline import decode, latent_shape, sample_pair
+from svdjax.settings import Settings
+
+LIMIT = 16e6  # bytes, in all
+
+
+def test_what_is_shipped():
+    files = [path for path in embedded.SOURCE.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= LIMIT
+    card = (embedded.SOURCE / "README.md").read_text()
+    for path in files:
+        if path.suffix == ".safetensors":
+            name = path.relative_to(embedded.SOURCE).as_posix()
+            assert f"| `{name}` | `{hashlib.sha256(path.read_bytes()).hexdigest()}` |" in card
+    assert re.search(r"Apache-2\.0", card)
+
+
+def test_diffusers_loads_it():
+    from diffusers import StableVideoDiffusionPipeline
+
+    pipeline = StableVideoDiffusionPipeline.from_pretrained(embedded.SOURCE)
+    assert pipeline.unet.config.num_frames == 8
+    assert type(pipeline.vae).__name__ == "AutoencoderKLTemporalDecoder"
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["--demo", "--steps", "4"]) == 0
+        assert main(["--demo", "--steps", "4"]) == 0  # replaces its own files
+    return folder
+
+
+def test_the_demo(demo):
+    assert sorted(path.name for path in demo.iterdir()) == ["svdjax-demo.mp4", "svdjax-demo.png"]
+    frames = iio.imread(demo / "svdjax-demo.mp4")
+    assert frames.shape == (8, 384, 384, 3)
+    assert video.read_metadata(demo / "svdjax-demo.mp4")["model"] == "the embedded model"
+    height, width = np.asarray(Image.open(demo / "svdjax-demo.png")).shape[:2]
+    assert width > 8 * 96
+    assert height > 3 * 96
+
+
+def test_any_two_keyframes(tmp_path, capsys):
+    """Fitted to what the model knows; it says that it is a toy."""
+    from skimage import data
+
+    for name in ("chelsea", "coffee"):
+        Image.fromarray(getattr(data, name)()).save(tmp_path / f"{name}.png")
+    words = [str(tmp_path / f"{name}.png") for name in ("chelsea", "coffee")]
+    assert main([*words, "--steps", "4", "-o", str(tmp_path / "out"), "--sheet", str(tmp_path / "sheet.png")]) == 0
+    assert np.stack([np.asarray(Image.open(p)) for p in sorted((tmp_path / "out").iterdir())]).shape == (8, 64, 64, 3)
+    said = capsys.readouterr().out
+    assert "no --model: this is the embedded toy model (8 frames of 64x64" in said
+    assert "python -m convert.svd_to_flax" in said
+    assert (tmp_path / "sheet.png").exists()
+
+
+@pytest.mark.parametrize("method", methods.FINE_TUNED)
+def test_each_method_has_its_backward_weights(method):
+    folder = embedded.checkpoint(method)
+    assert embedded.checkpoint(method) == folder  # converted once
+    assert embedded.is_embedded(folder)
+    methods.check(method, svdjax.load(folder).backward)
+    sources = json.loads((folder / "config.json").read_text())["sources"]
+    assert "unet/diffusion_pytorch_model.safetensors" in sources
+
+
+def test_it_beats_what_it_is_compared_with():
+    """On a few pairs that no training saw; the whole measurement is `sample.evaluate`."""
+    model = svdjax.load(embedded.checkpoint(), dtype="float32")
+    chosen = pairs.of_world(8)
+    settings = Settings(num_frames=8, steps=10)
+    draws = draw(list(range(8)), (64, 64, 3), latent_shape(model.config, settings, (64, 64)))
+    ends = [np.stack([pair.truth[i] for pair in chosen]) for i in (0, -1)]
+    made = {"cross-fade": [sheet.cross_fade(pair.truth[0], pair.truth[-1], 8) for pair in chosen]}
+    for method in ("dual", "trf"):
+        made[method] = decode(model, sample_pair(model, *ends, settings, method=method, draws=draws))
+    errors = {
+        name: np.mean([quality.figures(*both)["trajectory_error"] for both in zip(chosen, clips, strict=True)])
+        for name, clips in made.items()
+    }
+    assert errors["dual"] < 0.6 * errors["trf"]
+    assert errors["dual"] < 0.6 * errors["cross-fade"]
