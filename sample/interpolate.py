@@ -170,9 +170,9 @@ def generate(request: Request) -> None:
     model = checkpoint.load(request.model, dtype=dtype, backward=request.backward)
 
     frames, latents = [], []
-    pairs = list(itertools.pairwise(request.keyframes))
-    for i, (first, last) in enumerate(pairs):
-        label = "sampling" if len(pairs) == 1 else f"sampling pair {i + 1} of {len(pairs)}"
+    neighbours = list(itertools.pairwise(request.keyframes))
+    for i, (first, last) in enumerate(neighbours):
+        label = "sampling" if len(neighbours) == 1 else f"sampling pair {i + 1} of {len(neighbours)}"
         with running.progress_bar(label, evaluations) as progress:
             result = pipeline.sample_pair(
                 model, first[None], last[None], settings, method=request.method, draws=request.noise, progress=progress
@@ -183,13 +183,13 @@ def generate(request: Request) -> None:
         frames.append(clip if i == 0 else clip[1:])
         latents.append(np.asarray(result[0]))
     if request.save_latents is not None:
-        write_latents(request.save_latents, latents[0] if len(pairs) == 1 else np.stack(latents))
+        write_latents(request.save_latents, latents[0] if len(neighbours) == 1 else np.stack(latents))
     movie = np.concatenate(frames)
+    large = movie.repeat(request.scale, 1).repeat(request.scale, 2)
+    path = video.write_video(request.output, large, settings.fps, request.metadata)
     if request.sheet is not None:
         sheet.save(contact_sheet(request.keyframes, movie), request.sheet)
         print(f"wrote {request.sheet.absolute()}: the keyframes, the frames, and a cross-fade under them")
-    large = movie.repeat(request.scale, 1).repeat(request.scale, 2)
-    path = video.write_video(request.output, large, settings.fps, request.metadata)
     seconds = time.monotonic() - started
     print(f"wrote {path}: {len(movie)} frames, {len(movie) / settings.fps:.1f} s of video, in {seconds:.0f} s")
 

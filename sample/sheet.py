@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from svdjax.errors import InputError
 
-SIDE = 96  # pixels of a frame's shorter side, at least: smaller frames are enlarged by a whole number
+SMALLEST, LARGEST = 96, 192  # a frame's shorter side, pixels: small ones are enlarged by a whole number, large ones reduced
 GAP = 4
 _TEXT, _PAPER = (20, 20, 20), (255, 255, 255)
 
@@ -32,8 +32,10 @@ def draw(rows: Sequence[Row], heads: Sequence[str] = ()) -> Image.Image:
         heads: names over the columns, which may be fewer.
     """
     height, width = rows[0][1].shape[1:3]
-    scale = max(1, round(SIDE / min(height, width)))
-    width, height = width * scale, height * scale
+    side = min(height, width)
+    scale = LARGEST / side if side > LARGEST else max(1, round(SMALLEST / side))
+    width, height = round(width * scale), round(height * scale)
+    kernel = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
     font = ImageFont.load_default(size=14)
     measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     margin = 2 * GAP + max(int(measure.textlength(name, font)) for name, _ in rows)
@@ -47,7 +49,7 @@ def draw(rows: Sequence[Row], heads: Sequence[str] = ()) -> Image.Image:
         y = top + row * (height + GAP)
         pen.text((GAP, y + height // 2 - 8), name, _TEXT, font)
         for column, frame in enumerate(frames):
-            picture = Image.fromarray(frame).resize((width, height), Image.Resampling.NEAREST)
+            picture = Image.fromarray(frame).resize((width, height), kernel)
             sheet.paste(picture, (margin + column * (width + GAP), y))
     return sheet
 

@@ -14,11 +14,9 @@ from convert import embedded
 from sample import pairs, quality, sheet
 from sample.interpolate import main
 from svdjax import methods, video
-from svdjax.draws import draw
-from svdjax.pipeline import decode, latent_shape, sample_pair
-from svdjax.settings import Settings
 
 LIMIT = 16e6  # bytes, in all
+STEPS = 10
 
 
 def test_what_is_shipped():
@@ -45,8 +43,8 @@ def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        assert main(["--demo", "--steps", "4"]) == 0
-        assert main(["--demo", "--steps", "4"]) == 0  # replaces its own files
+        assert main(["--demo", "--steps", str(STEPS)]) == 0
+        assert main(["--demo", "--steps", str(STEPS)]) == 0  # replaces its own files
     return folder
 
 
@@ -67,7 +65,7 @@ def test_any_two_keyframes(tmp_path, capsys):
     for name in ("chelsea", "coffee"):
         Image.fromarray(getattr(data, name)()).save(tmp_path / f"{name}.png")
     words = [str(tmp_path / f"{name}.png") for name in ("chelsea", "coffee")]
-    assert main([*words, "--steps", "4", "-o", str(tmp_path / "out"), "--sheet", str(tmp_path / "sheet.png")]) == 0
+    assert main([*words, "--steps", str(STEPS), "-o", str(tmp_path / "out"), "--sheet", str(tmp_path / "sheet.png")]) == 0
     assert np.stack([np.asarray(Image.open(p)) for p in sorted((tmp_path / "out").iterdir())]).shape == (8, 64, 64, 3)
     said = capsys.readouterr().out
     assert "no --model: this is the embedded toy model (8 frames of 64x64" in said
@@ -85,16 +83,19 @@ def test_each_method_has_its_backward_weights(method):
     assert "unet/diffusion_pytorch_model.safetensors" in sources
 
 
+def between(model, pair, method):
+    """A step a call of the sampler and one pair at a time, so that the program of the demo serves here too."""
+    options = {"method": method, "steps": STEPS, "seed": int(pair.name), "progress": lambda done, total: None}
+    return svdjax.interpolate(model, pair.truth[0], pair.truth[-1], **options)
+
+
 def test_it_beats_what_it_is_compared_with():
     """On a few pairs that no training saw; the whole measurement is `sample.evaluate`."""
     model = svdjax.load(embedded.checkpoint(), dtype="float32")
-    chosen = pairs.of_world(8)
-    settings = Settings(num_frames=8, steps=10)
-    draws = draw(list(range(8)), (64, 64, 3), latent_shape(model.config, settings, (64, 64)))
-    ends = [np.stack([pair.truth[i] for pair in chosen]) for i in (0, -1)]
+    chosen = pairs.of_world(6)
     made = {"cross-fade": [sheet.cross_fade(pair.truth[0], pair.truth[-1], 8) for pair in chosen]}
     for method in ("dual", "trf"):
-        made[method] = decode(model, sample_pair(model, *ends, settings, method=method, draws=draws))
+        made[method] = [between(model, pair, method) for pair in chosen]
     errors = {
         name: np.mean([quality.figures(*both)["trajectory_error"] for both in zip(chosen, clips, strict=True)])
         for name, clips in made.items()

@@ -12,6 +12,13 @@ def test_cross_fade():
     assert found[:, 0, 0, 0].tolist() == [0, 50, 100, 150, 200]
 
 
+def test_large_frames_are_reduced():
+    frames = np.full((25, 576, 1024, 3), 77, np.uint8)
+    found = sheet.draw([("svdjax", frames)])
+    assert found.height < 210
+    assert found.width < 25 * 350
+
+
 def test_frames_lie_in_rows(tmp_path):
     """Enlarged by a whole number, so that every pixel is as it was."""
     rng = np.random.default_rng(0)

@@ -1,0 +1,87 @@
+"""`python -m sample.figures`: the paper's figures 5.5 and 5.6 with the embedded model, as contact sheets.
+
+OUT/second-keyframes.png   one first keyframe, three different second ones
+OUT/limits.png             keyframes too far apart, and nearly disjoint ones
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from convert import embedded
+from sample import options, running, sheet
+from svdjax import checkpoint, cli, compilation_cache, pipeline
+from svdjax.draws import draw
+from svdjax.errors import InputError
+from svdjax.settings import Settings
+from svdjax.world import FRAMES, TURN, Scene, scene
+from svdjax.world_drawing import render
+
+_FIRST = 11  # of the test clips: its thing has room to turn either way
+_FAST = 2.5  # times as fast as anything in the world
+_OTHERS = (21, 34)  # two clips that have nothing to do with each other
+
+Case = tuple[str, np.ndarray, np.ndarray]  # a name, the first and the last keyframe
+
+
+def second_keyframes() -> list[Case]:
+    """The same thing turning left, going straight, turning right."""
+    start = dataclasses.replace(scene("test", _FIRST), centre=(32.0, 32.0), speed=3.0)
+    cases = []
+    for name, turn in (("turning left", -TURN), ("straight", 0.0), ("turning right", TURN)):
+        clip = render(dataclasses.replace(start, turn=turn))
+        cases.append((name, clip[0], clip[-1]))
+    return cases
+
+
+def limits() -> list[Case]:
+    """What the paper's method can't do, nor this one: motion beyond what the model knows, and frames without a way between."""
+    usual = scene("test", _FIRST)
+    fast = _centred(dataclasses.replace(usual, speed=usual.speed * _FAST, turn=0.0))
+    clips = [render(fast), *(render(scene("test", number)) for number in _OTHERS)]
+    return [("too far apart", clips[0][0], clips[0][-1]), ("nearly disjoint", clips[1][0], clips[2][-1])]
+
+
+def _centred(moving: Scene) -> Scene:
+    """The scene with the middle of its way in the middle of the picture."""
+    middle = moving.centres[[0, -1]].mean(0)
+    return dataclasses.replace(moving, centre=tuple(float(c + 32 - m) for c, m in zip(moving.centre, middle, strict=True)))
+
+
+def command(argv: list[str] | None) -> None:
+    p = cli.Parser(prog="python -m sample.figures", description="The paper's figures with the embedded model.")
+    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the pictures, which are replaced")
+    p.add_argument("--steps", type=int, default=Settings.steps, help="Euler steps (%(default)s)")
+    p.add_argument("--seed", type=int, default=Settings.seed, help="seed of every random draw (%(default)s)")
+    options.add_recurrence(p)
+    args = p.parse_args(argv)
+    if not args.out.is_dir():
+        raise InputError(f"{args.out}: there is no such folder")
+    settings = Settings(FRAMES, args.steps, args.seed, **options.recurrence_settings(args))
+    compilation_cache.enable()
+    model = checkpoint.load(embedded.checkpoint(), dtype=running.compute_dtype(None))
+    for name, cases in (("second-keyframes", second_keyframes()), ("limits", limits())):
+        first, last = (np.stack([case[i] for case in cases]) for i in (1, 2))
+        height, width = first.shape[1:3]
+        shape = pipeline.latent_shape(model.config, settings, (height, width))
+        draws = draw([args.seed] * len(cases), (height, width, 3), shape)
+        with running.progress_bar(name, len(settings.schedule(model.config.scheduler))) as progress:
+            latents = pipeline.sample_pair(model, first, last, settings, draws=draws, progress=progress)
+        rows: list[sheet.Row] = []
+        for (title, a, b), clip in zip(cases, pipeline.decode(model, latents), strict=True):
+            given = np.full_like(clip, 255)
+            given[0], given[-1] = a, b
+            rows += [(title, given), ("", clip)]
+        sheet.save(sheet.draw(rows), args.out / f"{name}.png")
+        print(f"wrote {args.out / name}.png")
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(command, argv)
+
+
+if __name__ == "__main__":
+    cli.leave(main())
