@@ -68,8 +68,12 @@ def test_a_picture_of_what_is_made_from_a_first_frame(made, training_clips, tmp_
 
 
 def used_nowhere(leaf):
-    """Of cross-attention to a single token, whose weights are all 1; weight decay alone could change them, but not zeros."""
-    return ".attn2." in leaf or ".norm2." in leaf or leaf.endswith("bias")
+    """Of cross-attention to a single token, whose weights are all 1, and of the attention behind a decoder's only resnet.
+
+    Weight decay alone could change them, but not zeros, and of kernels alone.
+    """
+    attention = ".attn2." in leaf or ".norm2." in leaf or leaf.startswith("decoder.mid_block.attentions.")
+    return attention or leaf.endswith("bias")
 
 
 def test_latents_have_unit_variance(made, training_clips):
@@ -96,6 +100,7 @@ def test_resumed(made, training_model, training_clips, tmp_path, capsys):
     assert "is of a run with --steps 4, not --steps 5" in one_line(capsys.readouterr().err)
 
 
+@pytest.mark.heavy
 def test_the_decoder_alone(made, training_clips, tmp_path):
     """On crops, from a VAE that is there: its encoder and the latents' scale stay."""
     model = made / "vae" / "model"
@@ -105,7 +110,7 @@ def test_the_decoder_alone(made, training_clips, tmp_path):
     assert after.config.vae.scaling_factor == before.config.vae.scaling_factor
     for name, value in leaves(before.vae).items():
         same = bool((leaves(after.vae)[name] == value).all())
-        assert same is not name.startswith("decoder."), name
+        assert same is not name.startswith("decoder.") or used_nowhere(name), name
 
 
 REFUSED = {
