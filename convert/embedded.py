@@ -13,7 +13,7 @@ from pathlib import Path
 
 import svdjax
 from convert.svd_to_flax import Conversion, convert
-from svdjax.checkpoint import read_info
+from svdjax.checkpoint import is_model, read_info
 from svdjax.compilation_cache import user_folder
 from svdjax.errors import InputError
 
@@ -50,7 +50,8 @@ def checkpoint(method: str = "dual") -> Path:
         with contextlib.redirect_stdout(io.StringIO()):  # what a converter tells is of no use here
             convert(Conversion(SOURCE, folder, SOURCE / backward, dtype="float16", overwrite=True))
     except InputError:
-        read_info(folder)  # whole after all where another process was quicker
+        if not is_model(folder):  # which it is where another process was quicker
+            raise
     return folder
 
 

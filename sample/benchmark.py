@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import json
-import os
 import platform
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ from sample import against_diffusers, benchmark_options, measure, report, train_
 from sample.benchmark_options import Options
 from sample.measure import progress
 from svdjax import cli, flops
-from svdjax.errors import InputError
+from svdjax.atomic import new_file
 from svdjax.initialize import abstract
 from svdjax.unet import UNet
 
@@ -91,14 +90,8 @@ def describe(options: Options) -> dict[str, Any]:
 
 def write_json(path: Path, results: dict[str, Any]) -> None:
     """Write under a temporary name, then rename: the file is complete or as it was."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with new_file(path, f"--json {path}") as temporary:
         temporary.write_text(json.dumps(results, indent=2) + "\n")
-        temporary.replace(path)
-    except OSError as e:
-        raise InputError(f"--json {path}: can't be written: {e.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def command(argv: list[str] | None) -> None:

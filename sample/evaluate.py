@@ -25,6 +25,7 @@ from sample import evaluate_report, pairs, quality, running, sheet
 from sample.evaluate_options import CROSS_FADE, Request, check
 from sample.pairs import Pair
 from svdjax import checkpoint, cli, compilation_cache, delta, pipeline
+from svdjax.atomic import new_file
 from svdjax.draws import draw
 from svdjax.errors import InputError
 from train.sources import fingerprint
@@ -180,14 +181,8 @@ def read_frames(folder: Path) -> np.ndarray:
 
 
 def write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with new_file(path) as temporary:
         temporary.write_text(text)
-        temporary.replace(path)
-    except OSError as e:
-        raise InputError(f"{path}: can't be written ({e.strerror})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def command(argv: list[str] | None) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from svdjax.errors import InputError
+from svdjax.atomic import new_file
 
 SMALLEST, LARGEST = 96, 192  # a frame's shorter side, pixels: small ones are enlarged by a whole number, large ones reduced
 GAP = 4
@@ -60,11 +59,5 @@ def save(sheet: Image.Image, path: Path) -> None:
     Raises:
         InputError: it can't be written.
     """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
+    with new_file(path) as temporary:
         sheet.save(temporary)
-        temporary.replace(path)
-    except OSError as e:
-        raise InputError(f"{path}: can't be written: {e.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all."""
+"""Folders and files that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -50,6 +50,29 @@ def new_folder(out: Path, *, overwrite: bool = False, ours: Callable[[Path], boo
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+@contextlib.contextmanager
+def new_file(out: Path, said: str = "") -> Iterator[Path]:
+    """A file under a temporary name beside `out`, to be written in the block and renamed to `out` at its end.
+
+    After an error an old `out` is as it was.
+
+    Args:
+        out: the file to make, or to replace.
+        said: what messages call it; its path if left out.
+
+    Raises:
+        InputError: it can't be written.
+    """
+    temporary = out.with_name(f".{out.stem}.{os.getpid()}{out.suffix}")
+    try:
+        yield temporary
+        temporary.replace(out)
+    except OSError as e:
+        raise InputError(f"{said or out}: can't be written: {e.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def require_space(folder: Path, needed: int, out: Path) -> None:
