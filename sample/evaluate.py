@@ -5,32 +5,35 @@ OUT/METHOD/PAIR/0000.png, OUT/truth/PAIR/0000.png, OUT/results.json, OUT/table.m
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
-import os
-import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from PIL import Image
+from jax import Array
 from tqdm import tqdm
 
-from sample import evaluate_report, pairs, quality, running, sheet
-from sample.evaluate_options import CROSS_FADE, Request, check
-from sample.pairs import Pair
+from sample import clip_folders, evaluate_report, pairs, quality, running, sheet
+from sample.clip_folders import TRUTH
+from sample.evaluate_options import RECONSTRUCTION, Request, check
+from sample.pairs import Pair, Pairs
 from svdjax import checkpoint, cli, compilation_cache, delta, pipeline
 from svdjax.atomic import new_file
+from svdjax.conditioning import to_signed_unit
 from svdjax.draws import draw
 from svdjax.errors import InputError
+from svdjax.model import SVD
+from svdjax.vae import VAE
+from svdjax.world import Scene
 from train.sources import fingerprint
-
-TRUTH = "truth"
 
 
 def evaluate(request: Request) -> None:
@@ -39,22 +42,18 @@ def evaluate(request: Request) -> None:
     compilation_cache.enable()
     out = request.out
     if request.data is None:
-        clips = pairs.of_world(request.count)
+        found = pairs.of_world(request.count)
     else:
-        clips = pairs.of_folder(request.data, request.count, request.settings.seed)
-    made = {name: made_by(request, name) for name in request.methods}
+        found = pairs.of_folder(request.data, request.count, request.settings.seed)
+    clips = found.pairs
+    made = {name: made_by(request, name, found) for name in (TRUTH, *request.methods)}
     out.mkdir(exist_ok=True)
-    for name in request.methods:
-        check_same_run(out / name, made[name])
+    for name, of in made.items():
+        check_same_run(out / name, of)
     evaluations = len(request.settings.schedule(request.config.scheduler))
     print(f"{len(clips)} pairs, {request.settings.num_frames} frames of {request.size[0]}x{request.size[1]}; ", end="")
-    print(f"{', '.join(request.methods)}; {evaluations} UNet evaluations each; {jax.devices()[0]}")
-    for pair in clips:
-        write_frames(out / TRUTH / pair.name, pair.truth)
-    seconds = {}
-    for name in request.methods:
-        spent = generate(request, name, clips, made[name])
-        seconds[name] = spent
+    print(f"{', '.join(request.methods)}; {evaluations} UNet evaluations each; {request.dtype}, {jax.devices()[0]}")
+    seconds = {name: generate(request, name, clips, made[name]) for name in made}
     rows = measure(request, clips)
     results = {
         "pairs": [evaluate_report.describe(pair) for pair in clips],
@@ -66,18 +65,23 @@ def evaluate(request: Request) -> None:
     write_text(out / "results.json", json.dumps(results, indent=1))
     table = evaluate_report.table(results)
     write_text(out / "table.md", table)
-    sheet.save(evaluate_report.picture(request, clips, read_frames), out / "sheet.png")
+    sheet.save(evaluate_report.picture(request, clips), out / "sheet.png")
     print(table)
     print(f"wrote {out / 'results.json'}, table.md and sheet.png beside it, in {time.monotonic() - started:.0f} s")
 
 
-def made_by(request: Request, name: str) -> dict[str, Any]:
+def made_by(request: Request, name: str, found: Pairs) -> dict[str, Any]:
     """What decides a method's frames."""
-    if name == CROSS_FADE:
-        return {"data": request.identity()["data"], "size": list(request.size), "num_frames": request.settings.num_frames}
+    made = {**found.identity, "size": list(request.size), "num_frames": request.settings.num_frames}
+    if name not in request.models:
+        return made
     path, backward = request.models[name]
     weights = [checkpoint.read_info(path).sources, None if backward is None else delta.read_backward_info(backward)]
-    return {**request.identity(), "model": path.name, "weights": fingerprint(weights)}
+    made |= {"model": path.name, "weights": fingerprint(weights), "dtype": request.dtype}
+    if name != RECONSTRUCTION:
+        settings = dataclasses.asdict(request.settings)
+        made["settings"] = settings | {"guidance": list(request.settings.guidance)}  # as JSON gives it back
+    return made
 
 
 def check_same_run(folder: Path, made: dict[str, Any]) -> None:
@@ -97,87 +101,93 @@ def check_same_run(folder: Path, made: dict[str, Any]) -> None:
 
 
 def generate(request: Request, name: str, clips: Sequence[Pair], made: dict[str, Any]) -> float | None:
-    """Write a method's frames that aren't there yet. Seconds a pair, the first batch and its compilation left out."""
+    """Write a method's frames that aren't there yet, or the truth's. Seconds a pair, where a model is run."""
     folder = request.out / name
     folder.mkdir(exist_ok=True)
-    write_text(folder / "made.json", json.dumps(made))
-    missing = [i for i, pair in enumerate(clips) if not (folder / pair.name).is_dir()]
-    if name == CROSS_FADE:
-        for i in missing:
-            truth = clips[i].truth
-            write_frames(folder / clips[i].name, sheet.cross_fade(truth[0], truth[-1], len(truth)))
-        return None
+    file = folder / "made.json"
+    before = json.loads(file.read_bytes()).get("seconds_a_pair") if file.exists() else None
+    write_text(file, json.dumps({**made, "seconds_a_pair": before}))
+    missing = [pair for pair in clips if not (folder / pair.name).is_dir()]
     if not missing:
-        return None
-    path, backward = request.models[name]
-    model = checkpoint.load(path, dtype=running.compute_dtype(request.dtype), backward=backward)
-    width, height = request.size
-    shape = pipeline.latent_shape(request.config, request.settings, (height, width))
+        return before
+    batch = request.batch_size
+    make = None if name not in request.models else sampler(request, name)
     times = []
     with tqdm(total=len(missing), desc=name, unit="pair", file=sys.stderr) as bar:
-        for start in range(0, len(missing), request.batch_size):
-            numbers = missing[start : start + request.batch_size]
-            filled = numbers + numbers[-1:] * (request.batch_size - len(numbers))  # one shape, one program
+        for start in range(0, len(missing), batch):
+            some = missing[start : start + batch]
             begun = time.monotonic()
-            frames = pipeline.decode(
-                model,
-                pipeline.sample_pair(
-                    model,
-                    np.stack([clips[i].truth[0] for i in filled]),
-                    np.stack([clips[i].truth[-1] for i in filled]),
-                    request.settings,
-                    method=name,
-                    draws=draw([(request.settings.seed + i) % 2**32 for i in filled], (height, width, 3), shape),
-                ),
-            )
-            times.append((time.monotonic() - begun) / request.batch_size)
-            for i, clip in zip(numbers, frames, strict=False):
-                write_frames(folder / clips[i].name, clip)
-            bar.update(len(numbers))
-    return float(np.mean(times[1:])) if len(times) > 1 else None
+            if make is not None:
+                made_clips = make([*some, *some[-1:] * (batch - len(some))])  # one shape, one program
+            elif name == TRUTH:
+                made_clips = (pair.read() for pair in some)
+            else:
+                ends = (clip_folders.read_ends(request.out / TRUTH / pair.name) for pair in some)
+                made_clips = (sheet.cross_fade(*both, request.settings.num_frames) for both in ends)
+            for pair, clip in zip(some, made_clips, strict=False):
+                clip_folders.write(folder / pair.name, clip)
+            times.append((time.monotonic() - begun) / batch)
+            bar.update(len(some))
+    if make is None:
+        return None
+    seconds = float(np.mean(times[1:])) if len(times) > 1 else before  # the first batch's hold the compilation
+    write_text(file, json.dumps({**made, "seconds_a_pair": seconds}))
+    return seconds
+
+
+def sampler(request: Request, name: str) -> Callable[[Sequence[Pair]], np.ndarray]:
+    """What makes the clips of a batch of pairs, uint8 (b, f, H, W, 3)."""
+    path, backward = request.models[name]
+    model = checkpoint.load(path, dtype=request.dtype, backward=backward)
+    width, height = request.size
+    shape = pipeline.latent_shape(request.config, request.settings, (height, width))
+
+    def sample(some: Sequence[Pair]) -> np.ndarray:
+        first, last = np.stack([clip_folders.read_ends(request.out / TRUTH / pair.name) for pair in some], 1)
+        seeds = [(request.settings.seed + int(pair.name)) % 2**32 for pair in some]
+        draws = draw(seeds, (height, width, 3), shape)
+        return pipeline.decode(model, pipeline.sample_pair(model, first, last, request.settings, method=name, draws=draws))
+
+    def encode_and_decode(some: Sequence[Pair]) -> np.ndarray:
+        clips = (clip_folders.read(request.out / TRUTH / pair.name) for pair in some)
+        return np.stack([reconstruct(model, clip) for clip in clips])
+
+    return encode_and_decode if name == RECONSTRUCTION else sample
+
+
+def reconstruct(model: SVD, clip: np.ndarray) -> np.ndarray:
+    """A clip (f, H, W, 3), uint8, encoded frame by frame, to the mean of each, and decoded as a whole."""
+    means = jnp.stack([_mean(model.vae, frame) for frame in clip])
+    return pipeline.decode(model, means[None] * model.config.vae.scaling_factor)[0]
+
+
+@jax.jit
+def _mean(vae: VAE, frame: Array) -> Array:
+    return vae.encode(to_signed_unit(frame[None]))[0][0]
 
 
 def measure(request: Request, clips: Sequence[Pair]) -> dict[str, list[dict[str, float]]]:
     """The figures of each method's frames, a mapping a pair."""
     rows: dict[str, list[dict[str, float]]] = {}
     context = multiprocessing.get_context("spawn")  # JAX has threads, which a fork would not survive
-    jobs = [(name, pair) for name in request.methods for pair in clips]
+    jobs = [
+        (name, request.out / TRUTH / pair.name, request.out / name / pair.name, pair.scene)
+        for name in request.methods
+        for pair in clips
+    ]
     with (
         ProcessPoolExecutor(request.workers, context) as pool,
         tqdm(total=len(jobs), desc="measuring", unit="clip", file=sys.stderr) as bar,
     ):
-        folders = [request.out / name / pair.name for name, pair in jobs]
-        for (name, _), found in zip(jobs, pool.map(_figures, [p for _, p in jobs], folders, chunksize=4), strict=True):
+        _, truths, folders, scenes = zip(*jobs, strict=True)
+        for (name, *_), found in zip(jobs, pool.map(_figures, truths, folders, scenes, chunksize=4), strict=True):
             rows.setdefault(name, []).append(found)
             bar.update()
     return rows
 
 
-def _figures(pair: Pair, folder: Path) -> dict[str, float]:
-    return quality.figures(pair, read_frames(folder))
-
-
-def write_frames(folder: Path, frames: np.ndarray) -> None:
-    """A folder of PNGs, whole or not at all; one that is there stays."""
-    if folder.is_dir():
-        return
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    try:
-        temporary.mkdir(parents=True)
-        for i, frame in enumerate(frames):
-            Image.fromarray(frame).save(temporary / f"{i:04d}.png")
-        temporary.rename(folder)
-    except OSError as e:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise InputError(f"{folder}: can't be written ({e.strerror}); the same command goes on from here") from None
-
-
-def read_frames(folder: Path) -> np.ndarray:
-    """uint8 (f, H, W, 3)."""
-    try:
-        return np.stack([np.asarray(Image.open(path).convert("RGB")) for path in sorted(folder.glob("*.png"))])
-    except (OSError, ValueError) as e:
-        raise InputError(f"{folder}: its frames can't be read ({e}); remove it and run again") from None
+def _figures(truth: Path, folder: Path, scene: Scene | None) -> dict[str, float]:
+    return quality.figures(clip_folders.read(truth), clip_folders.read(folder), scene)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from convert import embedded
-from sample import options, pairs
+from sample import options, pairs, running
 from svdjax import checkpoint, cli, delta, fit, methods
 from svdjax.config import SVDConfig
 from svdjax.errors import InputError
 from svdjax.overlay import QUERIES
 from svdjax.settings import Settings
+from train import world_clips
+from train.run_folder import check_apart
 from train.sources import DataSettings
 
 CROSS_FADE = "cross-fade"
-METHODS = (*methods.METHODS, CROSS_FADE)
+RECONSTRUCTION = "reconstruction"  # the true frames, encoded and decoded: what no method with this VAE can surpass
+METHODS = (*methods.METHODS, CROSS_FADE, RECONSTRUCTION)
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Request:
         data: where they are from, None for the embedded world.
         batch_size: pairs sampled together.
         workers: processes that compute figures.
+        dtype: of the computation.
         out: the folder of the results.
     """
 
@@ -47,17 +51,8 @@ class Request:
     data: DataSettings | None
     batch_size: int
     workers: int
-    dtype: str | None
+    dtype: str
     out: Path
-
-    def identity(self) -> dict[str, Any]:
-        """What the frames of a method are made from: those of a run with the same are not made again."""
-        settings = dataclasses.asdict(self.settings)
-        return {
-            "settings": settings | {"guidance": list(self.settings.guidance)},  # as JSON gives it back
-            "size": list(self.size),
-            "data": "the embedded world" if self.data is None else str(self.data.folder),
-        }
 
 
 def check(argv: list[str] | None) -> Request:
@@ -70,7 +65,12 @@ def check(argv: list[str] | None) -> Request:
     p.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results; frames there are used again")
     p.add_argument("--pairs", type=int, default=200, metavar="N", help="of keyframes (%(default)s)")
     p.add_argument("--methods", default=",".join(METHODS), metavar="A,B,...", help="of: %(default)s")
-    p.add_argument("--data", type=Path, metavar="DIR", help="folder of clips to take keyframes from (the embedded world)")
+    p.add_argument(
+        "--data",
+        type=world_clips.data_folder,
+        metavar="DIR",
+        help="folder of clips to take keyframes from (the embedded world)",
+    )
     p.add_argument("--stride", type=int, default=1, metavar="N", help="take every Nth frame of --data")
     options.add_model(p)
     p.add_argument(
@@ -83,9 +83,13 @@ def check(argv: list[str] | None) -> Request:
     )
     options.add_sampling(p, steps=Settings.steps)
     options.add_recurrence(p)
-    p.add_argument("--batch-size", type=int, default=8, metavar="B", help="pairs sampled together (%(default)s)")
+    p.add_argument("--batch-size", type=int, metavar="B", help="pairs sampled together (8 of the world, else 1)")
     p.add_argument("--workers", type=int, default=2, metavar="N", help="processes that compute figures (%(default)s)")
     args = p.parse_args(argv)
+    if args.data is not None and world_clips.is_meant(args.data):
+        args.data = None  # whose test clips are measured on, not those that commands of training read by this name
+    if args.batch_size is None:
+        args.batch_size = 8 if args.data is None else 1
     for name, least in (("pairs", 2), ("batch_size", 1), ("workers", 1), ("stride", 1)):
         if getattr(args, name) < least:
             raise InputError(f"--{name.replace('_', '-')} is {getattr(args, name)}, expected at least {least}")
@@ -100,19 +104,27 @@ def check(argv: list[str] | None) -> Request:
         raise InputError('scikit-image is not installed, which computes SSIM and HOG: pip install -e ".[evaluate]"')
     if args.out.exists() and not args.out.is_dir():
         raise InputError(f"{args.out}: is a file, expected a folder")
-    if not args.out.absolute().parent.is_dir():
-        raise InputError(f"{args.out}: there is no folder {args.out.absolute().parent}")
+    parent = args.out.absolute().parent
+    if not parent.is_dir():
+        raise InputError(f"{args.out}: there is no folder {parent}")
+    if not os.access(args.out if args.out.exists() else parent, os.W_OK | os.X_OK):
+        raise InputError(f"{args.out}: can't be written")
+    if args.data is not None:
+        check_apart(args.out, args.data)
     models = {name: _model(args, name) for name in asked if name != CROSS_FADE}
     path, _ = next(iter(models.values()), (args.model or embedded.checkpoint(), None))
     config = checkpoint.read_info(path).config
     settings = options.sampling_settings(args, config, **options.recurrence_settings(args))
+    if settings.num_frames < 3:
+        raise InputError(f"--num-frames is {settings.num_frames}, expected at least 3: frames between keyframes are measured")
     size = fit.parse_size(args.size) if args.size else config.default_size
     fit.check_size(*size, config.size_multiple)
     pairs.check_world(settings.num_frames, size, args.data)
     data = None
     if args.data is not None:
         data = DataSettings(args.data, settings.num_frames, size, args.stride, args.fit)
-    return Request(models, asked, config, settings, size, args.pairs, data, args.batch_size, args.workers, args.dtype, args.out)
+    dtype = running.compute_dtype(args.dtype)
+    return Request(models, asked, config, settings, size, args.pairs, data, args.batch_size, args.workers, dtype, args.out)
 
 
 def _model(args: Any, method: str) -> tuple[Path, Path | None]:

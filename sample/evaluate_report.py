@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from sample import frechet, intervals, sheet
+from sample import clip_folders, frechet, intervals, sheet
+from sample.clip_folders import TRUTH
 from sample.evaluate_options import Request
 from sample.pairs import Pair
 from sample.quality import FIGURES
 
 FRECHET = "frechet"
-_RESAMPLES = 200  # of the Frechet distance, which takes some ten milliseconds
+_RESAMPLES = 200  # of the Frechet distance, which takes longer than a mean
 _SHOWN = 3  # pairs in the picture
+# What the paper calls the methods, in the order of the picture's rows.
+LABELS = {
+    "reconstruction": "VAE alone",
+    "cross-fade": "cross-fade",
+    "forward": "SVD, first keyframe",
+    "trf": "TRF",
+    "no-rotation": "w/o RA",
+    "no-finetune": "w/o FT",
+    "dual": "ours",
+}
 
 Rows = Mapping[str, Sequence[Mapping[str, float]]]
 
@@ -31,56 +42,81 @@ def describe(pair: Pair) -> dict[str, Any]:
 
 
 def summarise(rows: Rows, request: Request, clips: Sequence[Pair]) -> dict[str, Any]:
-    """Of each method: every figure's mean, 95 % interval and values by pair, and the Frechet distance to the truth."""
-    from sample.evaluate import TRUTH, read_frames
+    """Of each method: every figure's mean, 95 % interval and values by pair, and the Frechet distance to the truth.
+
+    Methods after the first have each figure's `difference` from the first method's too, with the interval of that: both on the
+    same pairs, which differ among each other by more than methods do.
+    """
 
     def features(name: str) -> np.ndarray:
-        return np.stack([frechet.features(read_frames(request.out / name / pair.name)[1:-1]) for pair in clips])
+        return np.stack([frechet.features(clip_folders.read(request.out / name / pair.name)[1:-1]) for pair in clips])
+
+    def frechet_of(name: str) -> Callable[[np.ndarray], float]:
+        made = features(name)
+        return lambda pairs: frechet.distance(np.concatenate(truth[pairs]), np.concatenate(made[pairs]))
 
     truth = features(TRUTH)
-    summary = {}
+    groups = intervals.groups_of([pair.group for pair in clips])
+    summary: dict[str, Any] = {}
+    first: dict[str, Callable[[np.ndarray], float]] = {}
     for name, of_pairs in tqdm(rows.items(), desc="intervals", unit="method", leave=False):
         columns = {figure: np.array([row[figure] for row in of_pairs]) for figure in of_pairs[0]}
-        figures = {figure: {**intervals.of_mean(values), "by_pair": values.tolist()} for figure, values in columns.items()}
-        figures[FRECHET] = _frechet(truth, features(name))
-        summary[name] = figures
-    return {"encoder": frechet.ENCODER, "methods": summary}
+        of = {figure: functools.partial(_mean, values) for figure, values in columns.items()} | {FRECHET: frechet_of(name)}
+        first = first or of
+        summary[name] = {}
+        for figure, statistic in of.items():
+            how: dict[str, Any] = {"resamples": _RESAMPLES, "biased": True} if figure == FRECHET else {}
+            found = intervals.with_interval(statistic, groups, **how)
+            if figure in columns:
+                found["by_pair"] = columns[figure].tolist()
+            if of is not first:
+                found["difference"] = intervals.with_interval(
+                    lambda pairs, a=statistic, b=first[figure]: a(pairs) - b(pairs), groups, **how
+                )
+            summary[name][figure] = found
+    return {"encoder": frechet.ENCODER, "independent_groups": len(groups), "methods": summary}
 
 
-def _frechet(truth: np.ndarray, made: np.ndarray) -> dict[str, Any]:
-    def of(pairs: np.ndarray) -> float:
-        width = truth.shape[-1]
-        return frechet.distance(truth[pairs].reshape(-1, width), made[pairs].reshape(-1, width))
-
-    low, high = intervals.interval(of, len(truth), _RESAMPLES)
-    return {"mean": of(np.arange(len(truth))), "interval": [low, high]}
+def _mean(values: np.ndarray, pairs: np.ndarray) -> float:
+    return float(values[pairs].mean())
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """The figures as Markdown, methods as rows."""
+    """The figures as Markdown, methods as rows; a star where one differs from the first method's beyond chance."""
     found = results["methods"]
-    names = {FRECHET: ("Frechet distance (HOG)", False), **FIGURES}
+    names = {FRECHET: ("Frechet distance (edges)", False), **FIGURES}
     columns = [name for name in names if name in next(iter(found.values()))]
     heads = [f"{names[name][0]} {'↑' if names[name][1] else '↓'}" for name in columns]
     lines = [f"| {len(results['pairs'])} pairs | " + " | ".join(heads) + " |", "|---" * (len(columns) + 1) + "|"]
     for method, figures in found.items():
         cells = [_cell(figures[name], name == "wrong_way") for name in columns]
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append(f"| {label(method)} | " + " | ".join(cells) + " |")
+    groups = results["independent_groups"]
+    of = "" if groups == len(results["pairs"]) else f" over {groups} videos"
+    note = f"95 % bootstrap intervals{of}; * differs from {label(next(iter(found)))} on the same pairs, beyond chance."
+    return "\n".join([*lines, "", note]) + "\n"
 
 
 def _cell(figure: Mapping[str, Any], percent: bool) -> str:
     mean, (low, high) = figure["mean"], figure["interval"]
+    least, most = figure.get("difference", figure)["interval"]
+    star = " *" if "difference" in figure and (least > 0 or most < 0) else ""
     if percent:
-        return f"{100 * mean:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+        return f"{100 * mean:.1f} % ({100 * low:.1f} to {100 * high:.1f}){star}"
     digits = 3 if max(abs(low), abs(high)) < 2 else 2
-    return f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+    return f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f}){star}"
 
 
-def picture(request: Request, clips: Sequence[Pair], read: Callable[[Path], np.ndarray]) -> Image.Image:
-    """The first few pairs: the truth, then every method."""
+def label(method: str) -> str:
+    """What a method is called in tables and pictures: by the paper, and by the flag where that is another."""
+    return LABELS[method] if LABELS[method] == method else f"{LABELS[method]} ({method})"
+
+
+def picture(request: Request, clips: Sequence[Pair]) -> Image.Image:
+    """The first few pairs: the truth, then every method in the order of `LABELS`."""
     rows = []
     for pair in clips[:_SHOWN]:
-        rows.append((f"truth ({pair.title})", pair.truth))
-        rows += [(name, read(request.out / name / pair.name)) for name in request.methods]
+        rows.append((f"truth ({pair.title})", clip_folders.read(request.out / TRUTH / pair.name)))
+        shown = [name for name in LABELS if name in request.methods]
+        rows += [(label(name), clip_folders.read(request.out / name / pair.name)) for name in shown]
     return sheet.draw(rows, [f"frame {i}" for i in range(request.settings.num_frames)])

@@ -1,7 +1,8 @@
-"""The Frechet distance between two sets of frames, on features of a fixed encoder that nobody trains: HOG.
+"""The Frechet distance between two sets of frames, on features of a fixed encoder that nobody trains: strengths of edges.
 
-Histograms of oriented gradients (Dalal and Triggs 2005), as scikit-image computes them, see shapes and edges, which is what
-ghosts, blobs and bent things have wrong. Figures of this encoder compare with each other alone, not with FID or FVD.
+How strong a frame's edges are, at three scales, says whether it is sharp, blurred, or two pictures in one, and not where things
+are: fifty clips suffice to tell methods apart, where FID's 2048 features ask for tens of thousands of frames. Figures of this
+encoder compare with each other alone, not with FID or FVD.
 """
 
 from __future__ import annotations
@@ -9,16 +10,25 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-ENCODER = "HOG, 9 orientations, cells of 16x16 and blocks of 1x1, of 64x64 pixels (scikit-image)"
+SCALES = (0.7, 1.5, 3.0)  # standard deviations of the Gaussian, pixels of 64
+QUANTILES = (0.5, 0.9, 0.97, 0.995)
+ENCODER = f"log quantiles {QUANTILES} of the colour gradient's magnitude, Gaussians of {SCALES} pixels, frames of 64x64"
 _SIDE = 64
+_LEAST = 1e-3  # of a magnitude, whose logarithm is taken; a level is four times that
 
 
 def features(frames: np.ndarray) -> np.ndarray:
-    """uint8 (n, H, W, 3) -> (n, 144)."""
-    from skimage.feature import hog
+    """uint8 (n, H, W, 3) -> (n, 12)."""
+    from scipy.ndimage import gaussian_filter
 
-    small = (np.asarray(Image.fromarray(x).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)) for x in frames)
-    return np.stack([hog(x / np.float32(255), 9, (16, 16), (1, 1), channel_axis=-1) for x in small])
+    small = np.stack([np.asarray(Image.fromarray(x).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)) for x in frames])
+    found = []
+    for scale in SCALES:
+        smooth = gaussian_filter(small / 255, (0, scale, scale, 0))
+        slopes = np.stack(np.gradient(smooth, axis=(1, 2)))
+        magnitude = np.sqrt(np.square(slopes).sum((0, -1)))
+        found.append(np.quantile(magnitude, QUANTILES, axis=(1, 2)))
+    return np.log(np.concatenate(found).T + _LEAST)
 
 
 def distance(first: np.ndarray, second: np.ndarray) -> float:

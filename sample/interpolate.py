@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import sys
 import time
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from PIL import Image
 
 from sample import options, pairs, running, sheet
 from svdjax import checkpoint, cli, compilation_cache, delta, draws, fit, images, methods, pipeline, video
+from svdjax.atomic import new_file
 from svdjax.config import SVDConfig
 from svdjax.errors import InputError
 from svdjax.settings import Settings
@@ -71,10 +71,12 @@ def check(argv: list[str] | None) -> Request:
     options.check_decode_chunk(args)
     if not args.demo and len(args.keyframes) < 2:
         raise InputError(f"{len(args.keyframes)} keyframes given, expected at least two image files (or --demo)")
-    overwrite = args.overwrite
+    overwrite = overwrite_sheet = args.overwrite
+    if args.demo and args.sheet is None:
+        args.sheet = Path(DEMO_SHEET) if args.out is None else Path(args.out).with_suffix(".png")
+        overwrite_sheet |= args.out is None
     if args.demo and args.out is None:
         args.out, overwrite = DEMO_OUT, True
-        args.sheet = args.sheet or Path(DEMO_SHEET)
     out = args.out or DEFAULT_OUT
     info, model_note = options.find_model(args, args.method)
     config = info.config
@@ -85,7 +87,7 @@ def check(argv: list[str] | None) -> Request:
         raise InputError(f"{args.backward or args.model}: {e}") from None
     settings = options.sampling_settings(args, config, **options.recurrence_settings(args))
     if args.demo:
-        truth = pairs.of_world(1, DEMO_NUMBER)[0].truth
+        truth = pairs.of_world(1, DEMO_NUMBER).pairs[0].read()
         args.keyframes, loaded, notes = ["first", "last"], [truth[0], truth[-1]], []
     else:
         loaded, notes = images.load_keyframes(args.keyframes)
@@ -98,7 +100,7 @@ def check(argv: list[str] | None) -> Request:
     scale = DEMO_SCALE if args.demo else 1
     output = video.plan_output(out, overwrite, (size[0] * scale, size[1] * scale), settings.fps)
     if args.sheet is not None:
-        check_side_file("--sheet", args.sheet, ".png", overwrite)
+        check_side_file("--sheet", args.sheet, ".png", overwrite_sheet)
     if args.save_latents is not None:
         check_side_file("--save-latents", args.save_latents, ".npz", args.overwrite)
     noise = None
@@ -150,12 +152,8 @@ def check_side_file(option: str, path: Path, ending: str, overwrite: bool) -> No
 
 
 def write_latents(path: Path, latents: np.ndarray) -> None:
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    try:
+    with new_file(path) as temporary:
         np.savez(temporary, latents=latents)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def generate(request: Request) -> None:

@@ -2,27 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 SEED = 0
+RESAMPLES = 1000
+
+Statistic = Callable[[np.ndarray], float]  # of the numbers of pairs, (n,), with repetitions
 
 
-def interval(statistic: Callable[[np.ndarray], float], count: int, resamples: int = 1000) -> tuple[float, float]:
-    """The 2.5th and 97.5th percentile of a statistic over resampled pairs (Efron 1979); the same pairs for every method.
+def interval(statistic: Statistic, groups: Sequence[np.ndarray], resamples: int, biased: bool) -> tuple[float, float]:
+    """A 95 % interval of a statistic (Efron and Tibshirani 1993, chapters 13 and 10); the same resamples for every method.
 
     Args:
-        statistic: of the numbers of pairs, (count,), with repetitions.
-        count: of pairs.
+        statistic: of pairs.
+        groups: numbers of the pairs that belong together, such as clips of one video, which are drawn together.
         resamples: how many.
+        biased: for statistics that repeated pairs shift, as they do the Frechet distance: the interval is mirrored about the
+            statistic of all pairs.
     """
     rng = np.random.default_rng(SEED)
-    values = [statistic(rng.integers(count, size=count)) for _ in range(resamples)]
+    values = [
+        statistic(np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))])) for _ in range(resamples)
+    ]
     low, high = np.percentile(values, [2.5, 97.5])
+    if biased:
+        whole = 2 * statistic(np.concatenate(list(groups)))
+        low, high = whole - high, whole - low
     return float(low), float(high)
 
 
-def of_mean(values: np.ndarray) -> dict[str, float | list[float]]:
-    """Mean over pairs and its interval."""
-    return {"mean": float(values.mean()), "interval": list(interval(lambda i: float(values[i].mean()), len(values)))}
+def with_interval(
+    statistic: Statistic, groups: Sequence[np.ndarray], resamples: int = RESAMPLES, *, biased: bool = False
+) -> dict[str, Any]:
+    """The statistic of all pairs and its interval, for JSON."""
+    everything = np.sort(np.concatenate(list(groups)))
+    return {"mean": statistic(everything), "interval": list(interval(statistic, groups, resamples, biased))}
+
+
+def groups_of(names: Sequence[str]) -> list[np.ndarray]:
+    """Numbers of pairs by the name that they share. Where all share one, each is a group: one group tells nothing."""
+    groups = [np.array([i for i, other in enumerate(names) if other == name]) for name in dict.fromkeys(names)]
+    return groups if len(groups) > 1 else [np.array([i]) for i in range(len(names))]

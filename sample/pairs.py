@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from svdjax.errors import InputError
-from svdjax.world import FRAMES, SIZE, Scene, scene
-from svdjax.world_drawing import coverage, render
+from svdjax.world import FRAMES, SIZE, VERSION, Scene, scene
+from svdjax.world_drawing import render
 from train.order import Order
 from train.scan import scan
-from train.sources import DataSettings, read_clip
+from train.sources import Clip, DataSettings, read_clip
 
 SPLIT = "test"
-MARGIN = 2  # pixels around the thing that count as its region
 
 
 @dataclass(frozen=True)
@@ -23,55 +26,68 @@ class Pair:
     """A clip, of which the methods see the first and the last frame.
 
     Attributes:
-        name: of its folders, and of what it is.
+        name: of its folders.
         title: for people.
-        truth: uint8 (f, H, W, 3).
+        group: what it shares with pairs that are not independent of it: the video that it is from.
+        read: gives the clip, uint8 (f, H, W, 3).
         scene: of the embedded world, else None.
     """
 
     name: str
     title: str
-    truth: np.ndarray
+    group: str
+    read: Callable[[], np.ndarray]
     scene: Scene | None = None
 
-    def region(self) -> np.ndarray | None:
-        """Where the thing is in each frame, and a little around it: bool (f, H, W); None outside the embedded world."""
-        return None if self.scene is None else widened(coverage(self.scene) > 0, MARGIN)
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs, and what tells them from others, for JSON."""
+
+    pairs: list[Pair]
+    identity: dict[str, Any]
 
 
-def widened(mask: np.ndarray, by: int) -> np.ndarray:
-    """A mask (f, H, W) and all pixels less than `by` + 1 away along either axis."""
-    for axis in (1, 2):
-        pads = [(by, by) if a == axis else (0, 0) for a in range(3)]
-        padded = np.pad(mask, pads)
-        mask = np.any([np.take(padded, range(i, i + mask.shape[axis]), axis) for i in range(2 * by + 1)], 0)
-    return mask
-
-
-def of_world(count: int, first: int = 0) -> list[Pair]:
+def of_world(count: int, first: int = 0) -> Pairs:
     """Clips of the split that training never reads."""
-    return [_of_scene(number) for number in range(first, first + count)]
+    pairs = []
+    for number in range(first, first + count):
+        found = scene(SPLIT, number)
+        title = f"{SPLIT} {number}: {found.kind}"
+        pairs.append(Pair(f"{number:04d}", title, title, functools.partial(render, found), found))
+    return Pairs(pairs, {"data": "the embedded world", "version": VERSION, "split": SPLIT})
 
 
-def _of_scene(number: int) -> Pair:
-    found = scene(SPLIT, number)
-    return Pair(f"{number:04d}", f"{SPLIT} {number}: {found.kind}", render(found), found)
-
-
-def of_folder(settings: DataSettings, count: int, seed: int) -> list[Pair]:
-    """Clips of a folder of videos or frames, drawn as training draws them.
+def of_folder(settings: DataSettings, count: int, seed: int) -> Pairs:
+    """Different clips of a folder of videos or frames, drawn as training draws them.
 
     Raises:
-        InputError: nothing in it can be used.
+        InputError: nothing in it can be used, or it has fewer clips.
     """
     found = scan(settings)
+    there = sum(source.clips for source in found.usable)
+    if there < count:
+        raise InputError(
+            f"--pairs {count}: {settings.folder} has {there} clip{'s' * (there != 1)} of {settings.num_frames} frames "
+            f"at stride {settings.stride}, overlapping ones included"
+        )
     order = Order(found.usable, settings, seed)
-    pairs = []
-    for number in range(count):
-        clip = order.clip(number)
-        truth = read_clip(clip.source, clip.start, clip.num_frames, clip.stride, settings.size, settings.fit)
-        pairs.append(Pair(f"{number:04d}", clip.name, truth))
-    return pairs
+    clips: dict[str, Clip] = {}
+    for position in itertools.count():
+        clip = order.clip(position)
+        clips.setdefault(clip.name, clip)
+        if len(clips) == count:
+            break
+    pairs = [
+        Pair(f"{number:04d}", name, clip.source.name, functools.partial(_read, clip, settings))
+        for number, (name, clip) in enumerate(clips.items())
+    ]
+    identity = {"data": found.fingerprint, "stride": settings.stride, "fit": settings.fit, "pairs' seed": seed}
+    return Pairs(pairs, identity)
+
+
+def _read(clip: Clip, settings: DataSettings) -> np.ndarray:
+    return read_clip(clip.source, clip.start, clip.num_frames, clip.stride, settings.size, settings.fit)
 
 
 def check_world(num_frames: int, size: tuple[int, int], data: Path | None) -> None:

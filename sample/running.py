@@ -37,5 +37,5 @@ def one_line_errors(lost: str) -> Iterator[None]:
             raise
         raise InputError(
             f"the device ran out of memory: {lost}; "
-            "try a smaller --size, fewer --num-frames, --dtype bfloat16, or --guidance 1 1"
+            "try a smaller --size or (sample.evaluate) --batch-size, fewer --num-frames, --dtype bfloat16, or --guidance 1 1"
         ) from None

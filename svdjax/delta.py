@@ -111,7 +111,9 @@ def transfer_note(path: Path, sources: Mapping[str, str]) -> str | None:
     """
 
     def unet(hashes: Mapping[str, str]) -> dict[str, str]:
-        return {name: digest for name, digest in hashes.items() if name.startswith("unet/") and name.endswith(".safetensors")}
+        # files of a folder that was converted, or the whole tree of a model trained here
+        files = {name for name in hashes if name.startswith("unet/") and name.endswith(".safetensors")}
+        return {name: digest for name, digest in hashes.items() if name in files or name == "unet"}
 
     trained_from = unet(read_backward_info(path).get("sources") or {})
     if not trained_from or trained_from == unet(sources):

@@ -24,12 +24,13 @@ def render(scene: Scene) -> np.ndarray:
 
 def coverage(scene: Scene) -> np.ndarray:
     """How much of each pixel the thing covers, (8, 64, 64) in [0, 1]."""
-    outline = [shape for shape, _ in layers(scene)][: OUTLINE[scene.kind]]
-    frames = []
-    for t in range(len(scene.centres)):
-        uv = _inside(scene, t)
-        frames.append(np.max([_covered(shape(*uv), scene.length) for shape in outline], 0))
-    return np.stack(frames)
+    return np.stack([covered_in(scene, t) for t in range(len(scene.centres))])
+
+
+def covered_in(scene: Scene, t: int) -> np.ndarray:
+    """The same in frame `t`, (64, 64)."""
+    uv = _inside(scene, t)
+    return np.max([_covered(shape(*uv), scene.length) for shape, _ in layers(scene)[: OUTLINE[scene.kind]]], 0)
 
 
 def background(scene: Scene) -> np.ndarray:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from svdjax.world import SIZE, Scene
-from svdjax.world_drawing import background, coverage, draw_on
+from svdjax.world_drawing import background, covered_in, draw_on
 
+JITTER = 0.25  # pixels that a thing standing still may seem to move, about twice the mean error of a place
 _TURNS = np.radians([-30, -20, -10, 0, 10, 20, 30])  # from the true heading, in which the thing is looked for
 
 
@@ -45,10 +46,10 @@ def track(scene: Scene, frames: np.ndarray) -> Track:
 
 
 def wrong_way(scene: Scene, found: Track) -> np.ndarray:
-    """Which steps from frame to frame go against the true nose, (f - 1,) bool."""
+    """Which steps from frame to frame go against the true nose, by more than `JITTER`, (f - 1,) bool."""
     halfway = (scene.headings[1:] + scene.headings[:-1]) / 2
     nose = np.stack([np.cos(halfway), np.sin(halfway)], -1)
-    return (np.diff(found.centres, axis=0) * nose).sum(-1) < 0
+    return (np.diff(found.centres, axis=0) * nose).sum(-1) < -JITTER
 
 
 def _find(scene: Scene, frame: np.ndarray, heading: float) -> tuple[np.ndarray, float, float]:
@@ -68,7 +69,7 @@ def _find(scene: Scene, frame: np.ndarray, heading: float) -> tuple[np.ndarray, 
 def _template(scene: Scene, heading: float) -> tuple[np.ndarray, np.ndarray]:
     """How much the thing covers and its colours, in the middle of the picture: (64, 64) and (64, 64, 3)."""
     middle = dataclasses.replace(scene, centre=(SIZE / 2, SIZE / 2), heading=heading, turn=0.0, speed=0.0)
-    return coverage(middle)[0], draw_on(middle, background(middle), 0)
+    return covered_in(middle, 0), draw_on(middle, background(middle), 0)
 
 
 def _correlate(frame: np.ndarray, template: np.ndarray) -> np.ndarray:

@@ -106,6 +106,13 @@ def test_transfer_to_another_model(model, base, other, tmp_path):
     assert transfer_note(tmp_path / "b", read_info(model).sources) is None
 
 
+def test_transfer_between_models_that_were_trained_here(base, tmp_path):
+    """Which have the hash of a whole tree, `svdjax.checkpoint.save`, and not of files."""
+    save_backward(tmp_path / "b", trained(base), base, {"sources": {"unet": "a", "vae": "b"}})
+    assert transfer_note(tmp_path / "b", {"unet": "a", "vae": "c"}) is None
+    assert transfer_note(tmp_path / "b", {"unet": "b", "vae": "b"}).endswith("transferred as a difference")
+
+
 def test_nothing_is_said_of_weights_of_unknown_origin(model, base, tmp_path):
     save_backward(tmp_path / "b", trained(base), base, {})
     assert transfer_note(tmp_path / "b", read_info(model).sources) is None

@@ -87,18 +87,21 @@ def test_each_method_has_its_backward_weights(method):
 def between(model, pair, method):
     """A step a call of the sampler and one pair at a time, so that the program of the demo serves here too."""
     options = {"method": method, "steps": STEPS, "seed": int(pair.name), "progress": lambda done, total: None}
-    return svdjax.interpolate(model, pair.truth[0], pair.truth[-1], **options)
+    return svdjax.interpolate(model, *pair.read()[[0, -1]], **options)
 
 
 def test_it_beats_what_it_is_compared_with():
     """On a few pairs that no training saw; the whole measurement is `sample.evaluate`."""
     model = svdjax.load(embedded.checkpoint(), dtype="float32")
-    chosen = pairs.of_world(6)
-    made = {"cross-fade": [sheet.cross_fade(pair.truth[0], pair.truth[-1], 8) for pair in chosen]}
+    chosen = pairs.of_world(6).pairs
+    truth = [pair.read() for pair in chosen]
+    made = {"cross-fade": [sheet.cross_fade(clip[0], clip[-1], 8) for clip in truth]}
     for method in ("dual", "trf"):
         made[method] = [between(model, pair, method) for pair in chosen]
     errors = {
-        name: np.mean([quality.figures(*both)["trajectory_error"] for both in zip(chosen, clips, strict=True)])
+        name: np.mean(
+            [quality.figures(a, b, pair.scene)["trajectory_error"] for a, b, pair in zip(truth, clips, chosen, strict=True)]
+        )
         for name, clips in made.items()
     }
     assert errors["dual"] < 0.6 * errors["trf"]

@@ -8,9 +8,14 @@ import pytest
 from PIL import Image
 from training import one_line
 
+import svdjax
+from sample import quality
 from sample.evaluate import main
+from svdjax.world import scene
+from svdjax.world_drawing import render
 
-METHODS = "trf,cross-fade"
+METHODS = "trf,cross-fade,reconstruction"
+NAMES = ["TRF (trf)", "cross-fade", "VAE alone (reconstruction)"]  # in the table
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +50,44 @@ def test_what_is_written(run):
             assert low <= high
         assert np.mean(figures["psnr"]["by_pair"]) == pytest.approx(figures["psnr"]["mean"])
     assert results["methods"]["cross-fade"]["end_error"]["mean"] == 0
-    lines = (run / "table.md").read_text().splitlines()
-    assert [line.split("|")[1].strip() for line in lines] == ["3 pairs", "---", *METHODS.split(",")]
+    difference = results["methods"]["cross-fade"]["psnr"]["difference"]
+    psnr = {name: np.array(figures["psnr"]["by_pair"]) for name, figures in results["methods"].items()}
+    assert difference["mean"] == pytest.approx((psnr["cross-fade"] - psnr["trf"]).mean())
+    assert np.sign(difference["interval"]).tolist() == [1, 1]  # a cross-fade against noise
+    assert "difference" not in results["methods"]["trf"]["psnr"]
+    *lines, _, note = (run / "table.md").read_text().splitlines()
+    assert [line.split("|")[1].strip() for line in lines] == ["3 pairs", "---", *NAMES]
+    assert lines[-2].split("|")[3].endswith(") * ")
+    assert "differs from TRF" in note
 
 
-def test_pairs_differ_in_their_noise(run):
-    """And a method's frames are those of the sampler with the pair's own seed, whatever batch it was in."""
-    assert (frames(run / "trf" / "0000") != frames(run / "trf" / "0001")).any()
+def test_a_pairs_frames_are_those_of_its_own_seed(run, training_model):
+    """Whatever batch it was in; `made.json` says what they are made from."""
+    made = json.loads((run / "trf" / "made.json").read_text())
+    model = svdjax.load(training_model, dtype="float32")
+    for number in (1, 2):
+        first, last = frames(run / "truth" / f"000{number}")[[0, -1]]
+        expected = svdjax.interpolate(model, first, last, method="trf", steps=2, seed=made["settings"]["seed"] + number)
+        assert np.abs(frames(run / "trf" / f"000{number}").astype(int) - expected).max() <= 1
+
+
+def test_the_embedded_world(tmp_path, training_model):
+    """Of a method that no model has to make: places and headings, the thing's own figures, how often it goes the wrong way."""
+    words = ["--model", str(training_model), "--num-frames", "8", "--size", "64x64", "--workers", "1", "--data", "world"]
+    assert main([*words, "--methods", "cross-fade", "--pairs", "4", "--out", str(tmp_path / "out")]) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    for number, pair in enumerate(results["pairs"]):
+        truth = scene("test", number)
+        assert pair["kind"] == truth.kind
+        np.testing.assert_array_equal(pair["centres"], truth.centres)
+        np.testing.assert_array_equal(pair["headings"], truth.headings)
+        np.testing.assert_array_equal(frames(tmp_path / "out" / "truth" / pair["name"]), render(truth))
+    found = results["methods"]["cross-fade"]
+    assert set(found) == {*quality.FIGURES, "frechet"}
+    assert found["trajectory_error"]["mean"] > 2
+    low, high = found["frechet"]["interval"]
+    assert low <= found["frechet"]["mean"] <= high
+    assert " % (" in (tmp_path / "out" / "table.md").read_text()
 
 
 def test_it_goes_on_where_it_was(run, training_model, training_clips, capsys):
@@ -66,12 +102,27 @@ def test_it_goes_on_where_it_was(run, training_model, training_clips, capsys):
     assert json.loads((run / "results.json").read_text())["methods"] == results["methods"]
     capsys.readouterr()
     assert command(training_model, training_clips, run, "--seed", 5) == 2
+    assert one_line(capsys.readouterr().err).startswith(f"error: {run / 'truth'}: its frames are of pairs' seed 0, not 5")
+    assert command(training_model, training_clips, run, "--stride", 2) == 2
+    assert one_line(capsys.readouterr().err).startswith(f"error: {run / 'truth'}: its frames are of ")
+    assert command(training_model, training_clips, run, "--recurrence", 1) == 2
     assert one_line(capsys.readouterr().err).startswith(f"error: {run / 'trf'}: its frames are of settings ")
+
+
+def test_more_pairs_than_clips(training_model, training_clips, tmp_path, capsys):
+    assert command(training_model, training_clips, tmp_path / "out", pairs=100) == 2
+    assert " has 16 clips of 3 frames at stride 1" in one_line(capsys.readouterr().err)
+
+
+def test_within_the_data(training_model, training_clips, capsys):
+    assert command(training_model, training_clips, training_clips / "out") == 2
+    assert "lies in --data" in one_line(capsys.readouterr().err)
 
 
 REFUSED = {
     "an unknown method": (["--methods", "dual,magic"], "--methods: 'magic' is unknown, expected some of dual,trf,"),
     "no backward weights": (["--methods", "dual"], "--methods: dual needs backward weights trained with rotated maps"),
+    "nothing between": (["--num-frames", "2"], "--num-frames is 2, expected at least 3"),
     "no pairs": (["--pairs", "1"], "--pairs is 1, expected at least 2"),
     "other clips than the world's": (
         ["--size", "32x32"],

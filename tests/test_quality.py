@@ -2,17 +2,20 @@
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from sample import frechet, intervals, quality, sheet
-from sample.pairs import Pair, of_world, widened
+from sample.pairs import of_world
+from sample.quality import region_of, widened
 from svdjax.world import scene
 
-PAIR = of_world(1, first=5)[0]
+PAIR = of_world(1, first=5).pairs[0]
+TRUTH = PAIR.read()
 
 
 @pytest.fixture(scope="module")
 def figures():
-    truth = PAIR.truth
+    truth = TRUTH
     clips = {
         "truth": truth,
         "cross-fade": sheet.cross_fade(truth[0], truth[-1], len(truth)),
@@ -20,13 +23,13 @@ def figures():
         "brighter": np.clip(truth.astype(int) + 10, 0, 255).astype(np.uint8),
         "there and back": truth[[0, 3, 6, 7, 4, 2, 5, 7]],
     }
-    return {name: quality.figures(PAIR, clip) for name, clip in clips.items()}
+    return {name: quality.figures(truth, clip, PAIR.scene) for name, clip in clips.items()}
 
 
 def test_pairs_are_of_the_test_split():
     assert PAIR.scene == scene("test", 5)
     assert PAIR.name == "0005"
-    region = PAIR.region()
+    region = region_of(PAIR.scene)
     assert region.shape == (8, 64, 64)
     for t, (x, y) in enumerate(PAIR.scene.centres):
         assert region[t, int(y), int(x)]
@@ -57,7 +60,17 @@ def test_a_cross_fade(figures):
     found = figures["cross-fade"]
     assert found["end_error"] == 0
     assert found["region_psnr"] < found["psnr"] - 5
+    assert found["mismatch"] > 1.5 * figures["truth"]["mismatch"]
     assert found["trajectory_error"] > 2
+
+
+def test_standing_still_is_not_the_wrong_way():
+    """A cross-fade stands where it began, then where it ends; a thing found there jitters by less than a pixel."""
+    found = []
+    for pair in of_world(12).pairs:
+        clip = pair.read()
+        found.append(quality.figures(clip, ghost(clip), pair.scene)["wrong_way"])
+    assert np.mean(found) < 0.15
 
 
 def test_clips_that_are_wrong_in_a_known_way(figures):
@@ -69,7 +82,7 @@ def test_clips_that_are_wrong_in_a_known_way(figures):
 
 
 def test_of_other_clips_there_are_fewer_figures():
-    found = quality.figures(Pair("0", "a clip", PAIR.truth), PAIR.truth)
+    found = quality.figures(TRUTH, TRUTH)
     assert sorted(found) == ["end_error", "psnr", "ssim"]
 
 
@@ -82,22 +95,58 @@ def test_frechet_distance_of_normal_distributions():
     assert frechet.distance(a, a) == pytest.approx(0, abs=1e-9)
 
 
-def test_features_tell_ghosts_from_things():
-    pairs = of_world(6)
-    truth = np.concatenate([pair.truth[1:-1] for pair in pairs])
-    ghosts = np.concatenate([sheet.cross_fade(pair.truth[0], pair.truth[-1], 8)[1:-1] for pair in pairs])
-    others = np.concatenate([pair.truth[1:-1] for pair in of_world(6, first=6)])
-    found = [frechet.features(frames) for frames in (truth, ghosts, others)]
-    assert found[0].shape == (36, 144)
-    assert frechet.distance(found[0], found[1]) > 0.02
-    assert frechet.features(np.repeat(np.repeat(truth[:1], 2, 1), 2, 2)) == pytest.approx(found[0][:1], abs=0.1)
+def test_features_tell_ghosts_and_blur_from_things():
+    """And not other things, in other places and colours, from things."""
+    truth = np.stack([pair.read() for pair in of_world(60).pairs])
+    ghosts = np.stack([sheet.cross_fade(clip[0], clip[-1], 8) for clip in truth])
+    blurred = gaussian_filter(truth, (0, 0, 1, 1, 0))
+    others = np.stack([pair.read() for pair in of_world(60, first=60).pairs])
+    kinds = {"truth": truth, "ghosts": ghosts, "blurred": blurred, "others": others}
+    found = {name: frechet.features(np.concatenate(clips[:, 1:-1])) for name, clips in kinds.items()}
+    assert found["truth"].shape == (360, 12)
+    away = {name: frechet.distance(found["truth"], features) for name, features in found.items()}
+    assert away["others"] < 0.15
+    assert min(away["ghosts"], away["blurred"]) > 2 * away["others"]
+
+
+ALONE = intervals.groups_of(range(400))  # each a group
 
 
 def test_intervals():
     """Of the mean of normal values: 1.96 standard errors to either side; the same whenever asked."""
     values = np.random.default_rng(1).standard_normal(400)
-    found = intervals.of_mean(values)
+    found = intervals.with_interval(lambda i: float(values[i].mean()), ALONE)
     low, high = found["interval"]
     assert found["mean"] == pytest.approx(values.mean())
     assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
-    assert intervals.of_mean(values) == found
+    assert intervals.with_interval(lambda i: float(values[i].mean()), ALONE) == found
+
+
+def test_pairs_of_one_video_count_as_one():
+    """Four hundred values that are forty, ten times each, tell as much as forty."""
+    values = np.random.default_rng(1).standard_normal(40).repeat(10)
+
+    def width(groups):
+        low, high = intervals.with_interval(lambda i: float(values[i].mean()), groups)["interval"]
+        return high - low
+
+    videos = intervals.groups_of([f"video {i // 10}" for i in range(400)])
+    assert width(videos) == pytest.approx(2 * 1.96 * values.std() / 40**0.5, rel=0.15)
+    assert width(ALONE) < 0.4 * width(videos)
+    assert len(intervals.groups_of(["one"] * 5)) == 5
+
+
+def test_a_statistic_that_repetition_shifts_lies_in_its_interval():
+    pairs = of_world(40).pairs
+    features = [np.stack([frechet.features(clip(pair.read())) for pair in pairs]) for clip in (lambda x: x, ghost)]
+
+    def distance(i):
+        return frechet.distance(*(np.concatenate(x[i]) for x in features))
+
+    found = intervals.with_interval(distance, intervals.groups_of(range(40)), 100, biased=True)
+    low, high = found["interval"]
+    assert 0 < low < found["mean"] < high
+
+
+def ghost(clip):
+    return sheet.cross_fade(clip[0], clip[-1], len(clip))

@@ -8,6 +8,7 @@ import training
 from training import assert_same_arrays, losses, one_line
 
 import svdjax
+from svdjax import checkpoint
 from svdjax.conditioning import to_signed_unit
 from svdjax.model import NETWORKS, leaves
 from train import base
@@ -52,6 +53,12 @@ def test_each_stage_changes_its_own_networks(made, training_model, stage):
         same = [leaf for leaf, value in values.items() if (after[name][leaf] == value).all()]
         assert all(used_nowhere(leaf) for leaf in same), same
     assert len(losses(made / stage)) == STEPS
+
+
+def test_the_vaes_clips_say_nothing_of_the_unet(made, training_model):
+    begun, written = (checkpoint.read_info(path).config for path in (training_model, made / "vae" / "model"))
+    assert begun.default_size != (32, 32)  # the clips' size
+    assert written.unet == begun.unet
 
 
 def test_a_picture_of_the_reconstruction(made):
@@ -125,6 +132,9 @@ REFUSED = {
     "a crop of no latents": (["vae", "--data", "world", "--crop", "20"], "--crop is 20, expected a multiple of 8 from 16 to"),
     "a crop beyond the clips": (["vae", "--data", "world", "--crop", "72"], "from 16 to the clips' 64"),
     "no noises": (["unet", "--data", "world", "--noises", "0"], "--noises is 0, expected at least 1"),
+    "noises of another stage": (["vae", "--data", "world", "--noises", "4"], "--noises with vae: expected it with unet"),
+    "activations of another stage": (["vae", "--data", "world", "--no-remat"], "--no-remat with vae: expected it with unet"),
+    "a folder of the world's name": (["vae", "--data", "./world"], "world: no such folder"),
     "nothing to freeze": (["vae", "--data", "world", "--freeze-encoder"], "--freeze-encoder: expected it with vae and --model"),
     "size": (["vae", "--data", "world", "--size", "60x60"], "60x60"),
 }

@@ -29,7 +29,7 @@ from svdjax.presets import PRESETS
 from svdjax.settings import Settings
 from svdjax.vae import VAE
 from train import base_options, beginning, course, hosts, validation
-from train.base_options import Options
+from train.base_options import UNET_ONLY, Options
 from train.course import Setup, Work
 from train.finetuning import Noising
 from train.loop import Task
@@ -53,7 +53,8 @@ def train(given: Options) -> None:
     info = None if given.model is None else checkpoint.read_info(given.model)
     config = PRESETS[given.preset or "tiny"] if info is None else info.config
     setup = course.set_up(given, config)
-    config = fitted(config, setup)
+    if given.stage == "unet" or info is None:
+        config = fitted(config, setup)
     check_stage(given, config, setup)
     begun = given.preset or "tiny" if info is None else fingerprint([info.sources, info.config.to_json()])
     settings = {
@@ -85,6 +86,9 @@ def fitted(config: SVDConfig, setup: Setup) -> SVDConfig:
 
 def check_stage(given: Options, config: SVDConfig, setup: Setup) -> None:
     """Raises `InputError` for options of another stage, and for a crop that the VAE or the clips can't have."""
+    for option, default in UNET_ONLY.items():
+        if given.stage == "vae" and getattr(given, option) != default:
+            raise InputError(f"--{option.replace('_', '-')} with vae: expected it with unet, which alone has a use for it")
     if given.freeze_encoder and (given.stage != "vae" or given.model is None):
         raise InputError("--freeze-encoder: expected it with vae and --model, whose encoder is kept")
     if given.crop is None:

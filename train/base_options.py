@@ -13,6 +13,9 @@ from svdjax.presets import PRESETS
 from train import options
 from train.pretraining import STAGES
 
+# What the VAE's stage has no use for, and its defaults.
+UNET_ONLY = {"dropout": 0.1, "log_sigma": (0.7, 1.6), "noises": 1, "no_remat": False}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options(options.Options):
@@ -62,23 +65,35 @@ def parse(argv: list[str] | None) -> Options:
         "--model", type=Path, metavar="DIR", help="a checkpoint to begin with, such as the OUT/model of the VAE's run"
     )
     p.add_argument("--preset", choices=PRESETS, help="shapes of a model to begin with at random (None: tiny, or --model's)")
-    how = options.add(p, steps=10_000, learning_rate=3e-3, rate="which rises at first and then falls to 0 as a cosine")[
-        "training"
-    ]
+    how = options.add(
+        p, steps=10_000, learning_rate=3e-3, rate="of Muon and AdamW, which rises at first and then falls to 0 as a cosine"
+    )["training"]
     how.add_argument("--warmup", type=int, default=200, metavar="N", help="steps until the learning rate is reached")
     how.add_argument(
         "--average", type=float, default=0.999, metavar="X", help="decay of the mean of the weights, which is kept"
     )
-    how.add_argument("--dropout", type=float, default=0.1, metavar="X", help="share of clips not told their first frame (unet)")
+    how.add_argument(
+        "--dropout",
+        type=float,
+        default=UNET_ONLY["dropout"],
+        metavar="X",
+        help="share of clips not told their first frame (unet)",
+    )
     how.add_argument(
         "--log-sigma",
         type=float,
         nargs=2,
-        default=(0.7, 1.6),
+        default=UNET_ONLY["log_sigma"],
         metavar=("MEAN", "STD"),
         help="ln sigma is normal with these (unet)",
     )
-    how.add_argument("--noises", type=int, default=1, metavar="N", help="noises that each clip is trained on at once (unet)")
+    how.add_argument(
+        "--noises",
+        type=int,
+        default=UNET_ONLY["noises"],
+        metavar="N",
+        help="noises that each clip is trained on at once (unet)",
+    )
     how.add_argument(
         "--crop", type=int, metavar="PIXELS", help="train on squares of this side where the clip moves (vae; None: whole clips)"
     )

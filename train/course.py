@@ -198,5 +198,6 @@ def one_line_for_memory() -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" not in str(e):
             raise
         raise InputError(
-            "the device ran out of memory: try --accumulate, --mesh fsdp=-1, a smaller --size, or fewer --num-frames"
+            "the device ran out of memory: try --accumulate, --mesh fsdp=-1, a smaller --size, fewer --num-frames, "
+            "or --crop for a VAE"
         ) from None

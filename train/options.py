@@ -10,6 +10,7 @@ from pathlib import Path
 from svdjax.errors import InputError
 from svdjax.fit import FITS
 from svdjax.mesh import DEFAULT, parse_mesh
+from train.world_clips import data_folder
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -82,11 +83,11 @@ def add(p: argparse.ArgumentParser, *, steps: int, learning_rate: float, rate: s
 
     Args:
         steps, learning_rate: defaults.
-        rate: what becomes of the learning rate.
+        rate: what has the learning rate, and what becomes of it.
     """
     needed = p.add_argument_group("what")
     needed.add_argument(
-        "--data", type=Path, metavar="DIR", required=True, help="folder of videos and of folders of frames, or: world"
+        "--data", type=data_folder, metavar="DIR", required=True, help="folder of videos and of folders of frames, or: world"
     )
     needed.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder of the run")
     needed.add_argument("--resume", action="store_true", help="go on with the run in OUT, if there is one")
@@ -102,7 +103,7 @@ def add(p: argparse.ArgumentParser, *, steps: int, learning_rate: float, rate: s
     how.add_argument("--steps", type=int, default=steps, metavar="N", help="in all")
     how.add_argument("--batch-size", type=int, metavar="B", help="clips of a step over all devices (None: one a device)")
     how.add_argument("--accumulate", type=int, default=1, metavar="N", help="do a step in N parts, to need less memory")
-    how.add_argument("--learning-rate", type=float, default=learning_rate, metavar="X", help=f"of AdamW, {rate}")
+    how.add_argument("--learning-rate", type=float, default=learning_rate, metavar="X", help=rate)
     how.add_argument("--seed", type=int, default=0, metavar="N", help="of clips, sigmas and noises")
     how.add_argument("--dtype", choices=DTYPES, help="of frozen weights and computation (None: bfloat16, float32 on a CPU)")
     how.add_argument("--no-remat", action="store_true", help="keep all activations: faster by about a fifth, much more memory")

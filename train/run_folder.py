@@ -1,6 +1,7 @@
 """The folder of a run: what it is a run of, and whether it may be begun or continued.
 
-OUT/run.json, OUT/metrics.csv, OUT/loss.png, OUT/data.csv, OUT/checkpoints/, OUT/validation/, OUT/tensorboard/, OUT/backward/
+OUT/run.json, OUT/metrics.csv, OUT/loss.png, OUT/data.csv, OUT/checkpoints/, OUT/validation/, OUT/tensorboard/, and what comes
+of it, OUT/backward/ or OUT/model/
 """
 
 from __future__ import annotations

@@ -128,5 +128,6 @@ class Step:
 
     def whole(self, tensors: Mapping[str, Array]) -> dict[str, np.ndarray]:
         """Tensors on the host, whole in every process; to be called by all."""
-        everywhere = jax.jit(lambda x: x, out_shardings=sharding.replicated(self.mesh))(dict(tensors))
-        return {name: np.asarray(value) for name, value in everywhere.items()}
+        copy = jax.jit(lambda x: x, out_shardings=sharding.replicated(self.mesh))
+        # one after the other, for a device may have no room for all of them whole
+        return {name: np.asarray(value if value.is_fully_replicated else copy(value)) for name, value in tensors.items()}

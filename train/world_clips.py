@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -22,8 +23,14 @@ _MEASURED = 16  # clips whose motion is that of all
 
 
 def is_meant(folder: str | os.PathLike[str]) -> bool:
-    """Whether the data is the world; a folder of that name is given as `./world`."""
+    """Whether the data is the world."""
     return os.fspath(folder) == NAME
+
+
+def data_folder(text: str) -> Path:
+    """What `--data` says: a folder, or the world; a folder of that name is given as `./world`."""
+    path = Path(text)
+    return path.absolute() if text != NAME and is_meant(path) else path
 
 
 def frames(path: str, start: int = 0, count: int | None = None) -> Iterator[Pixels]:
