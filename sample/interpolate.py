@@ -152,8 +152,8 @@ def check_side_file(option: str, path: Path, ending: str, overwrite: bool) -> No
 
 
 def write_latents(path: Path, latents: np.ndarray) -> None:
-    with new_file(path) as temporary:
-        np.savez(temporary, latents=latents)
+    with new_file(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, latents=latents)
 
 
 def generate(request: Request) -> None:

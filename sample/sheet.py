@@ -60,4 +60,4 @@ def save(sheet: Image.Image, path: Path) -> None:
         InputError: it can't be written.
     """
     with new_file(path) as temporary:
-        sheet.save(temporary)
+        sheet.save(temporary, format="PNG")

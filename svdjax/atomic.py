@@ -53,24 +53,25 @@ def new_folder(out: Path, *, overwrite: bool = False, ours: Callable[[Path], boo
 
 
 @contextlib.contextmanager
-def new_file(out: Path, said: str = "") -> Iterator[Path]:
-    """A file under a temporary name beside `out`, to be written in the block and renamed to `out` at its end.
+def new_file(out: Path, said: str = "", hint: str = "") -> Iterator[Path]:
+    """A file named `.*.partial` beside `out`, to be written in the block and renamed to `out` at its end.
 
     After an error an old `out` is as it was.
 
     Args:
         out: the file to make, or to replace.
         said: what messages call it; its path if left out.
+        hint: what messages end with.
 
     Raises:
         InputError: it can't be written.
     """
-    temporary = out.with_name(f".{out.stem}.{os.getpid()}{out.suffix}")
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         yield temporary
         temporary.replace(out)
     except OSError as e:
-        raise InputError(f"{said or out}: can't be written: {e.strerror}") from None
+        raise InputError(f"{said or out}: can't be written: {e.strerror or e}{hint}") from None
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from svdjax.errors import InputError
+from svdjax.atomic import new_file
 from train.metrics import Row
 
 
@@ -38,11 +37,5 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     axes.set(xlabel="step", ylabel="loss", yscale="log", title=f"{len(rows)} steps")
     axes.grid(alpha=0.3)
     axes.legend()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with new_file(path, hint="; --resume goes on") as temporary:
         figure.savefig(temporary, dpi=110, format="png")
-        temporary.replace(path)
-    except OSError as e:
-        raise InputError(f"{path}: can't be written: {e.strerror}; --resume goes on") from None
-    finally:
-        temporary.unlink(missing_ok=True)

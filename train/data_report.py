@@ -7,7 +7,7 @@ import os
 from collections import defaultdict
 from pathlib import Path
 
-from svdjax.errors import InputError
+from svdjax.atomic import new_file
 from svdjax.fit import describe_fit
 from train.measure import Skipped
 from train.scan import Found
@@ -56,15 +56,9 @@ def write_csv(found: Found, path: str | os.PathLike[str]) -> None:
     rows += [
         [s.name, s.kind, s.frames, s.width, s.height, s.motion, 0, "skipped", f"{s.reason}: {s.detail}"] for s in found.skipped
     ]
-    temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.partial")
-    try:
-        # Names that aren't Unicode on this disk are written as they are there.
-        with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            csv.writer(file).writerows([COLUMNS, *rows])
-        temporary.replace(path)
-    except OSError as e:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"{path}: can't be written ({e.strerror or e})") from None
+    # Names that aren't Unicode on this disk are written as they are there.
+    with new_file(Path(path)) as temporary, temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, *rows])
 
 
 def _count(number: int, noun: str) -> str:

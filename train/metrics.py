@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from svdjax.atomic import new_file
 from svdjax.errors import InputError
 
 COLUMNS = ("step", "loss", "gradient_norm", "sigma")
@@ -46,10 +47,9 @@ class Metrics:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(_cells(row) for row in self.rows)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
+        with new_file(path) as temporary:
             temporary.write_text(text.getvalue())
-            temporary.replace(path)
+        try:
             self._file = path.open("a", newline="")
         except OSError as e:
             raise InputError(f"{path}: can't be written: {e.strerror}") from None

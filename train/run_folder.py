@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from svdjax import __version__
+from svdjax.atomic import new_file
 from svdjax.errors import InputError
 
 FORMAT = "svdjax-run"
@@ -119,14 +120,9 @@ def write(out: Path, settings: Mapping[str, Any]) -> None:
     Raises:
         InputError: it can't be written.
     """
-    temporary = out / f".run.json.{os.getpid()}.partial"
-    try:
-        data = {"format": FORMAT, "version": VERSION, "svdjax": __version__, "settings": dict(settings)}
+    data = {"format": FORMAT, "version": VERSION, "svdjax": __version__, "settings": dict(settings)}
+    with new_file(out / "run.json", str(out)) as temporary:
         temporary.write_text(json.dumps(data, indent=2) + "\n")
-        temporary.replace(out / "run.json")
-    except OSError as e:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"{out}: can't be written: {e.strerror}") from None
 
 
 @contextlib.contextmanager
