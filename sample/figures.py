@@ -61,22 +61,33 @@ def command(argv: list[str] | None) -> None:
     if not args.out.is_dir():
         raise InputError(f"{args.out}: there is no such folder")
     settings = Settings(FRAMES, args.steps, args.seed, **options.recurrence_settings(args))
+    with running.one_line_errors("nothing was written"):
+        write(args.out, settings)
+
+
+def write(out: Path, settings: Settings) -> None:
+    """Make all clips in one batch, and a sheet of each figure's."""
     compilation_cache.enable()
     model = checkpoint.load(embedded.checkpoint(), dtype=running.compute_dtype(None))
-    for name, cases in (("second-keyframes", second_keyframes()), ("limits", limits())):
-        first, last = (np.stack([case[i] for case in cases]) for i in (1, 2))
-        height, width = first.shape[1:3]
-        shape = pipeline.latent_shape(model.config, settings, (height, width))
-        draws = draw([args.seed] * len(cases), (height, width, 3), shape)
-        with running.progress_bar(name, len(settings.schedule(model.config.scheduler))) as progress:
-            latents = pipeline.sample_pair(model, first, last, settings, draws=draws, progress=progress)
+    figures = {"second-keyframes": second_keyframes(), "limits": limits()}
+    cases = [case for of_figure in figures.values() for case in of_figure]
+    first, last = (np.stack([case[i] for case in cases]) for i in (1, 2))
+    height, width = first.shape[1:3]
+    draws = draw(
+        [settings.seed] * len(cases), (height, width, 3), pipeline.latent_shape(model.config, settings, (height, width))
+    )
+    with running.progress_bar("sampling", len(settings.schedule(model.config.scheduler))) as progress:
+        latents = pipeline.sample_pair(model, first, last, settings, draws=draws, progress=progress)
+    clips = iter(pipeline.decode(model, latents))
+    for name, of_figure in figures.items():
         rows: list[sheet.Row] = []
-        for (title, a, b), clip in zip(cases, pipeline.decode(model, latents), strict=True):
+        for title, a, b in of_figure:
+            clip = next(clips)
             given = np.full_like(clip, 255)
             given[0], given[-1] = a, b
             rows += [(title, given), ("", clip)]
-        sheet.save(sheet.draw(rows), args.out / f"{name}.png")
-        print(f"wrote {args.out / name}.png")
+        sheet.save(sheet.draw(rows), out / f"{name}.png")
+        print(f"wrote {out / name}.png")
 
 
 def main(argv: list[str] | None = None) -> int:

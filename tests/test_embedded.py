@@ -11,7 +11,8 @@ from PIL import Image
 
 import svdjax
 from convert import embedded
-from sample import pairs, quality, sheet
+from sample import figures, pairs, quality, sheet
+from sample.evaluate import reconstruct
 from sample.interpolate import main
 from svdjax import methods, video
 
@@ -106,3 +107,29 @@ def test_it_beats_what_it_is_compared_with():
     }
     assert errors["dual"] < 0.6 * errors["trf"]
     assert errors["dual"] < 0.6 * errors["cross-fade"]
+
+
+def test_figures_of_the_paper(tmp_path):
+    assert figures.main(["--out", str(tmp_path), "--steps", "1"]) == 0
+    rows = {"second-keyframes.png": 6, "limits.png": 4}
+    for name, count in rows.items():
+        width, height = Image.open(tmp_path / name).size
+        assert height > count * 96
+        assert width > 8 * 96
+
+
+@pytest.mark.heavy
+def test_the_vae():
+    """What it makes of clips that no training saw: 30 dB, and 24 dB in the thing's own region, are asked of it."""
+    model = svdjax.load(embedded.checkpoint(), dtype="float32")
+    found = []
+    for pair in pairs.of_world(24).pairs:
+        clip = pair.read()
+        found.append(quality.figures(clip, reconstruct(model, clip), pair.scene))
+    assert np.mean([one["psnr"] for one in found]) > 30
+    assert np.mean([one["region_psnr"] for one in found]) > 24
+
+
+def test_figures_need_a_folder(tmp_path, capsys):
+    assert figures.main(["--out", str(tmp_path / "none")]) == 2
+    assert "there is no such folder" in capsys.readouterr().err
