@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from svdjax import compilation_cache, fit, mesh
+from svdjax import compilation_cache, compiler, fit, mesh
 from svdjax.config import SVDConfig
 from svdjax.errors import InputError
 from train import data_report, hosts, run_folder, whole_checkpoints
@@ -70,6 +70,7 @@ class Work:
 
 def begin(given: Options) -> None:
     """What comes before everything else: this process joins the others."""
+    compiler.spare_threads()
     hosts.start(given.coordinator, given.num_processes, given.process_id)
     compilation_cache.enable()
 
