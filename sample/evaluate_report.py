@@ -67,6 +67,8 @@ def summarise(rows: Rows, request: Request, clips: Sequence[Pair]) -> dict[str, 
         for figure, statistic in of.items():
             how: dict[str, Any] = {"resamples": _RESAMPLES, "biased": True} if figure == FRECHET else {}
             found = intervals.with_interval(statistic, groups, **how)
+            if figure == FRECHET:  # mirrored, it can reach below what a distance can be
+                found["interval"] = [max(0.0, bound) for bound in found["interval"]]
             if figure in columns:
                 found["by_pair"] = columns[figure].tolist()
             if of is not first:

@@ -16,7 +16,6 @@ from sample.evaluate import reconstruct
 from sample.interpolate import main
 from svdjax import methods, video
 
-pytestmark = pytest.mark.skipif(not (embedded.SOURCE / "model_index.json").exists(), reason="no model is embedded yet")
 LIMIT = 16e6  # bytes, in all
 STEPS = 10
 
