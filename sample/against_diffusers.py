@@ -23,6 +23,7 @@ import numpy as np
 from convert.mapping import torch_row
 from sample import measure
 from sample.workload import Workload
+from svdjax import compiler
 from svdjax.errors import InputError
 from svdjax.model import leaves
 
@@ -115,7 +116,7 @@ def prepare() -> tuple[str, int]:
     """Set PyTorch up as JAX is: the device's name in PyTorch, and the number of threads."""
     import torch
 
-    gpu, threads = jax.default_backend() == "gpu", measure.cores()
+    gpu, threads = jax.default_backend() == "gpu", compiler.cores()
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision("high" if gpu else "highest")  # JAX's default on GPUs
     return "cuda" if gpu else "cpu", threads

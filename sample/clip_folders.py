@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from svdjax.atomic import new_folder
 from svdjax.errors import InputError
 
 TRUTH = "truth"  # the folder of the true clips, beside those of the methods
@@ -22,14 +21,11 @@ def write(folder: Path, frames: np.ndarray) -> None:
     """
     if folder.is_dir():
         return
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
-        temporary.mkdir(parents=True)
-        for i, frame in enumerate(frames):
-            Image.fromarray(frame).save(temporary / f"{i:04d}.png")
-        temporary.rename(folder)
+        with new_folder(folder, ours=lambda old: False) as temporary:
+            for i, frame in enumerate(frames):
+                Image.fromarray(frame).save(temporary / f"{i:04d}.png")
     except OSError as e:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise InputError(f"{folder}: can't be written ({e.strerror}); the same command goes on from here") from None
 
 

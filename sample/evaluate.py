@@ -10,7 +10,7 @@ import json
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from sample import clip_folders, evaluate_report, pairs, quality, running, sheet
 from sample.clip_folders import TRUTH
-from sample.evaluate_options import RECONSTRUCTION, Request, check
+from sample.evaluate_options import CROSS_FADE, RECONSTRUCTION, Request, check
 from sample.pairs import Pair, Pairs
 from svdjax import checkpoint, cli, compilation_cache, delta, pipeline
 from svdjax.atomic import new_file
@@ -111,46 +111,47 @@ def generate(request: Request, name: str, clips: Sequence[Pair], made: dict[str,
     if not missing:
         return before
     batch = request.batch_size
-    make = None if name not in request.models else sampler(request, name)
+    make = maker(request, name)
     times = []
     with tqdm(total=len(missing), desc=name, unit="pair", file=sys.stderr) as bar:
         for start in range(0, len(missing), batch):
             some = missing[start : start + batch]
             begun = time.monotonic()
-            if make is not None:
-                made_clips = make([*some, *some[-1:] * (batch - len(some))])  # one shape, one program
-            elif name == TRUTH:
-                made_clips = (pair.read() for pair in some)
-            else:
-                ends = (clip_folders.read_ends(request.out / TRUTH / pair.name) for pair in some)
-                made_clips = (sheet.cross_fade(*both, request.settings.num_frames) for both in ends)
-            for pair, clip in zip(some, made_clips, strict=False):
+            filled = [*some, *some[-1:] * (batch - len(some))]  # one shape, one program
+            for pair, clip in zip(some, make(filled), strict=False):
                 clip_folders.write(folder / pair.name, clip)
             times.append((time.monotonic() - begun) / batch)
             bar.update(len(some))
-    if make is None:
+    if name not in request.models:
         return None
     seconds = float(np.mean(times[1:])) if len(times) > 1 else before  # the first batch's hold the compilation
     write_text(file, json.dumps({**made, "seconds_a_pair": seconds}))
     return seconds
 
 
-def sampler(request: Request, name: str) -> Callable[[Sequence[Pair]], np.ndarray]:
-    """What makes the clips of a batch of pairs, uint8 (b, f, H, W, 3)."""
+def maker(request: Request, name: str) -> Callable[[Sequence[Pair]], Iterable[np.ndarray]]:
+    """What makes the clips of a batch of pairs, uint8 (f, H, W, 3) each."""
+
+    def ends(pair: Pair) -> np.ndarray:
+        return clip_folders.read_ends(request.out / TRUTH / pair.name)
+
+    if name == TRUTH:
+        return lambda some: (pair.read() for pair in some)
+    if name == CROSS_FADE:
+        return lambda some: (sheet.cross_fade(*ends(pair), request.settings.num_frames) for pair in some)
     path, backward = request.models[name]
     model = checkpoint.load(path, dtype=request.dtype, backward=backward)
     width, height = request.size
     shape = pipeline.latent_shape(request.config, request.settings, (height, width))
 
     def sample(some: Sequence[Pair]) -> np.ndarray:
-        first, last = np.stack([clip_folders.read_ends(request.out / TRUTH / pair.name) for pair in some], 1)
+        first, last = np.stack([ends(pair) for pair in some], 1)
         seeds = [(request.settings.seed + int(pair.name)) % 2**32 for pair in some]
         draws = draw(seeds, (height, width, 3), shape)
         return pipeline.decode(model, pipeline.sample_pair(model, first, last, request.settings, method=name, draws=draws))
 
-    def encode_and_decode(some: Sequence[Pair]) -> np.ndarray:
-        clips = (clip_folders.read(request.out / TRUTH / pair.name) for pair in some)
-        return np.stack([reconstruct(model, clip) for clip in clips])
+    def encode_and_decode(some: Sequence[Pair]) -> Iterable[np.ndarray]:
+        return (reconstruct(model, clip_folders.read(request.out / TRUTH / pair.name)) for pair in some)
 
     return encode_and_decode if name == RECONSTRUCTION else sample
 

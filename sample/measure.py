@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import statistics
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import jax.numpy as jnp
 from jax.experimental.compilation_cache import compilation_cache
 
 from sample import host_memory
+from svdjax import compiler
 
 _CACHE_OPTIONS = ("jax_compilation_cache_dir", "jax_enable_compilation_cache", "jax_persistent_cache_min_compile_time_secs")
 # Side and number of products in flight together: bound by arithmetic, not by launching, and done in a fraction of a second.
@@ -199,11 +199,6 @@ def peak_bytes() -> int:
     return stats["peak_bytes_in_use"] if stats else host_memory.peak()
 
 
-def cores() -> int:
-    """Processor cores that this process may use: JAX's own number of threads."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def device_name() -> str:
     """The default device in words."""
     device = jax.devices()[0]
@@ -215,4 +210,4 @@ def device_name() -> str:
             if line.startswith("model name"):
                 model = line.partition(":")[2].strip()
                 break
-    return f"{model}, {cores()} cores (cpu)"
+    return f"{model}, {compiler.cores()} cores (cpu)"

@@ -23,7 +23,11 @@ def spare_threads() -> None:
     and where no thread is left, the parts of the other's work never run: training with two devices on two cores hung.
     `NPROC`, which XLA reads, is left alone if set.
     """
-    devices = max(jax.config.jax_num_cpu_devices, 1)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    devices = jax.config.jax_num_cpu_devices
     if devices > 1:
-        os.environ.setdefault("NPROC", str(devices + cores))
+        os.environ.setdefault("NPROC", str(devices + cores()))
+
+
+def cores() -> int:
+    """Processor cores that this process may use: JAX's own number of threads."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -72,33 +72,21 @@ def parse(argv: list[str] | None) -> Options:
     how.add_argument(
         "--average", type=float, default=0.999, metavar="X", help="decay of the mean of the weights, which is kept"
     )
-    how.add_argument(
-        "--dropout",
-        type=float,
-        default=UNET_ONLY["dropout"],
-        metavar="X",
-        help="share of clips not told their first frame (unet)",
-    )
+    how.add_argument("--dropout", type=float, metavar="X", help="share of clips not told their first frame (unet)")
     how.add_argument(
         "--log-sigma",
         type=float,
         nargs=2,
-        default=UNET_ONLY["log_sigma"],
         metavar=("MEAN", "STD"),
         help="ln sigma is normal with these (unet)",
     )
-    how.add_argument(
-        "--noises",
-        type=int,
-        default=UNET_ONLY["noises"],
-        metavar="N",
-        help="noises that each clip is trained on at once (unet)",
-    )
+    how.add_argument("--noises", type=int, metavar="N", help="noises that each clip is trained on at once (unet)")
     how.add_argument(
         "--crop", type=int, metavar="PIXELS", help="train on squares of this side where the clip moves (vae; None: whole clips)"
     )
     how.add_argument(
         "--freeze-encoder", action="store_true", help="finish the decoder alone; latents, and UNets that make them, stay (vae)"
     )
+    p.set_defaults(**UNET_ONLY)
     given = vars(p.parse_args(argv))
     return Options(**{**given, "log_sigma": tuple(given["log_sigma"])})
