@@ -115,10 +115,19 @@ def label(method: str) -> str:
 
 
 def picture(request: Request, clips: Sequence[Pair]) -> Image.Image:
-    """The first few pairs: the truth, then every method in the order of `LABELS`."""
+    """A few pairs: the truth, then every method in the order of `LABELS`."""
     rows = []
-    for pair in clips[:_SHOWN]:
+    for pair in shown(clips):
         rows.append((f"truth ({pair.title})", clip_folders.read(request.out / TRUTH / pair.name)))
-        shown = [name for name in LABELS if name in request.methods]
-        rows += [(label(name), clip_folders.read(request.out / name / pair.name)) for name in shown]
+        methods = [name for name in LABELS if name in request.methods]
+        rows += [(label(name), clip_folders.read(request.out / name / pair.name)) for name in methods]
     return sheet.draw(rows, [f"frame {i}" for i in range(request.settings.num_frames)])
+
+
+def shown(clips: Sequence[Pair]) -> list[Pair]:
+    """Those in the picture: of the world the first of each kind of thing, of other clips the first few."""
+    first: dict[str, Pair] = {}
+    for pair in clips:
+        if pair.scene is not None:
+            first.setdefault(pair.scene.kind, pair)
+    return list(first.values()) or list(clips[:_SHOWN])

@@ -1,5 +1,6 @@
 """`python -m sample.evaluate` on a small random model and a folder of clips, and everything that it refuses."""
 
+import dataclasses
 import json
 import shutil
 
@@ -9,7 +10,7 @@ from PIL import Image
 from training import one_line
 
 import svdjax
-from sample import quality
+from sample import evaluate_report, pairs, quality
 from sample.evaluate import main
 from svdjax.world import scene
 from svdjax.world_drawing import render
@@ -149,3 +150,14 @@ def test_a_folder_of_something_else(training_model, training_clips, tmp_path, ca
     assert command(training_model, training_clips, tmp_path / "out") == 2
     assert "holds something else than an evaluation's frames" in one_line(capsys.readouterr().err)
     assert (tmp_path / "out" / "trf" / "mine.txt").read_text() == "mine"
+
+
+def test_the_picture_shows_the_first_of_each_kind():
+    clips = pairs.of_world(30).pairs
+    kinds = [pair.scene.kind for pair in clips]
+    assert kinds[:3] == ["dart"] * 3  # the first few would all be alike
+    chosen = evaluate_report.shown(clips)
+    assert sorted(pair.scene.kind for pair in chosen) == ["car", "dart", "fish"]
+    assert all(kinds.index(pair.scene.kind) == int(pair.name) for pair in chosen)
+    others = [dataclasses.replace(pair, scene=None) for pair in clips]
+    assert evaluate_report.shown(others) == others[:3]
