@@ -151,7 +151,8 @@ def test_two_processes(training_model, training_clips, alone, tmp_path):
     assert "1 host, 2 processes, 4 devices (cpu), mesh data=2 fsdp=2, global batch 8" in said
     done = training.rows(out)
     assert f"stopped after step {done} of 1000, which is saved" in said
-    assert not [line for line in outputs[1][0].splitlines() if not line.startswith("[Gloo]")]  # XLA's own, in C++
+    of_gloo = ("[Gloo]", "peer ranks")  # XLA's own lines, in C++, of several threads: they can be cut into one another
+    assert not [line for line in outputs[1][0].splitlines() if line and not any(part in line for part in of_gloo)]
     np.testing.assert_allclose(losses(out)[:STEPS], losses(alone), rtol=2e-5)
     # on another mesh
     assert train(training_model, training_clips, out, "--resume", batch_size=BATCH, steps=done + 1) == 0
