@@ -18,7 +18,7 @@ from sample.quality import FIGURES
 
 FRECHET = "frechet"
 _RESAMPLES = 200  # of the Frechet distance, which takes longer than a mean
-_SHOWN = 3  # pairs in the picture
+_SHOWN = 3  # pairs in the picture, where there are no kinds of them
 # What the paper calls the methods, in the order of the picture's rows.
 LABELS = {
     "reconstruction": "VAE alone",
@@ -117,9 +117,9 @@ def label(method: str) -> str:
 def picture(request: Request, clips: Sequence[Pair]) -> Image.Image:
     """A few pairs: the truth, then every method in the order of `LABELS`."""
     rows = []
+    methods = [name for name in LABELS if name in request.methods]
     for pair in shown(clips):
         rows.append((f"truth ({pair.title})", clip_folders.read(request.out / TRUTH / pair.name)))
-        methods = [name for name in LABELS if name in request.methods]
         rows += [(label(name), clip_folders.read(request.out / name / pair.name)) for name in methods]
     return sheet.draw(rows, [f"frame {i}" for i in range(request.settings.num_frames)])
 
