@@ -23,13 +23,11 @@ class Autoencoding:
             people look at.
         edges: of the error of differences between neighbouring pixels, which keeps edges sharp.
         divergence: of the latents' distribution from a normal one, in nats a latent: only enough to bound them.
-        freeze_encoder: the latents are given, to finish the decoder when a UNet has learned to make them.
     """
 
     moving: float = 4.0
     edges: float = 1.0
     divergence: float = 1e-3
-    freeze_encoder: bool = False
 
 
 @jax.tree_util.register_dataclass
@@ -46,7 +44,7 @@ class Reconstruction:
     psnr: Array
 
 
-def reconstruct(vae: VAE, clips: Array, posterior: Array, how: Autoencoding) -> Reconstruction:
+def reconstruct(vae: VAE, clips: Array, posterior: Array, how: Autoencoding, *, freeze_encoder: bool = False) -> Reconstruction:
     """Encode each frame, decode the clip from a sample of its latents, and compare.
 
     Args:
@@ -54,12 +52,13 @@ def reconstruct(vae: VAE, clips: Array, posterior: Array, how: Autoencoding) -> 
         clips: (b, f, H, W, 3), uint8 or in [-1, 1].
         posterior: unit-variance noise of the latents, (b, f, h, w, c); zeros take their mean.
         how: the loss.
+        freeze_encoder: the latents are given, to finish the decoder when a UNet has learned to make them.
     """
 
     def one(clip: Array, posterior: Array) -> Reconstruction:
         clip = to_signed_unit(clip)
         mean, logvar = vae.encode(clip)
-        if how.freeze_encoder:
+        if freeze_encoder:
             mean, logvar = jax.lax.stop_gradient((mean, logvar))
         frames = vae.decode((mean + jnp.exp(0.5 * logvar) * posterior)[None])[0]
         weight = 1 + how.moving * moving(clip)

@@ -29,7 +29,8 @@ class Noised:
         latents: clean and scaled, (b, f, h, w, c).
         noise: (b, f, h, w, c), of unit variance.
         sigma: (b,).
-        first: the first frame, clean, (b, H, W, 3), uint8 or in [-1, 1].
+        first: the first frame, clean, (b, H, W, 3), uint8 or in [-1, 1]; or its embedding (b, 1, c), where the image encoder
+            is not trained.
         image_latents: of the first frame with noise, not scaled, (b, h, w, c).
         conditional: 1 for a clip that is told its first frame, 0 for one that is not, (b,).
         added_time_ids: (b, 3).
@@ -45,12 +46,13 @@ class Noised:
 
 
 def denoising_losses(
-    unet: UNet, image_encoder: CLIPVision, batch: Noised, *, run_block: RunBlock = run_rematerialised
+    unet: UNet, image_encoder: CLIPVision | None, batch: Noised, *, run_block: RunBlock = run_rematerialised
 ) -> Array:
     """The loss of each clip, (b,): the squared error of v, which is the denoised latents' weighted as EDM weighs it.
 
     Args:
-        unet, image_encoder: to be trained, or either of them.
+        unet: to be trained.
+        image_encoder: to be trained too, or None where the batch has embeddings.
         batch: of clips.
         run_block: how blocks are run (`svdjax.rematerialise`).
     """
@@ -59,7 +61,8 @@ def denoising_losses(
     def one(x: Noised) -> Array:
         latents, noise, sigma = (a.astype(dtype) for a in (x.latents, x.noise, x.sigma))
         noisy = (latents + sigma * noise) * edm.c_in(sigma)
-        embeds = embed_images(image_encoder, to_signed_unit(x.first)[None]) * x.conditional
+        embeds = x.first if image_encoder is None else embed_images(image_encoder, to_signed_unit(x.first)[None])
+        embeds = embeds.reshape(1, 1, -1) * x.conditional
         image_latents = jnp.broadcast_to(x.image_latents.astype(dtype) * x.conditional, noisy.shape)
         sample = jnp.concatenate([noisy, image_latents], -1)[None]
         v = unet(sample, edm.c_noise(sigma)[None], embeds, x.added_time_ids[None], run_block=run_block)[0]

@@ -19,7 +19,12 @@ DARK, PALE = np.array([0.12, 0.12, 0.15]), np.array([1.0, 0.98, 0.85])
 def render(scene: Scene) -> np.ndarray:
     """The clip, uint8 (8, 64, 64, 3)."""
     pictures = np.stack([draw_on(scene, background(scene), t) for t in range(len(scene.centres))])
-    return np.round(255 * pictures.clip(0, 1)).astype(np.uint8)
+    return to_levels(pictures)
+
+
+def to_levels(picture: np.ndarray) -> np.ndarray:
+    """uint8 of a picture in about [0, 1]."""
+    return np.round(255 * picture.clip(0, 1)).astype(np.uint8)
 
 
 def coverage(scene: Scene) -> np.ndarray:

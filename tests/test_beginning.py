@@ -8,7 +8,6 @@ import pytest
 import svd_folders
 import training
 
-from svdjax.autoencoding import Autoencoding
 from svdjax.config import UNetConfig, VAEConfig
 from svdjax.initialize import abstract, random
 from svdjax.model import fill, leaves
@@ -80,7 +79,7 @@ def test_a_frozen_encoder():
     """Weight decay doesn't change it either."""
     names = ("vae.encoder.conv.kernel", "vae.quant_conv.bias", "vae.decoder.conv.kernel", "vae.decoder.conv.bias")
     trained = {name: jnp.ones((64, 64) if name.endswith("kernel") else 64) for name in names}
-    tx = optimizer(how(autoencoding=Autoencoding(freeze_encoder=True)))
+    tx = optimizer(how(freeze_encoder=True))
     updates, _ = tx.update(jax.tree.map(jnp.ones_like, trained), tx.init(trained), trained)
     for name, update in updates.items():
         assert (float(jnp.abs(update).max()) > 0) is name.startswith("vae.decoder."), name

@@ -1,5 +1,7 @@
 """Training from scratch as functions: the losses, the mean of the weights."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,12 +13,13 @@ import training
 from svdjax import autoencoding, edm
 from svdjax.autoencoding import Autoencoding, crop, reconstruct
 from svdjax.clip import CLIPVision
-from svdjax.conditioning import embed_images
+from svdjax.conditioning import embed_images, to_signed_unit
 from svdjax.config import CLIPConfig, UNetConfig
 from svdjax.denoising import Noised, denoising_losses
 from svdjax.finetune import Noising
 from svdjax.initialize import random
 from svdjax.rematerialise import run_plainly
+from svdjax.telling import telling_losses
 from svdjax.unet import UNet
 from train.optimizer import averaged
 from train.pretraining import noises
@@ -88,7 +91,7 @@ def test_latents_of_a_frozen_encoder_are_given(clips):
             return 2 * latents
 
     def loss(error, freeze):
-        return reconstruct(Shifted(error), clips, np.zeros_like(clips), Autoencoding(freeze_encoder=freeze)).loss.sum()
+        return reconstruct(Shifted(error), clips, np.zeros_like(clips), Autoencoding(), freeze_encoder=freeze).loss.sum()
 
     assert abs(jax.grad(loss)(0.1, False)) > 0.1
     assert jax.grad(loss)(0.1, True) == 0
@@ -155,6 +158,35 @@ def test_denoising_losses(networks):
     error = edm.denoise(noisy, v, sigma) - batch.latents
     expected = (np.asarray(error) ** 2).mean((1, 2, 3, 4)) * (1 + batch.sigma**2) / batch.sigma**2
     np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_denoising_with_embeddings_that_are_given(networks):
+    """In place of the first frame, where the image encoder stays: the same loss."""
+    rng = np.random.default_rng(0)
+    first = rng.uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32)
+    latents, noise = rng.standard_normal((2, 2, 3, 4, 4, 4), np.float32)
+    image_latents = rng.standard_normal((2, 4, 4, 4), np.float32)
+    told, ids = np.array([1.0, 0.0], np.float32), np.tile(np.array([[6, 127, 0.02]], np.float32), (2, 1))
+
+    @functools.partial(jax.jit, static_argnames="frozen")
+    def losses(unet, image_encoder, frozen):
+        shown = embed_images(image_encoder, first) if frozen else first
+        batch = Noised(latents, noise, np.array([0.4, 5.0], np.float32), shown, image_latents, told, ids)
+        return denoising_losses(unet, None if frozen else image_encoder, batch, run_block=run_plainly)
+
+    np.testing.assert_allclose(losses(*networks, True), losses(*networks, False), rtol=1e-5)
+
+
+def test_telling_losses(networks):
+    """A linear head on the embedding of each frame; the mean of squares, a clip."""
+    _, image_encoder = networks
+    rng = np.random.default_rng(0)
+    clips = rng.integers(0, 256, (2, 3, 16, 16, 3), np.uint8)
+    facts = rng.standard_normal((2, 3, 5), np.float32)
+    embeds = np.asarray(embed_images(image_encoder, to_signed_unit(jnp.asarray(clips.reshape(6, 16, 16, 3)))))[:, 0]
+    kernel, bias = rng.standard_normal((embeds.shape[1], 5), np.float32), rng.standard_normal(5, np.float32)
+    expected = np.square((embeds @ kernel + bias).reshape(2, 3, 5) - facts).mean((1, 2))
+    np.testing.assert_allclose(telling_losses(image_encoder, kernel, bias, clips, facts), expected, rtol=1e-4)
 
 
 def test_mean_of_the_weights():

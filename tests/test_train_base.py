@@ -26,14 +26,19 @@ def train(stage, model, data, out, *others, **options):
 
 @pytest.fixture(scope="module")
 def made(training_model, training_clips, tmp_path_factory):
-    """Both stages, the second from the first's model: folders of their runs."""
+    """The stages, each from the one's before it: folders of their runs."""
     folder = tmp_path_factory.mktemp("base")
     with pytest.MonkeyPatch.context() as patch:
         training.compile_once(patch)
         assert train("vae", training_model, training_clips, folder / "vae", validate_every=4, hold_out=1) == 0
         model = folder / "vae" / "model"
+        assert train("image-encoder", model, "world", folder / "image-encoder", num_frames=2, stride=7) == 0
+        model = folder / "image-encoder" / "model"
         assert train("unet", model, training_clips, folder / "unet", "--no-remat", hold_out=1) == 0
     return folder
+
+
+BEFORE = {"vae": None, "image-encoder": "vae", "unet": "image-encoder"}  # whose model each stage began with
 
 
 def tensors(path):
@@ -43,7 +48,7 @@ def tensors(path):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_each_stage_changes_its_own_networks(made, training_model, stage):
-    before = tensors(training_model if stage == "vae" else made / "vae" / "model")
+    before = tensors(training_model if BEFORE[stage] is None else made / BEFORE[stage] / "model")
     after = tensors(made / stage / "model")
     for name, values in before.items():
         if name not in STAGES[stage]:
@@ -62,8 +67,10 @@ def test_a_picture_of_the_reconstruction(made):
 def test_a_picture_of_what_is_made_from_a_first_frame(made, training_clips, tmp_path):
     options = {"validate_every": 1, "validate_steps": 2, "hold_out": 1, "steps": 1}
     words = ("--no-remat", "--noises", 2)
-    assert train("unet", made / "vae" / "model", training_clips, tmp_path / "run", *words, **options) == 0
+    model = made / "vae" / "model"
+    assert train("unet", model, training_clips, tmp_path / "run", "--freeze-encoder", *words, **options) == 0
     assert len(losses(tmp_path / "run")) == 1
+    assert_same_arrays(tensors(tmp_path / "run" / "model")["image_encoder"], tensors(model)["image_encoder"])
     assert [path.name for path in (tmp_path / "run" / "validation").iterdir()] == ["step-000001.webp"]
 
 
@@ -129,7 +136,23 @@ REFUSED = {
     "noises of another stage": (["vae", "--data", "world", "--noises", "4"], "--noises with vae: expected it with unet"),
     "activations of another stage": (["vae", "--data", "world", "--no-remat"], "--no-remat with vae: expected it with unet"),
     "a folder of the world's name": (["vae", "--data", "./world"], "world: no such folder"),
-    "nothing to freeze": (["vae", "--data", "world", "--freeze-encoder"], "--freeze-encoder: expected it with vae and --model"),
+    "nothing to freeze": (
+        ["vae", "--data", "world", "--freeze-encoder"],
+        "--freeze-encoder: expected it with vae or unet and --model",
+    ),
+    "nothing known": (["image-encoder", "--data", "clips", "--model", "MODEL"], "with image-encoder: expected world"),
+    "pictures of facts": (
+        ["image-encoder", "--data", "world", "--model", "MODEL", "--validate-every", "2"],
+        "--validate-every with image-encoder, which makes no pictures",
+    ),
+    "noises of facts": (
+        ["image-encoder", "--data", "world", "--model", "MODEL", "--noises", "2"],
+        "--noises with image-encoder:",
+    ),
+    "a frozen encoder that is trained": (
+        ["image-encoder", "--data", "world", "--model", "MODEL", "--freeze-encoder"],
+        "--freeze-encoder: expected it with vae or unet and --model",
+    ),
     "size": (["vae", "--data", "world", "--size", "60x60"], "60x60"),
 }
 

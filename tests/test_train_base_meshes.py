@@ -1,4 +1,4 @@
-"""`train.base` on several devices: both stages have the losses of one device."""
+"""`train.base` on several devices: its stages have the losses of one device."""
 
 import os
 import subprocess

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from svdjax.errors import InputError
-from svdjax.world import scene
+from svdjax.world import KINDS, scene
 from svdjax.world_drawing import render
+from svdjax.world_facts import FACTS, facts
 from train.loader import Loader
 from train.order import Order
 from train.scan import Found, scan
 from train.sources import DataSettings, read_clip
+from train.world_clips import read_with_facts
 
 SETTINGS = DataSettings("world", 8, (64, 64), hold_out=1)
 
@@ -27,6 +29,30 @@ def test_clips_are_those_of_the_world():
         assert offset == 0
         np.testing.assert_array_equal(clip, render(scene("train", number)))
     assert len({order.clip(i).start for i in range(1000)}) > 990
+
+
+def test_clips_with_facts():
+    """Of each of their frames."""
+    settings = DataSettings("world", 2, (64, 64), stride=7)
+    clip = Order(scan(settings).usable, settings, seed=2).clip(0)
+    row = read_with_facts(clip, (64, 64), "crop")
+    of = scene("train", clip.start // 8)
+    np.testing.assert_array_equal(row["clips"], render(of)[[0, 7]])
+    np.testing.assert_array_equal(row["facts"], [facts(of, 0), facts(of, 7)])
+
+
+def test_facts():
+    """What they say, of one scene; over the world they have about unit variance, none of them known beforehand."""
+    of = scene("validation", 5)
+    known = dict(zip(FACTS, facts(of, 3), strict=True))
+    assert max(KINDS, key=known.get) == of.kind
+    np.testing.assert_allclose(np.arctan2(known["sin"], known["cos"]) % (2 * np.pi), of.headings[3] % (2 * np.pi), rtol=1e-5)
+    np.testing.assert_allclose([known["x"], known["y"]], (of.centres[3] - 32) / 10, rtol=1e-5)
+    np.testing.assert_allclose([known[f"thing.{c}"] for c in "rgb"], 3 * (np.array(of.colour) - 0.5), rtol=1e-5)
+    many = np.stack([facts(scene("validation", i), 0) for i in range(400)])
+    assert np.abs(many.mean(0)).max() < 0.8
+    assert many.std(0).min() > 0.5
+    assert many.std(0).max() < 1.5
 
 
 def test_fewer_and_larger_frames():

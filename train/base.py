@@ -1,7 +1,8 @@
 """`python -m train.base`: train Stable Video Diffusion from scratch, on the embedded world or a folder of clips.
 
     python -m train.base vae --data world --out runs/vae
-    python -m train.base unet --model runs/vae/model --data world --out runs/unet
+    python -m train.base image-encoder --model runs/vae/model --data world --out runs/image_encoder
+    python -m train.base unet --model runs/image_encoder/model --freeze-encoder --data world --out runs/unet
 
 `OUT/model` is a checkpoint as `convert.svd_to_flax` writes it, with the mean of the trained weights.
 """
@@ -19,7 +20,6 @@ import numpy as np
 from jax import Array
 
 from svdjax import checkpoint, cli, initialize, pipeline, sharding
-from svdjax.autoencoding import Autoencoding
 from svdjax.conditioning import to_levels, to_signed_unit
 from svdjax.config import SVDConfig
 from svdjax.errors import InputError
@@ -28,14 +28,16 @@ from svdjax.orbax_trees import Shardings, restore_tree
 from svdjax.presets import PRESETS
 from svdjax.settings import Settings
 from svdjax.vae import VAE
-from train import base_options, beginning, course, hosts, validation
+from svdjax.world_facts import FACTS
+from train import base_options, beginning, course, hosts, validation, world_clips
 from train.base_options import UNET_ONLY, Options
 from train.course import Setup, Work
 from train.finetuning import Noising
+from train.loader import Loader
 from train.loop import Task
 from train.optimizer import average_of
 from train.order import Order
-from train.pretraining import STAGES, How, Pretraining, of_network
+from train.pretraining import HEAD, How, Pretraining, of_network, trained_networks
 from train.sources import fingerprint, read_clip
 from train.state import State
 from train.together import leave, say
@@ -87,10 +89,15 @@ def fitted(config: SVDConfig, setup: Setup) -> SVDConfig:
 def check_stage(given: Options, config: SVDConfig, setup: Setup) -> None:
     """Raises `InputError` for options of another stage, and for a crop that the VAE or the clips can't have."""
     for option, default in UNET_ONLY.items():
-        if given.stage == "vae" and getattr(given, option) != default:
-            raise InputError(f"--{option.replace('_', '-')} with vae: expected it with unet, which alone has a use for it")
-    if given.freeze_encoder and (given.stage != "vae" or given.model is None):
-        raise InputError("--freeze-encoder: expected it with vae and --model, whose encoder is kept")
+        if given.stage != "unet" and getattr(given, option) != default:
+            name = option.replace("_", "-")
+            raise InputError(f"--{name} with {given.stage}: expected it with unet, which alone has a use for it")
+    if given.freeze_encoder and (given.stage == "image-encoder" or given.model is None):
+        raise InputError("--freeze-encoder: expected it with vae or unet and --model, whose encoder is kept")
+    if given.stage == "image-encoder" and not world_clips.is_meant(given.data):
+        raise InputError(f"--data {given.data} with image-encoder: expected {world_clips.NAME}, whose facts are known")
+    if given.stage == "image-encoder" and given.validate_every:
+        raise InputError("--validate-every with image-encoder, which makes no pictures: expected it with another stage")
     if given.crop is None:
         return
     if given.stage != "vae":
@@ -116,22 +123,30 @@ def build(given: Options, config: SVDConfig, setup: Setup, order: Order) -> Work
         given.dropout,
         given.noises,
         given.crop,
+        given.freeze_encoder,
         given.accumulate,
         not given.no_remat,
         Noising(*given.log_sigma),
-        Autoencoding(freeze_encoder=given.freeze_encoder),
     )
     where = sharding.shardings(setup.devices)
     begin = functools.partial(tensors_of, given, config, where)
-    start = {f"{name}.{leaf}": value for name in STAGES[given.stage] for leaf, value in begin(name).items()}
-    vae = None if given.stage == "vae" else checkpoint.load_network(given.model, config, "vae", setup.dtype, where)
-    step = Pretraining(given.stage, config, start, vae, setup.devices, how, setup.dtype)
+    trained = trained_networks(given.stage, given.freeze_encoder)
+    start = {f"{name}.{leaf}": value for name in trained for leaf, value in begin(name).items()}
+    if given.stage == "image-encoder":
+        shapes = ((config.image_encoder.projection_dim, len(FACTS)), (len(FACTS),))
+        start |= {name: jnp.zeros(shape) for name, shape in zip(HEAD, shapes, strict=True)}
+    needed = {"vae", "image_encoder"} - set(trained) if given.stage == "unet" else ()
+    frozen = {name: checkpoint.load_network(given.model, config, name, setup.dtype, where) for name in needed}
+    step = Pretraining(given.stage, config, start, frozen, setup.devices, how, setup.dtype)
     task = Task(
         update=step.update,
         export=lambda state: export(given, setup, order, step, begin, state),
         validate=validation_of(given, setup, step) if given.validate_every else None,
     )
-    return Work(step, task)
+    if given.stage != "image-encoder":
+        return Work(step, task)
+    load = functools.partial(Loader, order, setup.batch, step.rows, workers=given.workers, decode=world_clips.read_with_facts)
+    return Work(step, task, lambda first: load(first_step=first))
 
 
 def tensors_of(given: Options, config: SVDConfig, where: Shardings, name: str) -> dict[str, Array]:
@@ -165,7 +180,7 @@ def validation_of(given: Options, setup: Setup, step: Pretraining) -> Callable[[
         return made
 
     def animate(state: State, truth: np.ndarray) -> np.ndarray:
-        model = SVD(step.config, vae=step.encoders, backward=None, **step.networks(average_of(state)))
+        model = SVD(step.config, **step.encoders, backward=None, **step.networks(average_of(state)))
         latents = pipeline.sample_image(model, truth[:1], settings)
         return pipeline.decode(model, latents)[0]
 

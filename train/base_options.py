@@ -13,7 +13,7 @@ from svdjax.presets import PRESETS
 from train import options
 from train.pretraining import STAGES
 
-# What the VAE's stage has no use for, and its defaults.
+# What the other stages have no use for, and its defaults.
 UNET_ONLY = {"dropout": 0.1, "log_sigma": (0.7, 1.6), "noises": 1, "no_remat": False}
 
 
@@ -57,10 +57,14 @@ def parse(argv: list[str] | None) -> Options:
     """
     p = cli.Parser(
         prog="python -m train.base",
-        description="Train Stable Video Diffusion from scratch: the VAE, then the UNet with the image encoder.",
+        description="Train Stable Video Diffusion from scratch: the VAE, the image encoder, the UNet.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    p.add_argument("stage", choices=STAGES, help="what to train; unet takes the VAE of --model")
+    p.add_argument(
+        "stage",
+        choices=STAGES,
+        help="what to train; image-encoder learns the facts of the world's frames, unet takes the other networks of --model",
+    )
     p.add_argument(
         "--model", type=Path, metavar="DIR", help="a checkpoint to begin with, such as the OUT/model of the VAE's run"
     )
@@ -85,7 +89,9 @@ def parse(argv: list[str] | None) -> Options:
         "--crop", type=int, metavar="PIXELS", help="train on squares of this side where the clip moves (vae; None: whole clips)"
     )
     how.add_argument(
-        "--freeze-encoder", action="store_true", help="finish the decoder alone; latents, and UNets that make them, stay (vae)"
+        "--freeze-encoder",
+        action="store_true",
+        help="vae: finish the decoder alone; latents, and UNets that make them, stay. unet: the image encoder stays",
     )
     p.set_defaults(**UNET_ONLY)
     given = vars(p.parse_args(argv))

@@ -111,10 +111,18 @@ class Loader(_Batches):
         first_step: where to begin; nothing before it is read.
         workers: processes that decode; 0 decodes in this one when a batch is asked for.
         ahead: batches read before they are asked for; each is held in memory.
+        decode: makes a row of a clip, (width, height) and the fit; a function of a module that is importable without JAX.
     """
 
     def __init__(
-        self, order: Order, batch_size: int, rows: Sequence[int], first_step: int = 1, workers: int = 2, ahead: int = 2
+        self,
+        order: Order,
+        batch_size: int,
+        rows: Sequence[int],
+        first_step: int = 1,
+        workers: int = 2,
+        ahead: int = 2,
+        decode: Callable[[Clip, tuple[int, int], str], Row] | None = None,
     ):
         pool = Workers(workers)
         size, fit = order.settings.size, order.settings.fit
@@ -125,7 +133,7 @@ class Loader(_Batches):
             first_step,
             ahead if workers else 0,
             pool,
-            lambda clip: (_decode, clip, size, fit),
+            lambda clip: (decode or _decode, clip, size, fit),
             pool.close,
         )
 

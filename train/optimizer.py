@@ -58,8 +58,8 @@ def optimizer(how: How) -> optax.GradientTransformation:
 
 def _frozen(trained: Any, how: How) -> Any:
     """Which tensors stay as they are."""
-    freeze = how.autoencoding.freeze_encoder
-    return {name: freeze and not name.startswith("vae.decoder.") for name in trained}
+    freeze = how.freeze_encoder
+    return {name: freeze and name.startswith("vae.") and not name.startswith("vae.decoder.") for name in trained}
 
 
 def _matrices(trained: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Training from scratch as the loop runs it: the VAE, then the UNet with the image encoder."""
+"""Training from scratch as the loop runs it: the VAE, the image encoder, then the UNet with the image encoder or without."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from jax.sharding import Mesh
 from svdjax import accumulation, finetune, sharding
 from svdjax.autoencoding import Autoencoding, crop, reconstruct
 from svdjax.clip import CLIPVision
-from svdjax.conditioning import added_time_ids, to_signed_unit
+from svdjax.conditioning import added_time_ids, embed_images, to_signed_unit
 from svdjax.config import SVDConfig
 from svdjax.denoising import Noised, denoising_losses
 from svdjax.finetune import Noising
 from svdjax.initialize import abstract
 from svdjax.model import NETWORKS, fill
+from svdjax.telling import telling_losses
 from svdjax.unet import UNet
 from svdjax.vae import VAE
 from train.loop import Result
@@ -28,7 +29,8 @@ from train.optimizer import optimizer
 from train.state import State
 from train.step import Step, finish, run_blocks
 
-STAGES = {"vae": ("vae",), "unet": ("unet", "image_encoder")}  # which networks each trains
+STAGES = {"vae": ("vae",), "image-encoder": ("image_encoder",), "unet": ("unet", "image_encoder")}  # what each trains
+HEAD = ("head.kernel", "head.bias")  # that reads facts off the embedding, trained beside the image encoder and dropped
 _DROPOUT, _CROP, _NOISES = 100, 101, 102  # tell these draws from those of `svdjax.finetune.draw`
 
 
@@ -48,6 +50,7 @@ class How:
         dropout: share of clips that aren't told their first frame.
         noises: of each clip that the UNet is trained on at once, their levels spread evenly: the VAE encodes it once for all.
         crop: side of the square of each clip that the VAE is trained on, in pixels; None is the whole clip.
+        freeze_encoder: whether the VAE's encoder stays, or the image encoder beside the UNet.
         accumulate: parts that a step is done in.
         remat: whether activations are computed again instead of kept.
         noising: levels, and what the UNet is told.
@@ -65,10 +68,16 @@ class How:
     dropout: float = 0.1
     noises: int = 1
     crop: int | None = None
+    freeze_encoder: bool = False
     accumulate: int = 1
     remat: bool = True
     noising: Noising = dataclasses.field(default_factory=Noising)
     autoencoding: Autoencoding = dataclasses.field(default_factory=Autoencoding)
+
+
+def trained_networks(stage: str, freeze_encoder: bool) -> tuple[str, ...]:
+    """Of a stage; a VAE's frozen encoder is part of what it trains."""
+    return ("unet",) if stage == "unet" and freeze_encoder else STAGES[stage]
 
 
 def of_network(tensors: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -90,41 +99,52 @@ class Pretraining(Step):
     Args:
         stage: a key of `STAGES`.
         config: of the model.
-        start: the tensors of the networks that are trained, float32, by name such as `unet.conv_in.kernel`.
-        vae: the frozen one, of the stages after it.
+        start: the tensors of the networks that are trained, float32, by name such as `unet.conv_in.kernel`, and of the head.
+        frozen: the other networks that the stage needs, by name.
         mesh: the devices.
         how: the step's settings.
         dtype: of the computation.
     """
 
     def __init__(
-        self, stage: str, config: SVDConfig, start: Mapping[str, Array], vae: VAE | None, mesh: Mesh, how: How, dtype: Any
+        self,
+        stage: str,
+        config: SVDConfig,
+        start: Mapping[str, Array],
+        frozen: Mapping[str, Any],
+        mesh: Mesh,
+        how: How,
+        dtype: Any,
     ):
         self.stage, self.config, self.how = stage, config, how
         self._networks = {
-            name: abstract(NETWORKS[name], getattr(config, name), jnp.dtype(dtype), jnp.float32) for name in STAGES[stage]
+            name: abstract(NETWORKS[name], getattr(config, name), jnp.dtype(dtype), jnp.float32)
+            for name in trained_networks(stage, how.freeze_encoder)
         }
         self._optimizer = optimizer(how)
-        self.encoders = vae
+        self.encoders = dict(frozen)
         super().__init__(mesh, how.batch_size, start, self._optimizer)
 
     def networks(self, tensors: Mapping[str, Array]) -> dict[str, Any]:
         """The trained networks with these tensors."""
         return {name: fill(network, of_network(tensors, name)) for name, network in self._networks.items()}
 
-    def _examples(self, vae: VAE | None, arrays: dict[str, Array], step: Array) -> Any:
+    def _examples(self, encoders: dict[str, Any], arrays: dict[str, Array], step: Array) -> Any:
         how = self.how
+        if self.stage == "image-encoder":
+            return arrays["clips"], arrays["facts"]
         draws = self._draws(self.config, step)
         clips = arrays["clips"]
         key = jax.random.fold_in(jax.random.key(how.seed), step)
         rows = jnp.arange(self.batch_size)
-        if vae is None:
+        if self.stage == "vae":
             if how.crop is None:
                 return clips, draws.posterior
             side = how.crop // self.config.vae.down_factor
             keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, row), _CROP))(rows)
             return jax.vmap(crop, (0, 0, None))(clips, keys, how.crop), draws.posterior[:, :, :side, :side]
-        vae = sharding.gathered(vae, self.mesh)
+        vae: VAE = sharding.gathered(encoders["vae"], self.mesh)
+        image_encoder: CLIPVision | None = sharding.gathered(encoders.get("image_encoder"), self.mesh)
         scale = self.config.vae.scaling_factor
         strength = how.noising.noise_aug_strength
         ids = added_time_ids(how.noising.fps, how.noising.motion_bucket_id, strength)
@@ -135,12 +155,13 @@ class Pretraining(Step):
             image_latents, _ = vae.encode(to_signed_unit(clip[:1]) + strength * draws.augmentation)
             of_row = jax.random.fold_in(key, row)
             told = jax.random.uniform(jax.random.fold_in(of_row, _DROPOUT)) >= how.dropout
+            first = clip[0] if image_encoder is None else embed_images(image_encoder, to_signed_unit(clip[:1]))[0]
             noise, sigma = draws.noise[None], draws.sigma[None]
             if how.noises > 1:
                 noise, sigma = noises(jax.random.fold_in(of_row, _NOISES), how.noises, latents.shape, how.noising)
 
             def noised(noise: Array, sigma: Array) -> Noised:
-                return Noised(latents, noise, sigma, clip[0], image_latents[0], told.astype(jnp.float32), ids)
+                return Noised(latents, noise, sigma, first, image_latents[0], told.astype(jnp.float32), ids)
 
             return jax.vmap(noised)(noise, sigma)
 
@@ -160,8 +181,10 @@ class Pretraining(Step):
         networks = self.networks(trained)
         if self.stage == "vae":
             vae = sharding.gathered(networks["vae"], self.mesh)
-            return reconstruct(vae, *batch, self.how.autoencoding).loss
+            return reconstruct(vae, *batch, self.how.autoencoding, freeze_encoder=self.how.freeze_encoder).loss
+        image_encoder: CLIPVision | None = sharding.gathered(networks.get("image_encoder"), self.mesh)
+        if self.stage == "image-encoder":
+            return telling_losses(image_encoder, *(trained[name] for name in HEAD), *batch)
         unet: UNet = networks["unet"]
-        image_encoder: CLIPVision = sharding.gathered(networks["image_encoder"], self.mesh)
         run_block = run_blocks(self.mesh, self.how.remat)["run_block"]
         return denoising_losses(unet, image_encoder, batch, run_block=run_block)

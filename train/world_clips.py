@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from svdjax.errors import InputError
-from svdjax.world import FRAMES, SIZE, VERSION, scene
-from svdjax.world_drawing import render
+from svdjax.world import FRAMES, SIZE, VERSION, Scene, scene
+from svdjax.world_drawing import background, draw_on, render, to_levels
+from svdjax.world_facts import facts
 from train.kinds import Pixels
-from train.sources import DataSettings, Source
+from train.sources import Clip, DataSettings, Source, read_clip
 
 NAME = "world"  # what is said instead of a folder
 CLIPS = {"train": 2**20, "validation": 2**10}  # of each split that training reads, one after the other
@@ -65,16 +66,25 @@ def sources(settings: DataSettings) -> list[Source]:
     return found
 
 
+def read_with_facts(clip: Clip, size: tuple[int, int], fit: str) -> dict[str, np.ndarray]:
+    """A clip of the world, `clips` (f, H, W, 3), and `facts` (f, n) of its frames (`svdjax.world_facts`)."""
+    of = scene(os.path.basename(clip.source.path), clip.start // FRAMES)
+    known = np.stack([facts(of, number % FRAMES) for number in clip.frames])
+    return {"clips": read_clip(clip.source, clip.start, clip.num_frames, clip.stride, size, fit), "facts": known}
+
+
 @functools.lru_cache(maxsize=4)
-def _clip(split: str, number: int) -> np.ndarray:
-    return render(scene(split, number))
+def _scene(split: str, number: int) -> tuple[Scene, np.ndarray]:
+    found = scene(split, number)
+    return found, background(found)
 
 
 def _frame(split: str, number: int) -> np.ndarray:
-    return _clip(split, number // FRAMES)[number % FRAMES]
+    clip, t = divmod(number, FRAMES)
+    return to_levels(draw_on(*_scene(split, clip), t))
 
 
 def _motion(split: str) -> float:
     """As `train.measure.measure` defines it."""
-    luma = np.stack([_clip(split, i) for i in range(_MEASURED)]) @ [0.299, 0.587, 0.114]
+    luma = np.stack([render(scene(split, i)) for i in range(_MEASURED)]) @ [0.299, 0.587, 0.114]
     return round(float(np.abs(np.diff(luma, axis=1)).mean()), 3)
