@@ -52,6 +52,8 @@ def train(given: Options) -> None:
         raise InputError(
             f"{given.stage} without --model: expected a checkpoint whose VAE is trained, as the stage vae writes it"
         )
+    if given.stage == "image-encoder" and not world_clips.is_meant(given.data):
+        raise InputError(f"--data {given.data} with image-encoder: expected {world_clips.NAME}, whose facts are known")
     info = None if given.model is None else checkpoint.read_info(given.model)
     config = PRESETS[given.preset or "tiny"] if info is None else info.config
     setup = course.set_up(given, config)
@@ -94,8 +96,6 @@ def check_stage(given: Options, config: SVDConfig, setup: Setup) -> None:
             raise InputError(f"--{name} with {given.stage}: expected it with unet, which alone has a use for it")
     if given.freeze_encoder and (given.stage == "image-encoder" or given.model is None):
         raise InputError("--freeze-encoder: expected it with vae or unet and --model, whose encoder is kept")
-    if given.stage == "image-encoder" and not world_clips.is_meant(given.data):
-        raise InputError(f"--data {given.data} with image-encoder: expected {world_clips.NAME}, whose facts are known")
     if given.stage == "image-encoder" and given.validate_every:
         raise InputError("--validate-every with image-encoder, which makes no pictures: expected it with another stage")
     if given.crop is None:
