@@ -135,7 +135,8 @@ def build(given: Options, config: SVDConfig, setup: Setup, order: Order) -> Work
     if given.stage == "image-encoder":
         shapes = ((config.image_encoder.projection_dim, len(FACTS)), (len(FACTS),))
         start |= {name: jnp.zeros(shape) for name, shape in zip(HEAD, shapes, strict=True)}
-    needed = {"vae", "image_encoder"} - set(trained) if given.stage == "unet" else ()
+    # in one order on all hosts, which read together
+    needed = [name for name in ("vae", "image_encoder") if given.stage == "unet" and name not in trained]
     frozen = {name: checkpoint.load_network(given.model, config, name, setup.dtype, where) for name in needed}
     step = Pretraining(given.stage, config, start, frozen, setup.devices, how, setup.dtype)
     task = Task(
