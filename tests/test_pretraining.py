@@ -16,10 +16,10 @@ from svdjax.clip import CLIPVision
 from svdjax.conditioning import embed_images, to_signed_unit
 from svdjax.config import CLIPConfig, UNetConfig
 from svdjax.denoising import Noised, denoising_losses
+from svdjax.fact_prediction import fact_losses
 from svdjax.finetune import Noising
 from svdjax.initialize import random
 from svdjax.rematerialise import run_plainly
-from svdjax.telling import telling_losses
 from svdjax.unet import UNet
 from train.optimizer import averaged
 from train.pretraining import noises
@@ -177,7 +177,7 @@ def test_denoising_with_embeddings_that_are_given(networks):
     np.testing.assert_allclose(losses(*networks, True), losses(*networks, False), rtol=1e-5)
 
 
-def test_telling_losses(networks):
+def test_fact_losses(networks):
     """A linear head on the embedding of each frame; the mean of squares, a clip."""
     _, image_encoder = networks
     rng = np.random.default_rng(0)
@@ -186,7 +186,7 @@ def test_telling_losses(networks):
     embeds = np.asarray(embed_images(image_encoder, to_signed_unit(jnp.asarray(clips.reshape(6, 16, 16, 3)))))[:, 0]
     kernel, bias = rng.standard_normal((embeds.shape[1], 5), np.float32), rng.standard_normal(5, np.float32)
     expected = np.square((embeds @ kernel + bias).reshape(2, 3, 5) - facts).mean((1, 2))
-    np.testing.assert_allclose(telling_losses(image_encoder, kernel, bias, clips, facts), expected, rtol=1e-4)
+    np.testing.assert_allclose(fact_losses(image_encoder, kernel, bias, clips, facts), expected, rtol=1e-4)
 
 
 def test_mean_of_the_weights():

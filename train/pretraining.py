@@ -18,10 +18,10 @@ from svdjax.clip import CLIPVision
 from svdjax.conditioning import added_time_ids, embed_images, to_signed_unit
 from svdjax.config import SVDConfig
 from svdjax.denoising import Noised, denoising_losses
+from svdjax.fact_prediction import fact_losses
 from svdjax.finetune import Noising
 from svdjax.initialize import abstract
 from svdjax.model import NETWORKS, fill
-from svdjax.telling import telling_losses
 from svdjax.unet import UNet
 from svdjax.vae import VAE
 from train.loop import Result
@@ -184,7 +184,7 @@ class Pretraining(Step):
             return reconstruct(vae, *batch, self.how.autoencoding, freeze_encoder=self.how.freeze_encoder).loss
         image_encoder: CLIPVision | None = sharding.gathered(networks.get("image_encoder"), self.mesh)
         if self.stage == "image-encoder":
-            return telling_losses(image_encoder, *(trained[name] for name in HEAD), *batch)
+            return fact_losses(image_encoder, *(trained[name] for name in HEAD), *batch)
         unet: UNet = networks["unet"]
         run_block = run_blocks(self.mesh, self.how.remat)["run_block"]
         return denoising_losses(unet, image_encoder, batch, run_block=run_block)

@@ -14,7 +14,7 @@ from svdjax.clip import CLIPVision
 from svdjax.conditioning import embed_images, to_signed_unit
 
 
-def telling_losses(image_encoder: CLIPVision, kernel: Array, bias: Array, clips: Array, facts: Array) -> Array:
+def fact_losses(image_encoder: CLIPVision, kernel: Array, bias: Array, clips: Array, facts: Array) -> Array:
     """The mean squared error of the facts of each clip's frames, (b,); every frame is a picture of its own.
 
     Args:
