@@ -55,8 +55,8 @@ def convolve(x: Array, kernel: Array, stride: int, padding: Any) -> Array:
         return y.reshape(x.shape[0], rows, columns, -1)
     large = all(min(size, result) >= k for (size, k, _), result in zip(sizes, (rows, columns), strict=True))
     if large and x.shape[0] * rows * columns > kernel.shape[-1]:
-        if stride == 1 and kernel.shape[0] % 2 == 0:
-            return _even_convolution(x, kernel, tuple(pads))
+        if stride == 1:
+            return _convolution(x, kernel, tuple(pads))
         return jax.lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=_NHWC)
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     taps = itertools.product(range(kernel.shape[0]), range(kernel.shape[1]))
@@ -69,29 +69,34 @@ def convolve(x: Array, kernel: Array, stride: int, padding: Any) -> Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _even_convolution(x: Array, kernel: Array, pads: tuple[tuple[int, int], ...]) -> Array:
-    """A convolution of stride 1 with a kernel of even size, whose gradient for the kernel is one product of matrices a tap:
-    as a convolution it takes XLA's CPU backend some fifty times as long.
+def _convolution(x: Array, kernel: Array, pads: tuple[tuple[int, int], ...]) -> Array:
+    """A convolution of stride 1. On a CPU the gradient for the kernel is one product of matrices: as a convolution, whose
+    kernel would be the image, it takes XLA's CPU backend up to fifty times as long. The product's right side takes as many
+    times the memory of the result as the kernel has taps.
     """
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), pads, dimension_numbers=_NHWC)
 
 
-def _even_convolution_bwd(pads: Any, kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+def _convolution_bwd(pads: Any, kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = kept
-    rows, columns = gradient.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    flat = gradient.reshape(-1, gradient.shape[-1])
-    of_padded, of_kernel = jnp.zeros_like(padded), []
-    for i, j in itertools.product(range(kernel.shape[0]), range(kernel.shape[1])):
-        tap = (slice(None), slice(i, i + rows), slice(j, j + columns))
-        of_padded = of_padded.at[tap].add((flat @ kernel[i, j].T).reshape(*gradient.shape[:3], -1))
-        of_kernel.append(padded[tap].reshape(-1, x.shape[-1]).T @ flat)
-    (top, _), (left, _) = pads
-    of_image = of_padded[:, top : top + x.shape[1], left : left + x.shape[2]]
-    return of_image, jnp.stack(of_kernel).reshape(kernel.shape)
+    plain = functools.partial(_convolution.fun, pads=pads)
+
+    def by_convolution(x: Array, gradient: Array) -> Array:
+        return jax.linear_transpose(lambda k: plain(x, k), kernel)(gradient)[0]
+
+    def by_product(x: Array, gradient: Array) -> Array:
+        around = [(k - 1 - before, k - 1 - after) for k, (before, after) in zip(kernel.shape, pads, strict=False)]
+        padded = jnp.pad(gradient, ((0, 0), *around, (0, 0)))
+        taps = itertools.product(*(range(k)[::-1] for k in kernel.shape[:2]))
+        moved = jnp.concatenate([padded[:, i : i + x.shape[1], j : j + x.shape[2]] for i, j in taps], -1)
+        product = x.reshape(-1, x.shape[-1]).T @ moved.reshape(-1, moved.shape[-1])
+        return product.reshape(-1, *kernel.shape[:2], kernel.shape[-1]).transpose(1, 2, 0, 3)
+
+    (of_image,) = jax.linear_transpose(lambda x: plain(x, kernel), x)(gradient)
+    return of_image, jax.lax.platform_dependent(x, gradient, cpu=by_product, default=by_convolution)
 
 
-_even_convolution.defvjp(lambda x, kernel, pads: (_even_convolution(x, kernel, pads), (x, kernel)), _even_convolution_bwd)
+_convolution.defvjp(lambda x, kernel, pads: (_convolution(x, kernel, pads), (x, kernel)), _convolution_bwd)
 
 
 class Conv(nnx.Conv):

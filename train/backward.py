@@ -32,7 +32,7 @@ from train.together import leave, say
 
 def train(given: Options) -> None:
     """A whole run, or what is left of it."""
-    course.begin(given)
+    course.begin(given, given.model)
     info = checkpoint.read_info(given.model)
     unet = leaves(abstract(UNet, info.config.unet, jnp.float32))
     if not finetune.trained_names(unet):

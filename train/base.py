@@ -47,7 +47,7 @@ _MEASURED = 64  # clips that the latents' scale is measured on
 
 def train(given: Options) -> None:
     """A whole stage, or what is left of it."""
-    course.begin(given)
+    course.begin(given, given.model)
     if given.stage != "vae" and given.model is None:
         raise InputError(
             f"{given.stage} without --model: expected a checkpoint whose VAE is trained, as the stage vae writes it"

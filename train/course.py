@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from svdjax import compilation_cache, compiler, fit, mesh
+from svdjax import compilation_cache, compiler, fit, heap, mesh
 from svdjax.config import SVDConfig
 from svdjax.errors import InputError
 from train import data_report, hosts, run_folder, whole_checkpoints
@@ -28,6 +28,8 @@ from train.state import to_arrays
 from train.step import Step
 from train.together import on_main, say
 from train.whole_checkpoints import Whole
+
+_SMALL = 2**30  # bytes of a model whose steps are so short that taking their memory from the system is much of their time
 
 Batches = AbstractContextManager[Iterable[Batch]]
 
@@ -68,11 +70,23 @@ class Work:
     batches: Callable[[int], Batches] | None = None
 
 
-def begin(given: Options) -> None:
-    """What comes before everything else: this process joins the others."""
+def begin(given: Options, model: Path | None) -> None:
+    """What comes before everything else: this process joins the others.
+
+    Args:
+        given: the options.
+        model: the checkpoint that is to be trained, None for a new one.
+    """
     compiler.spare_threads()
+    if model is None or _size(model) < _SMALL:
+        heap.keep_freed()
     hosts.start(given.coordinator, given.num_processes, given.process_id)
     compilation_cache.enable()
+
+
+def _size(folder: Path) -> int:
+    """Bytes of a checkpoint; 0 where there is none, which is told later."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def set_up(given: Options, config: SVDConfig, check: Callable[[], None] = lambda: None) -> Setup:
