@@ -75,7 +75,6 @@ def _input_groups(shape: Shape, sizes: Mapping[str, int]) -> P:
 RULES: tuple[tuple[str, Builder], ...] = (
     (r"bias|scale|mix_factor|class_embedding", _whole),
     (r"head\.kernel", _whole),  # `svdjax.fact_prediction`
-    (r"ns_coeffs", _whole),  # the optimizer's own, `optax.contrib.muon`
     # UNet: attention by heads, residual blocks by groups of norm2
     (r"attn[12]\.to_[qkv]\.kernel", _output_heads),
     (r"attn[12]\.to_out\.kernel", _input_heads),

@@ -30,6 +30,14 @@ def own_cache(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def freed_memory_is_given_back():
+    """Commands of training change the heap of their process for good; here many tests share one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("svdjax.heap.keep_freed", lambda: False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def pipeline_data():
     """Arrays of the official sampler: draws, sigmas, latents after every step, frames."""

@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.sharding import Mesh
 
+from train.muon import scale_by_muon
 from train.state import State
 
 if TYPE_CHECKING:
@@ -41,17 +43,17 @@ def averaged(decay: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def optimizer(how: How) -> optax.GradientTransformation:
+def optimizer(how: How, mesh: Mesh | None = None) -> optax.GradientTransformation:
     """Gradients clipped to a global norm of 1, Muon whose rate rises and then falls as a cosine, the mean of the weights.
 
     Muon takes the kernels, as matrices of inputs by outputs, AdamW all else; updates of both are of the size of AdamW's
-    (Liu et al. 2025, "Muon is scalable for LLM training", section 2.2).
+    (Liu et al. 2025, "Muon is scalable for LLM training", section 2.2). The devices of `mesh` share Muon's work.
     """
     warmup = min(how.warmup, how.steps // 2)
     rate = optax.warmup_cosine_decay_schedule(0, how.learning_rate, warmup, how.steps)
-    muon = optax.contrib.muon(
-        rate, weight_decay=1e-2, adam_b2=0.99, consistent_rms=0.2, muon_weight_dimension_numbers=_matrices
-    )
+    decayed = optax.chain(scale_by_muon(0.2, mesh), optax.add_decayed_weights(1e-2), optax.scale_by_learning_rate(rate))
+    adam = optax.adamw(rate, b2=0.99, weight_decay=0.0, nesterov=True)
+    muon = optax.partition({"muon": decayed, "adam": adam}, _kinds)
     frozen = optax.masked(optax.set_to_zero(), functools.partial(_frozen, how=how))  # weight decay would change them too
     return optax.chain(optax.clip_by_global_norm(1.0), muon, frozen, averaged(how.average))
 
@@ -62,16 +64,13 @@ def _frozen(trained: Any, how: How) -> Any:
     return {name: freeze and name.startswith("vae.") and not name.startswith("vae.decoder.") for name in trained}
 
 
-def _matrices(trained: Any) -> Any:
-    """Which tensors are matrices to Muon, and which of their axes are inputs; pictures' and latents' own layers are not."""
+def _kinds(trained: Any) -> dict[str, str]:
+    """Which tensors Muon takes, as matrices of inputs by outputs; pictures' and latents' own layers are not among them."""
 
-    def of(path: tuple[Any, ...], x: Array) -> optax.contrib.MuonDimensionNumbers | None:
-        inputs = tuple(range(x.ndim - 1))
-        large = x.ndim > 1 and min(x.shape[-1], math.prod(x.shape[:-1])) > _SMALL
-        kernel = path[-1].key.endswith(".kernel")
-        return optax.contrib.MuonDimensionNumbers(inputs, (x.ndim - 1,)) if large and kernel else None
+    def is_matrix(name: str, x: Array) -> bool:
+        return name.endswith(".kernel") and x.ndim > 1 and min(x.shape[-1], math.prod(x.shape[:-1])) > _SMALL
 
-    return jax.tree.map_with_path(of, trained)
+    return {name: "muon" if is_matrix(name, x) else "adam" for name, x in trained.items()}
 
 
 def average_of(state: State) -> dict[str, Array]:

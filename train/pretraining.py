@@ -121,7 +121,7 @@ class Pretraining(Step):
             name: abstract(NETWORKS[name], getattr(config, name), jnp.dtype(dtype), jnp.float32)
             for name in trained_networks(stage, how.freeze_encoder)
         }
-        self._optimizer = optimizer(how)
+        self._optimizer = optimizer(how, mesh)
         self.encoders = dict(frozen)
         super().__init__(mesh, how.batch_size, start, self._optimizer)
 

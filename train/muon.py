@@ -1,0 +1,85 @@
+"""Muon: momentum whose every matrix is made orthogonal, the work shared out among the devices.
+
+Numbers are those of `optax.contrib.scale_by_muon`, which works on one matrix after the other and on every device anew: half
+of a tiny UNet's compile time, and a fifth of its step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+_DECAY = 0.95
+_ITERATIONS = 5
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of Newton and Schulz's iteration (Jordan 2024, "Muon")
+
+
+class Momentum(NamedTuple):
+    """The optimizer's state: steps done, and the mean of the gradients."""
+
+    count: Array
+    mu: Any
+
+
+def scale_by_muon(rms: float, mesh: Mesh | None = None) -> optax.GradientTransformation:
+    """Nesterov momentum with its kernels (..., c, c') made orthogonal as matrices of all inputs by outputs.
+
+    Args:
+        rms: root of the mean square of a matrix that has as many directions as its longer side.
+        mesh: the devices that share the work; None is one.
+    """
+
+    def init(trained: Any) -> Momentum:
+        return Momentum(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, trained))
+
+    def update(gradients: Any, state: Momentum, trained: Any = None) -> tuple[Any, Momentum]:
+        count = state.count + 1
+        mu = jax.tree.map(lambda m, g: _DECAY * m + (1 - _DECAY) * g, state.mu, gradients)
+        after, now = 1 - _DECAY ** (count + 1), 1 - _DECAY**count
+        ahead = jax.tree.map(lambda m, g: _DECAY * m / after + (1 - _DECAY) * g / now, mu, gradients)
+        leaves, structure = jax.tree.flatten(ahead)
+        return structure.unflatten(_scaled(leaves, rms, mesh)), Momentum(count, mu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _scaled(kernels: list[Array], rms: float, mesh: Mesh | None) -> list[Array]:
+    """Each as an orthogonal matrix. Those of one size are stacked, and the devices take equal shares of the stack."""
+    of_size: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for i, kernel in enumerate(kernels):
+        inputs, outputs = math.prod(kernel.shape[:-1]), kernel.shape[-1]
+        of_size[min(inputs, outputs), max(inputs, outputs)].append(i)
+    result = list(kernels)
+    for (_, long), numbers in of_size.items():
+        wide = [kernel.reshape(-1, kernel.shape[-1]) for kernel in (kernels[i] for i in numbers)]
+        stack = jnp.stack([x if x.shape[0] <= x.shape[1] else x.T for x in wide])
+        for i, x in zip(numbers, orthogonalized(_shared(stack, mesh)), strict=False):
+            shape = kernels[i].shape
+            tall = math.prod(shape[:-1]) > shape[-1]
+            result[i] = (x.T if tall else x).reshape(shape) * (rms * math.sqrt(long))
+    return result
+
+
+def _shared(stack: Array, mesh: Mesh | None) -> Array:
+    """With zeros at its end, so that every device gets as many."""
+    if mesh is None or mesh.size == 1:
+        return stack
+    filled = jnp.pad(stack, ((0, -len(stack) % mesh.size), (0, 0), (0, 0)))
+    return jax.lax.with_sharding_constraint(filled, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
+
+
+def orthogonalized(x: Array) -> Array:
+    """Matrices (k, m, n) with m <= n -> the nearest ones whose rows are orthonormal, roughly: singular values 0.7 to 1.2."""
+    x = x / (jnp.linalg.norm(x, axis=(1, 2), keepdims=True) + 1e-8)
+    a, b, c = _COEFFICIENTS
+    for _ in range(_ITERATIONS):
+        square = x @ x.mT
+        x = a * x + (b * square + c * square @ square) @ x
+    return x
