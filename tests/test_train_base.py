@@ -8,6 +8,7 @@ import training
 from training import assert_same_arrays, losses, one_line
 
 import svdjax
+from svdjax.autoencoding import Autoencoding
 from svdjax.conditioning import to_signed_unit
 from svdjax.model import NETWORKS, leaves
 from train import base
@@ -121,6 +122,19 @@ def test_the_decoder_alone(made, training_clips, tmp_path):
         assert same is not name.startswith("decoder.") or used_nowhere(name), name
 
 
+def test_the_divergence_reaches_the_loss(training_model, training_clips, tmp_path, monkeypatch):
+    class Made(Exception):
+        pass
+
+    def capture(stage, config, start, frozen, mesh, how, dtype):
+        raise Made(how)
+
+    monkeypatch.setattr(base, "Pretraining", capture)
+    with pytest.raises(Made) as made:
+        train("vae", training_model, training_clips, tmp_path / "run", divergence=0.5)
+    assert made.value.args[0].autoencoding == Autoencoding(divergence=0.5)
+
+
 REFUSED = {
     "no VAE": (["unet", "--data", "world"], "unet without --model: "),
     "two beginnings": (["vae", "--data", "world", "--model", "m", "--preset", "tiny"], "--model and --preset both"),
@@ -129,6 +143,11 @@ REFUSED = {
     "sigma": (["vae", "--data", "world", "--log-sigma", "0", "0"], "--log-sigma is 0 0, expected a number and a positive one"),
     "warm-up": (["vae", "--data", "world", "--warmup", "-1"], "--warmup is -1, expected at least 0"),
     "too long": (["vae", "--data", "world", "--num-frames", "9"], "--num-frames 9 at --stride 1 takes 9 frames"),
+    "a divergence": (["vae", "--data", "world", "--divergence", "-1"], "--divergence is -1, expected at least 0"),
+    "a divergence of another stage": (
+        ["unet", "--data", "world", "--model", "MODEL", "--divergence", "1"],
+        "--divergence with unet: expected it with vae, which alone has a use for it",
+    ),
     "a crop of another stage": (["unet", "--data", "world", "--model", "MODEL", "--crop", "16"], "--crop 16 with unet"),
     "a crop of no latents": (["vae", "--data", "world", "--crop", "20"], "--crop is 20, expected a multiple of 8 from 16 to"),
     "a crop beyond the clips": (["vae", "--data", "world", "--crop", "72"], "from 16 to the clips' 64"),

@@ -20,6 +20,7 @@ import numpy as np
 from jax import Array
 
 from svdjax import checkpoint, cli, initialize, pipeline, sharding
+from svdjax.autoencoding import Autoencoding
 from svdjax.conditioning import to_levels, to_signed_unit
 from svdjax.config import SVDConfig
 from svdjax.errors import InputError
@@ -30,7 +31,7 @@ from svdjax.settings import Settings
 from svdjax.vae import VAE
 from svdjax.world_facts import FACTS
 from train import base_options, beginning, course, hosts, validation, world_clips
-from train.base_options import UNET_ONLY, Options
+from train.base_options import ONLY, Options
 from train.course import Setup, Work
 from train.finetuning import Noising
 from train.loader import Loader
@@ -72,6 +73,7 @@ def train(given: Options) -> None:
         "--log-sigma": list(given.log_sigma),
         "--noises": given.noises,
         "--crop": given.crop,
+        "--divergence": given.divergence,
         "--freeze-encoder": given.freeze_encoder,
     }
     sources = {} if info is None else info.sources
@@ -90,10 +92,11 @@ def fitted(config: SVDConfig, setup: Setup) -> SVDConfig:
 
 def check_stage(given: Options, config: SVDConfig, setup: Setup) -> None:
     """Raises `InputError` for options of another stage, and for a crop that the VAE or the clips can't have."""
-    for option, default in UNET_ONLY.items():
-        if given.stage != "unet" and getattr(given, option) != default:
-            name = option.replace("_", "-")
-            raise InputError(f"--{name} with {given.stage}: expected it with unet, which alone has a use for it")
+    for stage, defaults in ONLY.items():
+        for option, default in defaults.items():
+            if given.stage != stage and getattr(given, option) != default:
+                name = option.replace("_", "-")
+                raise InputError(f"--{name} with {given.stage}: expected it with {stage}, which alone has a use for it")
     if given.freeze_encoder and (given.stage == "image-encoder" or given.model is None):
         raise InputError("--freeze-encoder: expected it with vae or unet and --model, whose encoder is kept")
     if given.stage == "image-encoder" and given.validate_every:
@@ -127,6 +130,7 @@ def build(given: Options, config: SVDConfig, setup: Setup, order: Order) -> Work
         given.accumulate,
         not given.no_remat,
         Noising(*given.log_sigma),
+        Autoencoding(divergence=given.divergence),
     )
     where = sharding.shardings(setup.devices)
     begin = functools.partial(tensors_of, given, config, where)

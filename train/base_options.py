@@ -13,8 +13,11 @@ from svdjax.presets import PRESETS
 from train import options
 from train.pretraining import STAGES
 
-# What the other stages have no use for, and its defaults.
-UNET_ONLY = {"dropout": 0.1, "log_sigma": (0.7, 1.6), "noises": 1, "no_remat": False}
+# What the other stages than this one have no use for, and its defaults.
+ONLY = {
+    "unet": {"dropout": 0.1, "log_sigma": (0.7, 1.6), "noises": 1, "no_remat": False},
+    "vae": {"divergence": 1e-3},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,7 @@ class Options(options.Options):
     log_sigma: tuple[float, float]
     noises: int
     crop: int | None
+    divergence: float
     freeze_encoder: bool
 
     def __post_init__(self) -> None:
@@ -44,6 +48,8 @@ class Options(options.Options):
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise InputError(f"--{name} is {value}, expected at least 0 and less than 1")
+        if not 0 <= self.divergence < math.inf:
+            raise InputError(f"--divergence is {self.divergence:g}, expected at least 0")
         mean, std = self.log_sigma
         if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
             raise InputError(f"--log-sigma is {mean:g} {std:g}, expected a number and a positive one")
@@ -89,10 +95,17 @@ def parse(argv: list[str] | None) -> Options:
         "--crop", type=int, metavar="PIXELS", help="train on squares of this side where the clip moves (vae; None: whole clips)"
     )
     how.add_argument(
+        "--divergence",
+        type=float,
+        metavar="X",
+        help="weight of the latents' divergence from a normal distribution: more of it makes pictures softer, and latents "
+        "noisier and smoother (vae)",
+    )
+    how.add_argument(
         "--freeze-encoder",
         action="store_true",
         help="vae: finish the decoder alone; latents, and UNets that make them, stay. unet: the image encoder stays",
     )
-    p.set_defaults(**UNET_ONLY)
+    p.set_defaults(**ONLY["unet"], **ONLY["vae"])
     given = vars(p.parse_args(argv))
     return Options(**{**given, "log_sigma": tuple(given["log_sigma"])})
