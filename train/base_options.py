@@ -98,8 +98,7 @@ def parse(argv: list[str] | None) -> Options:
         "--divergence",
         type=float,
         metavar="X",
-        help="weight of the latents' divergence from a normal distribution: more of it makes pictures softer, and latents "
-        "noisier and smoother (vae)",
+        help="weight of the latents' divergence from a normal distribution: more of it makes them noisier (vae)",
     )
     how.add_argument(
         "--freeze-encoder",

@@ -32,7 +32,7 @@ def scale_by_muon(rms: float, mesh: Mesh | None = None) -> optax.GradientTransfo
     """Nesterov momentum with its kernels (..., c, c') made orthogonal as matrices of all inputs by outputs.
 
     Args:
-        rms: root of the mean square of a matrix that has as many directions as its longer side.
+        rms: root of the mean square of an update's numbers.
         mesh: the devices that share the work; None is one.
     """
 
@@ -58,12 +58,12 @@ def _scaled(kernels: list[Array], rms: float, mesh: Mesh | None) -> list[Array]:
         of_size[min(inputs, outputs), max(inputs, outputs)].append(i)
     result = list(kernels)
     for (_, long), numbers in of_size.items():
-        wide = [kernel.reshape(-1, kernel.shape[-1]) for kernel in (kernels[i] for i in numbers)]
-        stack = jnp.stack([x if x.shape[0] <= x.shape[1] else x.T for x in wide])
-        for i, x in zip(numbers, orthogonalized(_shared(stack, mesh)), strict=False):
-            shape = kernels[i].shape
-            tall = math.prod(shape[:-1]) > shape[-1]
-            result[i] = (x.T if tall else x).reshape(shape) * (rms * math.sqrt(long))
+        matrices = [kernels[i].reshape(-1, kernels[i].shape[-1]) for i in numbers]
+        tall = [len(x) > x.shape[1] for x in matrices]
+        stack = jnp.stack([x.T if turned else x for x, turned in zip(matrices, tall, strict=True)])
+        made = orthogonalized(_shared(stack, mesh)) * (rms * math.sqrt(long))
+        for i, x, turned in zip(numbers, made, tall, strict=False):  # the stack may be filled up
+            result[i] = (x.T if turned else x).reshape(kernels[i].shape)
     return result
 
 
@@ -76,7 +76,7 @@ def _shared(stack: Array, mesh: Mesh | None) -> Array:
 
 
 def orthogonalized(x: Array) -> Array:
-    """Matrices (k, m, n) with m <= n -> the nearest ones whose rows are orthonormal, roughly: singular values 0.7 to 1.2."""
+    """Matrices (k, m, n) with m <= n -> roughly the nearest ones whose rows are orthonormal."""
     x = x / (jnp.linalg.norm(x, axis=(1, 2), keepdims=True) + 1e-8)
     a, b, c = _COEFFICIENTS
     for _ in range(_ITERATIONS):
