@@ -22,7 +22,7 @@ from svdjax.initialize import random
 from svdjax.rematerialise import run_plainly
 from svdjax.unet import UNet
 from train.optimizer import averaged
-from train.pretraining import noises
+from train.pretraining import How, noises
 
 NO_TERMS = Autoencoding(moving=0, edges=0, divergence=0)
 
@@ -110,15 +110,18 @@ def test_crops_follow_what_moves(clips):
     np.testing.assert_allclose(np.diff(taken[0, :, 0, 0]), 0.01, atol=1e-6)
 
 
-def test_levels_of_a_clips_noises_are_spread_evenly():
-    """One in each quarter of the distribution, which together are the whole of it."""
-    how = Noising(log_sigma_mean=0.5, log_sigma_std=2.0)
-    noise, sigma = jax.vmap(lambda key: noises(key, 4, (2, 3), how))(jax.random.split(jax.random.key(0), 500))
-    assert noise.shape == (500, 4, 2, 3)
+def test_levels_of_a_batchs_noises_are_spread_evenly():
+    """One in each of the distribution's equally likely shares, a clip's in each quarter, which together are the whole of it."""
+    how = How(5, 2, (8, 8), 1, noises=4, noising=Noising(log_sigma_mean=0.5, log_sigma_std=2.0))
+    keys = jax.random.split(jax.random.key(0), (100, 5))
+    draw = jax.vmap(lambda key, row: noises(key, row, how, (2, 3)))
+    noise, sigma = jax.vmap(lambda keys: draw(keys, jnp.arange(5)))(keys)
+    assert noise.shape == (100, 5, 4, 2, 3)
     np.testing.assert_allclose(noise.std(), 1, rtol=0.02)
     levels = (np.log(sigma) - 0.5) / 2
     shares = jax.scipy.special.ndtr(levels)
-    np.testing.assert_array_equal(np.floor(shares * 4), np.tile(np.arange(4), (500, 1)))
+    np.testing.assert_array_equal(np.floor(shares * 4), np.tile(np.arange(4), (100, 5, 1)))
+    np.testing.assert_array_equal(np.sort(np.floor(shares * 20).reshape(100, 20)), np.tile(np.arange(20), (100, 1)))
     np.testing.assert_allclose([levels.mean(), levels.std()], [0, 1], atol=0.05)
 
 

@@ -218,9 +218,6 @@ def test_the_latent_cache_changes_nothing(run, out, training_run, monkeypatch, c
     # the same operations in another order of batches, float32
     np.testing.assert_allclose(losses(out), losses(training_run), rtol=1e-5)
 
-    def never(self):
-        return lambda frames: pytest.fail("encoded again")
-
-    monkeypatch.setattr(Finetuning, "frame_encoder", never)
+    monkeypatch.setattr("train.cached_batches.frame_encoder", lambda *networks: lambda frames: pytest.fail("encoded again"))
     assert run("--resume", cache_latents=cache, steps=8) == 0
     assert len(losses(out)) == 8

@@ -122,6 +122,26 @@ def test_the_decoder_alone(made, training_clips, tmp_path):
         assert same is not name.startswith("decoder.") or used_nowhere(name), name
 
 
+def test_the_latent_cache_changes_nothing(made, training_clips, tmp_path, monkeypatch):
+    """Of a folder's clips; and of the world's, of which there must be an end. Another UNet finds what is there."""
+    model = made / "image-encoder" / "model"
+    options = {"hold_out": 1, "steps": 2}
+    assert train("unet", model, training_clips, tmp_path / "plain", "--freeze-encoder", "--no-remat", **options) == 0
+    options["cache_latents"] = tmp_path / "cache"
+    assert train("unet", model, training_clips, tmp_path / "cached", "--freeze-encoder", "--no-remat", **options) == 0
+    np.testing.assert_allclose(losses(tmp_path / "cached"), losses(tmp_path / "plain"), rtol=1e-5)
+    assert len(list((tmp_path / "cache").iterdir())) == 3
+    monkeypatch.setattr("train.cached_batches.frame_encoder", lambda *networks: lambda frames: pytest.fail("encoded again"))
+    other = tmp_path / "cached" / "model"
+    assert train("unet", other, training_clips, tmp_path / "another", "--freeze-encoder", "--no-remat", **options) == 0
+    monkeypatch.undo()
+    options = {"cache_latents": tmp_path / "cache", "clips": 3, "steps": 1}
+    assert train("unet", model, "world", tmp_path / "world", "--freeze-encoder", "--no-remat", **options) == 0
+    assert len(list((tmp_path / "cache").iterdir())) == 4
+    (frames,) = [path for path in (tmp_path / "cache").glob("*/frames.npy") if len(np.load(path)) == 3 * 8]
+    assert np.load(frames).shape == (24, 32, 32, 3)
+
+
 def test_the_divergence_reaches_the_loss(training_model, training_clips, tmp_path, monkeypatch):
     class Made(Exception):
         pass
@@ -153,6 +173,12 @@ REFUSED = {
     "a crop beyond the clips": (["vae", "--data", "world", "--crop", "72"], "from 16 to the clips' 64"),
     "no noises": (["unet", "--data", "world", "--noises", "0"], "--noises is 0, expected at least 1"),
     "noises of another stage": (["vae", "--data", "world", "--noises", "4"], "--noises with vae: expected it with unet"),
+    "a cache of what is trained": (
+        ["unet", "--data", "world", "--clips", "9", "--model", "MODEL", "--cache-latents", "cache"],
+        "--cache-latents: expected it with unet and --freeze-encoder",
+    ),
+    "clips of a folder": (["vae", "--data", "clips", "--clips", "9"], "--clips 9 with --data clips: expected it with world"),
+    "more clips than there are": (["vae", "--data", "world", "--clips", "2000000"], "--clips is 2000000, expected at most"),
     "activations of another stage": (["vae", "--data", "world", "--no-remat"], "--no-remat with vae: expected it with unet"),
     "a folder of the world's name": (["vae", "--data", "./world"], "world: no such folder"),
     "nothing to freeze": (

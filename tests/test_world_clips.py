@@ -1,5 +1,7 @@
 """`--data world`: the embedded world through the same reading as a folder of videos."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -29,6 +31,16 @@ def test_clips_are_those_of_the_world():
         assert offset == 0
         np.testing.assert_array_equal(clip, render(scene("train", number)))
     assert len({order.clip(i).start for i in range(1000)}) > 990
+
+
+def test_the_first_clips_alone():
+    settings = dataclasses.replace(SETTINGS, clips=3)
+    found = scan(settings)
+    (source,), (held_out,) = found.usable, found.held_out
+    assert (source.clips, held_out.clips) == (3, 2**10)
+    assert found.fingerprint != scan(SETTINGS).fingerprint
+    order = Order(found.usable, settings, seed=1)
+    assert {order.clip(i).start for i in range(100)} == {0, 8, 16}
 
 
 def test_clips_with_facts():

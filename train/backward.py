@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,12 +17,11 @@ from svdjax.model import SVD, leaves
 from svdjax.overlay import QUERIES, VALUES
 from svdjax.settings import Settings
 from svdjax.unet import UNet
-from train import backward_options, course, hosts, validation, world_clips
+from train import backward_options, course, hosts, validation
 from train.backward_options import Options
+from train.cached_batches import cached_batches
 from train.course import Setup, Work
 from train.finetuning import Finetuning, How
-from train.latent_cache import LatentCache
-from train.loader import CachedLoader
 from train.loop import Task
 from train.order import Order
 from train.sources import fingerprint
@@ -37,8 +36,6 @@ def train(given: Options) -> None:
     unet = leaves(abstract(UNet, info.config.unet, jnp.float32))
     if not finetune.trained_names(unet):
         raise InputError(f"{given.model}: its UNet has no temporal self-attention, which is what is trained")
-    if given.cache_latents is not None and world_clips.is_meant(given.data):
-        raise InputError(f"--cache-latents with --data {given.data}: its clips have no end, expected a folder")
     setup = course.set_up(given, info.config, lambda: None if given.init is None else delta.check(given.init, unet))
     facts = {"sources": info.sources}
     course.carry_out(given, setup, identity(given, info, setup), lambda order: build(given, info, setup, order), facts)
@@ -77,7 +74,8 @@ def build(given: Options, info: checkpoint.Info, setup: Setup, order: Order) -> 
     )
     if given.cache_latents is None:
         return Work(step, task)
-    return Work(step, task, lambda first: cached_batches(given, info, setup, order, step, first))
+    batches = functools.partial(cached_batches, given.cache_latents, info, step.encoders, setup, order, step.rows)
+    return Work(step, task, batches)
 
 
 def starting_tensors(given: Options, where: checkpoint.Shardings) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
@@ -90,20 +88,6 @@ def starting_tensors(given: Options, where: checkpoint.Shardings) -> tuple[dict[
         kind = "with" if given.no_rotation else "without"
         raise InputError(f"--init {given.init}: expected weights trained {kind} --no-rotation, as this run's are")
     return base, begin
-
-
-@contextlib.contextmanager
-def cached_batches(
-    given: Options, info: checkpoint.Info, setup: Setup, order: Order, step: Finetuning, first: int
-) -> Iterator[CachedLoader]:
-    """The batches from a step on, from the latent cache, which is filled first."""
-    # the networks compute in dtypes that follow from the UNet's and the configuration
-    key = fingerprint([info.sources, info.config.to_json(), info.dtype, str(jnp.dtype(step.model.unet.dtype))])
-    cache = LatentCache(given.cache_latents, setup.data, key)
-    cache.build(order.sources, step.frame_encoder(), share=(jax.process_index(), jax.process_count()))
-    hosts.barrier("latents cached")
-    with CachedLoader(cache, order, setup.batch, step.rows, first) as loader:
-        yield loader
 
 
 def validation_of(given: Options, setup: Setup, model: SVD, step: Finetuning) -> Callable[[State], None]:

@@ -20,7 +20,6 @@ class Options(options.Options):
     model: Path
     init: Path | None
     no_rotation: bool
-    cache_latents: Path | None
     export_dtype: str
 
 
@@ -37,7 +36,6 @@ def parse(argv: list[str] | None) -> Options:
     )
     p.add_argument("--model", type=Path, metavar="DIR", required=True, help="from python -m convert.svd_to_flax")
     groups = options.add(p, steps=PAPER_STEPS, learning_rate=1e-4, rate="of AdamW, constant")
-    groups["clips"].add_argument("--cache-latents", type=Path, metavar="DIR", help="encode every frame once, and keep it there")
     how = groups["training"]
     how.add_argument("--init", type=Path, metavar="DIR", help="start from another run's OUT/backward")
     how.add_argument(

@@ -32,6 +32,7 @@ from svdjax.vae import VAE
 from svdjax.world_facts import FACTS
 from train import base_options, beginning, course, hosts, validation, world_clips
 from train.base_options import ONLY, Options
+from train.cached_batches import cached_batches
 from train.course import Setup, Work
 from train.finetuning import Noising
 from train.loader import Loader
@@ -77,7 +78,7 @@ def train(given: Options) -> None:
         "--freeze-encoder": given.freeze_encoder,
     }
     sources = {} if info is None else info.sources
-    course.carry_out(given, setup, settings, lambda order: build(given, config, setup, order), {"sources": sources})
+    course.carry_out(given, setup, settings, lambda order: build(given, config, info, setup, order), {"sources": sources})
 
 
 def fitted(config: SVDConfig, setup: Setup) -> SVDConfig:
@@ -99,6 +100,8 @@ def check_stage(given: Options, config: SVDConfig, setup: Setup) -> None:
                 raise InputError(f"--{name} with {given.stage}: expected it with {stage}, which alone has a use for it")
     if given.freeze_encoder and (given.stage == "image-encoder" or given.model is None):
         raise InputError("--freeze-encoder: expected it with vae or unet and --model, whose encoder is kept")
+    if given.cache_latents is not None and not (given.stage == "unet" and given.freeze_encoder):
+        raise InputError("--cache-latents: expected it with unet and --freeze-encoder, whose encoders stay as they are")
     if given.stage == "image-encoder" and given.validate_every:
         raise InputError("--validate-every with image-encoder, which makes no pictures: expected it with another stage")
     if given.crop is None:
@@ -112,7 +115,7 @@ def check_stage(given: Options, config: SVDConfig, setup: Setup) -> None:
         raise InputError(f"--crop is {given.crop}, expected a multiple of {factor} from {2 * factor} to the clips' {smallest}")
 
 
-def build(given: Options, config: SVDConfig, setup: Setup, order: Order) -> Work:
+def build(given: Options, config: SVDConfig, info: checkpoint.Info | None, setup: Setup, order: Order) -> Work:
     """Make or load what is trained, and the step."""
     how = How(
         setup.batch,
@@ -148,10 +151,15 @@ def build(given: Options, config: SVDConfig, setup: Setup, order: Order) -> Work
         export=lambda state: export(given, setup, order, step, begin, state),
         validate=validation_of(given, setup, step) if given.validate_every else None,
     )
-    if given.stage != "image-encoder":
+    if given.stage == "image-encoder":
+        decode = world_clips.read_with_facts
+        load = functools.partial(Loader, order, setup.batch, step.rows, workers=given.workers, decode=decode)
+        return Work(step, task, lambda first: load(first_step=first))
+    if given.cache_latents is None:
         return Work(step, task)
-    load = functools.partial(Loader, order, setup.batch, step.rows, workers=given.workers, decode=world_clips.read_with_facts)
-    return Work(step, task, lambda first: load(first_step=first))
+    encoders = (step.encoders["image_encoder"], step.encoders["vae"])
+    batches = functools.partial(cached_batches, given.cache_latents, info, encoders, setup, order, step.rows)
+    return Work(step, task, batches)
 
 
 def tensors_of(given: Options, config: SVDConfig, where: Shardings, name: str) -> dict[str, Array]:

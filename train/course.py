@@ -100,7 +100,7 @@ def set_up(given: Options, config: SVDConfig, check: Callable[[], None] = lambda
     size = fit.parse_size(given.size) if given.size else config.default_size
     fit.check_size(*size, config.size_multiple)
     frames = config.unet.num_frames if given.num_frames is None else given.num_frames
-    data = DataSettings(given.data, frames, size, given.stride, given.fit, given.min_motion, given.held_out)
+    data = DataSettings(given.data, frames, size, given.stride, given.fit, given.min_motion, given.held_out, given.clips)
     devices = mesh.make_mesh(given.mesh)
     batch = given.batch_size or given.accumulate * devices.shape["data"] * devices.shape["fsdp"]
     mesh.check_batch(batch, given.accumulate, devices)

@@ -7,11 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from jax import Array
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from svdjax import finetune, sharding
@@ -96,11 +92,3 @@ class Finetuning(Step):
             return finetune.encode_clips(image_encoder, vae, arrays["clips"], draws, how)
         moments = Moments(arrays["mean"], arrays["logvar"], arrays["image_embeds"])
         return finetune.encode_ends(vae, arrays["keyframes"], moments, draws, how)
-
-    def frame_encoder(self) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Frames uint8 (n, H, W, 3) -> mean, logvar, image_embeds on the host, by this process alone."""
-        networks = (self.model.image_encoder, self.model.vae)
-        if jax.process_count() > 1:  # the others encode other frames, so no program may run over all devices
-            networks = jax.tree.map(jnp.asarray, multihost_utils.process_allgather(networks, tiled=True))
-        encode = jax.jit(finetune.encode_frames)
-        return lambda frames: jax.device_get(encode(*networks, frames))

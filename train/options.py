@@ -10,7 +10,7 @@ from pathlib import Path
 from svdjax.errors import InputError
 from svdjax.fit import FITS
 from svdjax.mesh import DEFAULT, parse_mesh
-from train.world_clips import data_folder
+from train.world_clips import CLIPS, NAME, data_folder, is_meant
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -31,6 +31,8 @@ class Options:
     stride: int
     min_motion: float
     hold_out: int | None
+    clips: int | None
+    cache_latents: Path | None
     learning_rate: float
     seed: int
     no_remat: bool
@@ -54,6 +56,7 @@ class Options:
             ("workers", 0),
             ("save_every", 1),
             ("keep", 1),
+            ("clips", 1),
             ("validate_every", 1),
             ("validate_steps", 1),
         ):
@@ -66,6 +69,12 @@ class Options:
             raise InputError(f"--learning-rate is {self.learning_rate}, expected a positive number")
         if self.validate_every and self.hold_out == 0:
             raise InputError("--validate-every makes clips of a held-out source, --hold-out is 0: expected at least 1")
+        if self.clips and self.clips > CLIPS["train"]:
+            raise InputError(f"--clips is {self.clips}, expected at most {CLIPS['train']}")
+        if self.clips and not is_meant(self.data):
+            raise InputError(f"--clips {self.clips} with --data {self.data}: expected it with {NAME}, all of a folder is used")
+        if self.cache_latents is not None and is_meant(self.data) and not self.clips:
+            raise InputError(f"--cache-latents with --data {self.data}: its clips have no end, expected --clips N or a folder")
         parse_mesh(self.mesh)
 
     def as_text(self) -> dict[str, str]:
@@ -98,6 +107,8 @@ def add(p: argparse.ArgumentParser, *, steps: int, learning_rate: float, rate: s
     clips.add_argument("--stride", type=int, default=1, metavar="N", help="take every Nth frame; the paper's doubled rate is 2")
     clips.add_argument("--min-motion", type=float, default=0.0, metavar="X", help="leave out clips that move less (data.csv)")
     clips.add_argument("--hold-out", type=int, metavar="N", help="keep the last N videos out (None: 1 if validating)")
+    clips.add_argument("--clips", type=int, metavar="N", help="of the world, the first N alone (None: a million)")
+    clips.add_argument("--cache-latents", type=Path, metavar="DIR", help="encode every frame once, and keep it there")
     clips.add_argument("--workers", type=int, default=2, metavar="N", help="processes that read videos ahead")
     how = p.add_argument_group("training")
     how.add_argument("--steps", type=int, default=steps, metavar="N", help="in all")

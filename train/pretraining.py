@@ -85,11 +85,16 @@ def of_network(tensors: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {leaf.removeprefix(f"{name}."): value for leaf, value in tensors.items() if leaf.startswith(f"{name}.")}
 
 
-def noises(key: Array, count: int, shape: tuple[int, ...], how: Noising) -> tuple[Array, Array]:
-    """Noises (count, *shape) of one clip and their sigmas (count,): one of each equally likely share of the levels."""
+def noises(key: Array, row: Array, how: How, shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """Noises (n, *shape) of one clip of a batch and their sigmas (n,).
+
+    Of the levels' equally likely shares, as many as the batch has noises, each is drawn from once; a clip's are far apart.
+    """
+    count, noising = how.noises, how.noising
     of_level, of_noise = jax.random.split(key)
-    shares = (jnp.arange(count) + jax.random.uniform(of_level, (count,))) / count
-    sigma = jnp.exp(how.log_sigma_mean + how.log_sigma_std * jax.scipy.special.ndtri(shares.clip(1e-4, 1 - 1e-4)))
+    shares = (jnp.arange(count) + (row + jax.random.uniform(of_level, (count,))) / how.batch_size) / count
+    normal = jax.scipy.special.ndtri(shares.clip(1e-4, 1 - 1e-4))
+    sigma = jnp.exp(noising.log_sigma_mean + noising.log_sigma_std * normal)
     return jax.random.normal(of_noise, (count, *shape)), sigma
 
 
@@ -134,10 +139,10 @@ class Pretraining(Step):
         if self.stage == "image-encoder":
             return arrays["clips"], arrays["facts"]
         draws = self._draws(self.config, step)
-        clips = arrays["clips"]
         key = jax.random.fold_in(jax.random.key(how.seed), step)
         rows = jnp.arange(self.batch_size)
         if self.stage == "vae":
+            clips = arrays["clips"]
             if how.crop is None:
                 return clips, draws.posterior
             side = how.crop // self.config.vae.down_factor
@@ -149,23 +154,25 @@ class Pretraining(Step):
         strength = how.noising.noise_aug_strength
         ids = added_time_ids(how.noising.fps, how.noising.motion_bucket_id, strength)
 
-        def one(clip: Array, draws: finetune.Draws, row: Array) -> Noised:
-            mean, logvar = vae.encode(to_signed_unit(clip))
+        def one(x: dict[str, Array], draws: finetune.Draws, row: Array) -> Noised:
+            frames = x["keyframes"] if "keyframes" in x else x["clips"]
+            mean, logvar = (x["mean"], x["logvar"]) if "mean" in x else vae.encode(to_signed_unit(frames))
             latents = (mean + jnp.exp(0.5 * logvar) * draws.posterior) * scale
-            image_latents, _ = vae.encode(to_signed_unit(clip[:1]) + strength * draws.augmentation)
+            image_latents, _ = vae.encode(to_signed_unit(frames[:1]) + strength * draws.augmentation)
             of_row = jax.random.fold_in(key, row)
             told = jax.random.uniform(jax.random.fold_in(of_row, _DROPOUT)) >= how.dropout
-            first = clip[0] if image_encoder is None else embed_images(image_encoder, to_signed_unit(clip[:1]))[0]
-            noise, sigma = draws.noise[None], draws.sigma[None]
-            if how.noises > 1:
-                noise, sigma = noises(jax.random.fold_in(of_row, _NOISES), how.noises, latents.shape, how.noising)
+            if "image_embeds" in x:
+                first = x["image_embeds"][0]
+            else:
+                first = frames[0] if image_encoder is None else embed_images(image_encoder, to_signed_unit(frames[:1]))[0]
+            noise, sigma = noises(jax.random.fold_in(of_row, _NOISES), row, how, latents.shape)
 
             def noised(noise: Array, sigma: Array) -> Noised:
                 return Noised(latents, noise, sigma, first, image_latents[0], told.astype(jnp.float32), ids)
 
             return jax.vmap(noised)(noise, sigma)
 
-        examples = jax.vmap(one)(clips, draws, rows)
+        examples = jax.vmap(one)(arrays, draws, rows)
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), examples)
 
     def _update(self, state: State, *arguments: Any) -> tuple[State, Result]:

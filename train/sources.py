@@ -30,6 +30,7 @@ class DataSettings:
         fit: how frames of another shape are brought to `size`: see `svdjax.fit.fit`.
         min_motion: clips whose mean motion (`train.measure.measure`) is below are left out; 0 keeps all.
         hold_out: how many sources, the last ones, are kept out of training.
+        clips: of the embedded world, how many of its training clips there are; None is all.
 
     Raises:
         InputError: a value out of its range; the message names the option.
@@ -42,6 +43,7 @@ class DataSettings:
     fit: str = "crop"
     min_motion: float = 0.0
     hold_out: int = 0
+    clips: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", tuple(self.size))  # JSON gives a list

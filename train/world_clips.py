@@ -59,6 +59,7 @@ def sources(settings: DataSettings) -> list[Source]:
         raise InputError(f"--min-motion {settings.min_motion:g} with --data {NAME}: everything in it moves, expected none")
     found = []
     for split, count in CLIPS.items():
+        count = min(count, settings.clips or count) if split == "train" else count
         path = os.path.abspath(os.path.join(NAME, split))
         size, content = digest(path)
         starts = ((0, count * FRAMES),)

@@ -1,0 +1,61 @@
+"""Batches from the latent cache (`--cache-latents`), filled before the first: for runs whose encoders stay as they are."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from svdjax import finetune
+from svdjax.checkpoint import Info
+from svdjax.clip import CLIPVision
+from svdjax.vae import VAE
+from train import hosts
+from train.course import Setup
+from train.latent_cache import LatentCache
+from train.loader import CachedLoader
+from train.order import Order
+from train.sources import fingerprint
+
+
+@contextlib.contextmanager
+def cached_batches(
+    folder: Path, info: Info, encoders: tuple[CLIPVision, VAE], setup: Setup, order: Order, rows: list[int], first: int
+) -> Iterator[CachedLoader]:
+    """The batches from a step on.
+
+    Args:
+        folder: the cache's.
+        info: of the checkpoint that the encoders are of.
+        encoders: as the step has them, with weights placed on its mesh.
+        setup: of the run.
+        order: which clips.
+        rows: of a batch that this process needs.
+        first: the step to begin with.
+
+    Raises:
+        InputError: as `LatentCache` and its `build`.
+    """
+    # of the encoders alone, so that runs of other UNets find it; the dtypes that they compute in follow from these
+    sources = {name: digest for name, digest in info.sources.items() if not name.startswith("unet")}
+    config = info.config.to_json()
+    key = fingerprint([sources, config["vae"], config["image_encoder"], info.dtype, setup.dtype])
+    cache = LatentCache(folder, setup.data, key)
+    cache.build(order.sources, frame_encoder(*encoders), share=(jax.process_index(), jax.process_count()))
+    hosts.barrier("latents cached")
+    with CachedLoader(cache, order, setup.batch, rows, first) as loader:
+        yield loader
+
+
+def frame_encoder(image_encoder: CLIPVision, vae: VAE) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Frames uint8 (n, H, W, 3) -> mean, logvar, image_embeds on the host, by this process alone."""
+    networks = (image_encoder, vae)
+    if jax.process_count() > 1:  # the others encode other frames, so no program may run over all devices
+        networks = jax.tree.map(jnp.asarray, multihost_utils.process_allgather(networks, tiled=True))
+    encode = jax.jit(finetune.encode_frames)
+    return lambda frames: jax.device_get(encode(*networks, frames))
