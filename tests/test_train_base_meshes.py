@@ -14,7 +14,11 @@ from train import base
 
 # Steps for several devices compile for minutes: run by hand.
 pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("compile_once")]
-STAGES = {"vae": [], "unet": ["--no-remat", "--noises", "2"]}
+CASES = {
+    "vae": ["vae"],
+    "unet": ["unet", "--no-remat", "--noises", "2"],
+    "cached": ["unet", "--no-remat", "--freeze-encoder", "--cache-latents"],  # and where, one a run: each encodes
+}
 MESHES = ("data=2", "fsdp=2")
 OPTIONS = {"steps": 3, "warmup": 1, "batch_size": 2}
 
@@ -28,14 +32,16 @@ PROGRAM = textwrap.dedent(
 )
 
 
-def arguments(stage, model, data, out, *others):
-    return [stage, *training.arguments(model, data, out, *STAGES[stage], *others, **OPTIONS)]
+def arguments(case, model, data, out, *others):
+    stage, *words = CASES[case]
+    words += [out.with_name(f"cache-{out.name}")] * (case == "cached")
+    return [stage, *training.arguments(model, data, out, *words, *others, **OPTIONS)]
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_meshes(stage, training_model, training_clips, tmp_path):
-    assert base.main(arguments(stage, training_model, training_clips, tmp_path / "alone")) == 0
-    runs = [arguments(stage, training_model, training_clips, tmp_path / mesh, "--mesh", mesh) for mesh in MESHES]
+@pytest.mark.parametrize("case", CASES)
+def test_meshes(case, training_model, training_clips, tmp_path):
+    assert base.main(arguments(case, training_model, training_clips, tmp_path / "alone")) == 0
+    runs = [arguments(case, training_model, training_clips, tmp_path / mesh, "--mesh", mesh) for mesh in MESHES]
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *("|".join(words) for words in runs)],
         env=os.environ | {"JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(training.ROOT)},

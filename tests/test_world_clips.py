@@ -12,7 +12,7 @@ from svdjax.world_facts import FACTS, facts
 from train.loader import Loader
 from train.order import Order
 from train.scan import Found, scan
-from train.sources import DataSettings, read_clip
+from train.sources import Clip, DataSettings, read_clip
 from train.world_clips import read_with_facts
 
 SETTINGS = DataSettings("world", 8, (64, 64), hold_out=1)
@@ -41,6 +41,19 @@ def test_the_first_clips_alone():
     assert found.fingerprint != scan(SETTINGS).fingerprint
     order = Order(found.usable, settings, seed=1)
     assert {order.clip(i).start for i in range(100)} == {0, 8, 16}
+
+
+def test_the_first_clips_in_parts():
+    """Of almost one size, each a source that is cached by itself; together the first ones."""
+    settings = dataclasses.replace(SETTINGS, clips=2051)
+    found = scan(settings)
+    assert [source.clips for source in found.usable] == [683, 684, 684]
+    for source, number in zip(found.usable, (0, 683, 1367), strict=True):
+        np.testing.assert_array_equal(read_clip(source, source.start(2), 8, 1, (64, 64)), render(scene("train", number + 2)))
+        row = read_with_facts(Clip(source, source.start(2), 8, 1), (64, 64), "crop")
+        np.testing.assert_array_equal(row["facts"][3], facts(scene("train", number + 2), 3))
+    assert len({source.digest for source in found.usable}) == 3
+    assert Found.from_json(found.to_json(), "world") == found
 
 
 def test_clips_with_facts():

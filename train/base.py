@@ -100,8 +100,6 @@ def check_stage(given: Options, config: SVDConfig, setup: Setup) -> None:
                 raise InputError(f"--{name} with {given.stage}: expected it with {stage}, which alone has a use for it")
     if given.freeze_encoder and (given.stage == "image-encoder" or given.model is None):
         raise InputError("--freeze-encoder: expected it with vae or unet and --model, whose encoder is kept")
-    if given.cache_latents is not None and not (given.stage == "unet" and given.freeze_encoder):
-        raise InputError("--cache-latents: expected it with unet and --freeze-encoder, whose encoders stay as they are")
     if given.stage == "image-encoder" and given.validate_every:
         raise InputError("--validate-every with image-encoder, which makes no pictures: expected it with another stage")
     if given.crop is None:

@@ -37,6 +37,8 @@ class Options(options.Options):
     freeze_encoder: bool
 
     def __post_init__(self) -> None:
+        if self.cache_latents is not None and not (self.stage == "unet" and self.freeze_encoder):
+            raise InputError("--cache-latents: expected it with unet and --freeze-encoder, whose encoders stay as they are")
         super().__post_init__()
         if self.model is not None and self.preset is not None:
             raise InputError("--model and --preset both say what to begin with: expected one of them")

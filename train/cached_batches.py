@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from svdjax import finetune
 from svdjax.checkpoint import Info
@@ -21,6 +21,8 @@ from train.latent_cache import LatentCache
 from train.loader import CachedLoader
 from train.order import Order
 from train.sources import fingerprint
+
+FRAMES_A_DEVICE = 8  # that a device encodes at once
 
 
 @contextlib.contextmanager
@@ -42,20 +44,32 @@ def cached_batches(
         InputError: as `LatentCache` and its `build`.
     """
     # of the encoders alone, so that runs of other UNets find it; the dtypes that they compute in follow from these
-    sources = {name: digest for name, digest in info.sources.items() if not name.startswith("unet")}
+    sources = {name: digest for name, digest in info.sources.items() if name.split("/")[0] in ("vae", "image_encoder")}
     config = info.config.to_json()
     key = fingerprint([sources, config["vae"], config["image_encoder"], info.dtype, setup.dtype])
     cache = LatentCache(folder, setup.data, key)
-    cache.build(order.sources, frame_encoder(*encoders), share=(jax.process_index(), jax.process_count()))
-    hosts.barrier("latents cached")
+    # all processes look before any begins, and agree: what follows is done together
+    if not all(map(cache.is_complete, order.sources)):
+        chunk = FRAMES_A_DEVICE * jax.local_device_count()
+        share = (jax.process_index(), jax.process_count())
+        cache.build(order.sources, frame_encoder(*encoders), share=share, chunk=chunk)
+        hosts.barrier("latents cached")
     with CachedLoader(cache, order, setup.batch, rows, first) as loader:
         yield loader
 
 
 def frame_encoder(image_encoder: CLIPVision, vae: VAE) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Frames uint8 (n, H, W, 3) -> mean, logvar, image_embeds on the host, by this process alone."""
+    """Frames uint8 (n, H, W, 3) -> mean, logvar, image_embeds on the host, by this process alone, over its devices.
+
+    n is a multiple of them.
+    """
     networks = (image_encoder, vae)
     if jax.process_count() > 1:  # the others encode other frames, so no program may run over all devices
-        networks = jax.tree.map(jnp.asarray, multihost_utils.process_allgather(networks, tiled=True))
-    encode = jax.jit(finetune.encode_frames)
-    return lambda frames: jax.device_get(encode(*networks, frames))
+        networks = multihost_utils.process_allgather(networks, tiled=True)
+    own = Mesh(np.asarray(jax.local_devices()), ("frames",))
+    whole, divided = PartitionSpec(), PartitionSpec("frames")
+    networks = jax.device_put(networks, NamedSharding(own, whole))
+    # each device its own frames: a loop over parts of all of them, as the VAE does where they are large, would gather them
+    specs = {"in_specs": (whole, whole, divided), "out_specs": divided}
+    encode = jax.jit(jax.shard_map(finetune.encode_frames, mesh=own, **specs, check_vma=False))
+    return lambda frames: jax.device_get(encode(*networks, jax.device_put(frames, NamedSharding(own, divided))))

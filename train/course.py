@@ -121,6 +121,7 @@ def identity(given: Options, setup: Setup) -> dict[str, Any]:
     """The shared settings that fix a run's numbers; a resume must have the same. Neither the mesh nor `--accumulate` is one."""
     data = setup.data
     return {
+        "--clips": given.clips,
         "set of clips (--data, --hold-out, --min-motion)": setup.found.fingerprint,
         "--num-frames": data.num_frames,
         "--size": "x".join(map(str, data.size)),

@@ -71,7 +71,7 @@ class LatentCache:
         encode: Encode,
         *,
         share: tuple[int, int] = (0, 1),
-        chunk: int = 8,
+        chunk: int,
         progress: bool = True,
     ) -> int:
         """Encode what isn't there yet. Interrupted at any point, the next call goes on with the first incomplete source.

@@ -72,9 +72,9 @@ class Options:
         if self.clips and self.clips > CLIPS["train"]:
             raise InputError(f"--clips is {self.clips}, expected at most {CLIPS['train']}")
         if self.clips and not is_meant(self.data):
-            raise InputError(f"--clips {self.clips} with --data {self.data}: expected it with {NAME}, all of a folder is used")
+            raise InputError(f"--clips {self.clips} with --data {self.data}: expected it with {NAME}, whose first N it means")
         if self.cache_latents is not None and is_meant(self.data) and not self.clips:
-            raise InputError(f"--cache-latents with --data {self.data}: its clips have no end, expected --clips N or a folder")
+            raise InputError(f"--cache-latents with --data {NAME}: a million clips, expected --clips N or a folder")
         parse_mesh(self.mesh)
 
     def as_text(self) -> dict[str, str]:

@@ -48,7 +48,8 @@ class How:
         warmup: steps until it is.
         average: decay of the mean of the weights, which is what is kept.
         dropout: share of clips that aren't told their first frame.
-        noises: of each clip that the UNet is trained on at once, their levels spread evenly: the VAE encodes it once for all.
+        noises: of each clip that the UNet is trained on at once: the VAE encodes it once for all. A batch's levels are
+            spread evenly.
         crop: side of the square of each clip that the VAE is trained on, in pixels; None is the whole clip.
         freeze_encoder: whether the VAE's encoder stays, or the image encoder beside the UNet.
         accumulate: parts that a step is done in.

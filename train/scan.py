@@ -83,8 +83,8 @@ def scan(settings: DataSettings, workers: int = 0, *, progress: bool = True) -> 
         InputError: the folder is missing, empty or no folder; or nothing in it can be used; or holding out leaves nothing.
     """
     if world_clips.is_meant(settings.folder):
-        train, validation = world_clips.sources(settings)
-        return Found((train,), (validation,) if settings.hold_out else ())
+        *train, validation = world_clips.sources(settings)
+        return Found(tuple(train), (validation,) if settings.hold_out else ())
     folder = check_folder(settings.folder)
     places, ignored = find(folder)
     if not places:

@@ -21,6 +21,7 @@ from train.sources import Clip, DataSettings, Source, read_clip
 NAME = "world"  # what is said instead of a folder
 CLIPS = {"train": 2**20, "validation": 2**10}  # of each split that training reads, one after the other
 _MEASURED = 16  # clips whose motion is that of all
+_PART = 1024  # clips, at most, of a source that is one of several: what of a cache is lost where its making is interrupted
 
 
 def is_meant(folder: str | os.PathLike[str]) -> bool:
@@ -35,19 +36,28 @@ def data_folder(text: str) -> Path:
 
 
 def frames(path: str, start: int = 0, count: int | None = None) -> Iterator[Pixels]:
-    """As `train.kinds.Kind` says; the last part of `path` is the split, frame n is frame n % 8 of clip n // 8."""
-    split = os.path.basename(path)
-    for number in itertools.count(start):
+    """As `train.kinds.Kind` says; `path` ends as `_place` reads it, frame n is frame n % 8 of clip n // 8 from there on."""
+    split, first = _place(path)
+    for number in itertools.count(first * FRAMES + start):
         yield functools.partial(_frame, split, number)
 
 
 def digest(path: str) -> tuple[int, str]:
     """No bytes on disk, and what changes with the clips."""
-    return 0, hashlib.sha256(f"svdjax world {VERSION} {os.path.basename(path)}".encode()).hexdigest()
+    split, first = _place(path)
+    which = f"{split} {first}" if first else split
+    return 0, hashlib.sha256(f"svdjax world {VERSION} {which}".encode()).hexdigest()
+
+
+def _place(path: str) -> tuple[str, int]:
+    """The split and the first clip, which are the last parts of a source's path: `train`, or `train/1024`."""
+    *_, before, last = path.replace(os.sep, "/").split("/")
+    return (last, 0) if last in CLIPS else (before, int(last))
 
 
 def sources(settings: DataSettings) -> list[Source]:
-    """The world's training clips as one source, its validation clips as another.
+    """The world's training clips, as one source or, where not all are wanted, as several of almost one size; its validation
+    clips as the last.
 
     Raises:
         InputError: clips that it hasn't.
@@ -57,19 +67,24 @@ def sources(settings: DataSettings) -> list[Source]:
         raise InputError(f"{said} takes {settings.span} frames, expected at most the {FRAMES} of the world's clips")
     if settings.min_motion:
         raise InputError(f"--min-motion {settings.min_motion:g} with --data {NAME}: everything in it moves, expected none")
+    counts = dict(CLIPS)
+    if settings.clips:
+        parts = -(-settings.clips // _PART)
+        edges = [settings.clips * part // parts for part in range(parts + 1)]
+        counts = {f"train/{a}": b - a for a, b in itertools.pairwise(edges)} | {"validation": CLIPS["validation"]}
     found = []
-    for split, count in CLIPS.items():
-        count = min(count, settings.clips or count) if split == "train" else count
-        path = os.path.abspath(os.path.join(NAME, split))
+    for name, count in counts.items():
+        path = os.path.abspath(os.path.join(NAME, name))
         size, content = digest(path)
-        starts = ((0, count * FRAMES),)
-        found.append(Source(split, path, NAME, count * FRAMES, SIZE, SIZE, _motion(split), starts, size, content, FRAMES))
+        motion, starts = _motion(_place(path)[0]), ((0, count * FRAMES),)
+        found.append(Source(name, path, NAME, count * FRAMES, SIZE, SIZE, motion, starts, size, content, FRAMES))
     return found
 
 
 def read_with_facts(clip: Clip, size: tuple[int, int], fit: str) -> dict[str, np.ndarray]:
     """A clip of the world, `clips` (f, H, W, 3), and `facts` (f, n) of its frames (`svdjax.world_facts`)."""
-    of = scene(os.path.basename(clip.source.path), clip.start // FRAMES)
+    split, first = _place(clip.source.path)
+    of = scene(split, first + clip.start // FRAMES)
     known = np.stack([facts(of, number % FRAMES) for number in clip.frames])
     return {"clips": read_clip(clip.source, clip.start, clip.num_frames, clip.stride, size, fit), "facts": known}
 
@@ -85,6 +100,7 @@ def _frame(split: str, number: int) -> np.ndarray:
     return to_levels(draw_on(*_scene(split, clip), t))
 
 
+@functools.cache
 def _motion(split: str) -> float:
     """As `train.measure.measure` defines it."""
     luma = np.stack([render(scene(split, i)) for i in range(_MEASURED)]) @ [0.299, 0.587, 0.114]
