@@ -55,12 +55,14 @@ def reconstruct(vae: VAE, clips: Array, posterior: Array, how: Autoencoding, *, 
         freeze_encoder: the latents are given, to finish the decoder when a UNet has learned to make them.
     """
 
-    def one(clip: Array, posterior: Array) -> Reconstruction:
-        clip = to_signed_unit(clip)
-        mean, logvar = vae.encode(clip)
-        if freeze_encoder:
-            mean, logvar = jax.lax.stop_gradient((mean, logvar))
-        frames = vae.decode((mean + jnp.exp(0.5 * logvar) * posterior)[None])[0]
+    clips = to_signed_unit(clips)
+    moments = vae.encode(clips.reshape(-1, *clips.shape[2:]))
+    mean, logvar = (x.reshape(*clips.shape[:2], *x.shape[1:]) for x in moments)
+    if freeze_encoder:
+        mean, logvar = jax.lax.stop_gradient((mean, logvar))
+    frames = vae.decode(mean + jnp.exp(0.5 * logvar) * posterior)
+
+    def compare(clip: Array, frames: Array, mean: Array, logvar: Array) -> Reconstruction:
         weight = 1 + how.moving * moving(clip)
         error = jnp.abs(frames - clip)
         edges = sum((jnp.abs(jnp.diff(frames - clip, axis=axis)) * (weight_at(weight, axis))).mean() for axis in (-3, -2))
@@ -69,7 +71,7 @@ def reconstruct(vae: VAE, clips: Array, posterior: Array, how: Autoencoding, *, 
         squared = jnp.square(frames.clip(-1, 1) - clip).mean() / 4
         return Reconstruction(loss, -10 * jnp.log10(jnp.maximum(squared, 1e-10)))
 
-    return jax.vmap(one)(clips, posterior)
+    return jax.vmap(compare)(clips, frames, mean, logvar)
 
 
 def crop(clip: Array, key: Array, side: int) -> Array:

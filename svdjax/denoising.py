@@ -58,15 +58,13 @@ def denoising_losses(
     """
     dtype = stats_dtype(unet.dtype)
 
-    def one(x: Noised) -> Array:
-        latents, noise, sigma = (a.astype(dtype) for a in (x.latents, x.noise, x.sigma))
-        noisy = (latents + sigma * noise) * edm.c_in(sigma)
-        embeds = x.first if image_encoder is None else embed_images(image_encoder, to_signed_unit(x.first)[None])
-        embeds = embeds.reshape(1, 1, -1) * x.conditional
-        image_latents = jnp.broadcast_to(x.image_latents.astype(dtype) * x.conditional, noisy.shape)
-        sample = jnp.concatenate([noisy, image_latents], -1)[None]
-        v = unet(sample, edm.c_noise(sigma)[None], embeds, x.added_time_ids[None], run_block=run_block)[0]
-        target = (noise - sigma * latents) * edm.c_in(sigma)
-        return jnp.mean(jnp.square(v.astype(dtype) - target))
-
-    return jax.vmap(one)(batch)
+    sigma, conditional = (x.astype(dtype).reshape(-1, 1, 1, 1, 1) for x in (batch.sigma, batch.conditional))
+    latents, noise = batch.latents.astype(dtype), batch.noise.astype(dtype)
+    noisy = (latents + sigma * noise) * edm.c_in(sigma)
+    embeds = batch.first if image_encoder is None else embed_images(image_encoder, to_signed_unit(batch.first))
+    embeds = embeds.reshape(len(latents), 1, -1) * batch.conditional[:, None, None]
+    image_latents = jnp.broadcast_to(batch.image_latents.astype(dtype)[:, None] * conditional, noisy.shape)
+    sample = jnp.concatenate([noisy, image_latents], -1)
+    v = unet(sample, edm.c_noise(batch.sigma.astype(dtype)), embeds, batch.added_time_ids, run_block=run_block)
+    target = (noise - sigma * latents) * edm.c_in(sigma)
+    return jnp.square(v.astype(dtype) - target).mean((1, 2, 3, 4))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from svdjax.accumulation import loss_and_gradients
+from svdjax.accumulation import in_groups, loss_and_gradients
 
 
 def losses(trained, batch):
@@ -24,3 +24,12 @@ def test_parts(parts):
     gradients = jax.grad(lambda trained: losses(trained, batch).mean())(trained)
     for name, value in gradients.items():
         np.testing.assert_allclose(found[2][name], value, rtol=1e-4)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_groups(groups):
+    """Each of consecutive clips together, in the order of the rows."""
+    batch = {"x": np.arange(6.0)[:, None], "y": np.ones(6)}
+    found = in_groups(lambda part: part["x"][:, 0] * len(part["y"]) + part["x"].min(), batch, groups)
+    size = 6 // groups
+    np.testing.assert_array_equal(found, np.arange(6) * size + np.arange(6) // size * size)

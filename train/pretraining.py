@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from svdjax.denoising import Noised, denoising_losses
 from svdjax.fact_prediction import fact_losses
 from svdjax.finetune import Noising
 from svdjax.initialize import abstract
+from svdjax.mesh import BATCH_AXES
 from svdjax.model import NETWORKS, fill
 from svdjax.unet import UNet
 from svdjax.vae import VAE
@@ -186,13 +188,21 @@ class Pretraining(Step):
 
     def losses(self, trained: Mapping[str, Array], batch: Any) -> Array:
         """Of each clip of a batch, or of each of its noises, (b,)."""
-        networks = self.networks(trained)
+        devices = math.prod(self.mesh.shape[axis] for axis in BATCH_AXES)
+        count = len(jax.tree.leaves(batch)[0])
+        groups = math.gcd(count, devices)  # fewer where a part of a step has fewer clips than there are devices
+        return accumulation.in_groups(self._losses_of(trained), batch, groups)
+
+    def _losses_of(self, trained: Mapping[str, Array]) -> Callable[[Any], Array]:
+        """The stage's loss, of the clips of a batch or of a part of one."""
+        networks, how = self.networks(trained), self.how
         if self.stage == "vae":
             vae = sharding.gathered(networks["vae"], self.mesh)
-            return reconstruct(vae, *batch, self.how.autoencoding, freeze_encoder=self.how.freeze_encoder).loss
+            return lambda batch: reconstruct(vae, *batch, how.autoencoding, freeze_encoder=how.freeze_encoder).loss
         image_encoder: CLIPVision | None = sharding.gathered(networks.get("image_encoder"), self.mesh)
         if self.stage == "image-encoder":
-            return fact_losses(image_encoder, *(trained[name] for name in HEAD), *batch)
+            head = [trained[name] for name in HEAD]
+            return lambda batch: fact_losses(image_encoder, *head, *batch)
         unet: UNet = networks["unet"]
-        run_block = run_blocks(self.mesh, self.how.remat)["run_block"]
-        return denoising_losses(unet, image_encoder, batch, run_block=run_block)
+        run_block = run_blocks(self.mesh, how.remat)["run_block"]
+        return lambda batch: denoising_losses(unet, image_encoder, batch, run_block=run_block)
