@@ -23,11 +23,14 @@ class Autoencoding:
             people look at.
         edges: of the error of differences between neighbouring pixels, which keeps edges sharp.
         divergence: of the latents' distribution from a normal one, in nats a latent: only enough to bound them.
+        equivariance: share of the clips whose latents are moved by a part of a cell before they are decoded, and must show
+            the clip moved as far.
     """
 
     moving: float = 4.0
     edges: float = 1.0
     divergence: float = 1e-3
+    equivariance: float = 0.0
 
 
 @jax.tree_util.register_dataclass
@@ -44,7 +47,15 @@ class Reconstruction:
     psnr: Array
 
 
-def reconstruct(vae: VAE, clips: Array, posterior: Array, how: Autoencoding, *, freeze_encoder: bool = False) -> Reconstruction:
+def reconstruct(
+    vae: VAE,
+    clips: Array,
+    posterior: Array,
+    how: Autoencoding,
+    *,
+    offsets: Array | None = None,
+    freeze_encoder: bool = False,
+) -> Reconstruction:
     """Encode each frame, decode the clip from a sample of its latents, and compare.
 
     Args:
@@ -52,6 +63,9 @@ def reconstruct(vae: VAE, clips: Array, posterior: Array, how: Autoencoding, *, 
         clips: (b, f, H, W, 3), uint8 or in [-1, 1].
         posterior: unit-variance noise of the latents, (b, f, h, w, c); zeros take their mean.
         how: the loss.
+        offsets: (b, 2), whole pixels down and right, less than a latent's side: the latents are moved by them, all frames
+            of a clip alike, and what is decoded, a latent less in height and width as `posterior` is, is compared with that
+            part of the clip.
         freeze_encoder: the latents are given, to finish the decoder when a UNet has learned to make them.
     """
 
@@ -60,6 +74,10 @@ def reconstruct(vae: VAE, clips: Array, posterior: Array, how: Autoencoding, *, 
     mean, logvar = (x.reshape(*clips.shape[:2], *x.shape[1:]) for x in moments)
     if freeze_encoder:
         mean, logvar = jax.lax.stop_gradient((mean, logvar))
+    if offsets is not None:
+        factor = clips.shape[2] // mean.shape[2]
+        mean, logvar = (jax.vmap(move)(x, offsets / factor) for x in (mean, logvar))
+        clips = jax.vmap(lambda clip, offset: part(clip, offset, factor))(clips, offsets)
     frames = vae.decode(mean + jnp.exp(0.5 * logvar) * posterior)
 
     def compare(clip: Array, frames: Array, mean: Array, logvar: Array) -> Reconstruction:
@@ -72,6 +90,25 @@ def reconstruct(vae: VAE, clips: Array, posterior: Array, how: Autoencoding, *, 
         return Reconstruction(loss, -10 * jnp.log10(jnp.maximum(squared, 1e-10)))
 
     return jax.vmap(compare)(clips, frames, mean, logvar)
+
+
+def move(latents: Array, by: Array) -> Array:
+    """What lies `by` (2,) in [0, 1) cells down and right of each cell: (f, h, w, c) -> (f, h-1, w-1, c). Linear in between.
+
+    A clip that is moved has latents that are moved, if this is decoded as the clip is (Kouzelis et al. 2025, "EQ-VAE", which
+    turns and scales them).
+    """
+    for axis, share in ((1, by[0]), (2, by[1])):
+        size = latents.shape[axis]
+        near, far = (jax.lax.slice_in_dim(latents, i, size - 1 + i, axis=axis) for i in (0, 1))
+        latents = near + share * (far - near)
+    return latents
+
+
+def part(clip: Array, offset: Array, less: int) -> Array:
+    """(f, H, W, 3) -> (f, H-less, W-less, 3), from `offset` on."""
+    frames, height, width, channels = clip.shape
+    return jax.lax.dynamic_slice(clip, (0, offset[0], offset[1], 0), (frames, height - less, width - less, channels))
 
 
 def crop(clip: Array, key: Array, side: int) -> Array:

@@ -1,5 +1,6 @@
 """Training from scratch as functions: the losses, the mean of the weights."""
 
+import dataclasses
 import functools
 
 import jax
@@ -11,7 +12,7 @@ import svd_folders
 import training
 
 from svdjax import autoencoding, edm
-from svdjax.autoencoding import Autoencoding, crop, reconstruct
+from svdjax.autoencoding import Autoencoding, crop, move, part, reconstruct
 from svdjax.clip import CLIPVision
 from svdjax.conditioning import embed_images, to_signed_unit
 from svdjax.config import CLIPConfig, UNetConfig
@@ -22,7 +23,7 @@ from svdjax.initialize import random
 from svdjax.rematerialise import run_plainly
 from svdjax.unet import UNet
 from train.optimizer import averaged
-from train.pretraining import How, noises
+from train.pretraining import How, noises, to_reconstruct
 
 NO_TERMS = Autoencoding(moving=0, edges=0, divergence=0)
 
@@ -95,6 +96,48 @@ def test_latents_of_a_frozen_encoder_are_given(clips):
 
     assert abs(jax.grad(loss)(0.1, False)) > 0.1
     assert jax.grad(loss)(0.1, True) == 0
+
+
+class Halved:
+    """In place of a VAE: a latent is the pixel at its corner, and what comes back rises to the right as the ramp does."""
+
+    def encode(self, images):
+        return images[:, ::2, ::2], jnp.full_like(images[:, ::2, ::2], -30.0)
+
+    def decode(self, latents):
+        return latents.repeat(2, 2).repeat(2, 3) + jnp.tile(jnp.array([0.0, 0.1]), latents.shape[3])[:, None]
+
+
+@pytest.mark.parametrize("offset", [(0, 0), (1, 0), (0, 1), (1, 1)])
+def test_latents_that_are_moved_show_the_clip_moved(offset):
+    """Of a ramp whose every pixel can be told: exactly, and not if the clip were moved another way."""
+    ramp = np.tile(np.arange(8, dtype=np.float32)[:, None] / 10 - 0.5, (2, 3, 8, 1, 1))
+    noise = np.zeros((2, 3, 3, 3, 1), np.float32)
+    offsets = jnp.array([offset, (0, 0)])
+    found = reconstruct(Halved(), ramp, noise, NO_TERMS, offsets=offsets)
+    np.testing.assert_allclose(found.loss, 0, atol=1e-6)
+    assert part(jnp.asarray(ramp[0]), offsets[0], 2).shape == (3, 6, 6, 1)
+    np.testing.assert_allclose(part(jnp.asarray(ramp[0]), offsets[0], 2)[0, 0, 0, 0], -0.5 + offset[1] / 10)
+    down = jnp.asarray(ramp.swapaxes(2, 3))[0]
+    np.testing.assert_allclose(move(down, jnp.array([0.25, 0.75]))[0, :, 0, 0], np.arange(7) / 10 - 0.475, rtol=1e-5)
+
+
+@pytest.mark.parametrize("crop", [None, 8])
+def test_squares_have_room_for_offsets(clips, crop):
+    """Of all directions, in the share of the clips that was asked for; none without."""
+    many = np.tile(clips[:1], (400, 1, 1, 1, 1))
+    posterior, keys = np.zeros((400, 4, 8, 8, 1), np.float32), jax.random.split(jax.random.key(0), 400)
+    how = How(400, 4, (16, 16), 1, crop=crop)
+    taken, noise = to_reconstruct(many, posterior, keys, how, 2)
+    assert taken.shape[2:4] == (crop or 16,) * 2
+    assert noise.shape[2:4] == (taken.shape[2] // 2,) * 2
+    how = dataclasses.replace(how, autoencoding=Autoencoding(equivariance=0.5))
+    taken, noise, offsets = to_reconstruct(many, posterior, keys, how, 2)
+    assert taken.shape[2] == (16 if crop is None else crop + 2)
+    assert noise.shape[2:4] == (taken.shape[2] // 2 - 1,) * 2
+    places, counts = np.unique(offsets, axis=0, return_counts=True)
+    np.testing.assert_array_equal(places, [(0, 0), (0, 1), (1, 0), (1, 1)])
+    np.testing.assert_allclose(counts / 400, [0.625, 0.125, 0.125, 0.125], atol=0.06)
 
 
 def test_crops_follow_what_moves(clips):

@@ -155,7 +155,7 @@ def test_the_latent_cache_changes_nothing(made, training_clips, tmp_path, monkey
     assert_same(examples(tmp_path / "cached" / "model", training_clips, "another", cache_latents=cache), plain)
 
 
-def test_the_divergence_reaches_the_loss(training_model, training_clips, tmp_path, monkeypatch):
+def test_the_weights_reach_the_loss(training_model, training_clips, tmp_path, monkeypatch):
     class Made(Exception):
         pass
 
@@ -164,8 +164,8 @@ def test_the_divergence_reaches_the_loss(training_model, training_clips, tmp_pat
 
     monkeypatch.setattr(base, "Pretraining", capture)
     with pytest.raises(Made) as made:
-        train("vae", training_model, training_clips, tmp_path / "run", divergence=0.5)
-    assert made.value.args[0].autoencoding == Autoencoding(divergence=0.5)
+        train("vae", training_model, training_clips, tmp_path / "run", divergence=0.5, equivariance=0.25)
+    assert made.value.args[0].autoencoding == Autoencoding(divergence=0.5, equivariance=0.25)
 
 
 REFUSED = {
@@ -181,6 +181,7 @@ REFUSED = {
         ["unet", "--data", "world", "--model", "MODEL", "--divergence", "1"],
         "--divergence with unet: expected it with vae, which alone has a use for it",
     ),
+    "an equivariance": (["vae", "--data", "world", "--equivariance", "2"], "--equivariance is 2, expected 0 to 1"),
     "a crop of another stage": (["unet", "--data", "world", "--model", "MODEL", "--crop", "16"], "--crop 16 with unet"),
     "a crop of no latents": (["vae", "--data", "world", "--crop", "20"], "--crop is 20, expected a multiple of 8 from 16 to"),
     "a crop beyond the clips": (["vae", "--data", "world", "--crop", "72"], "from 16 to the clips' 64"),

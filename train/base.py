@@ -75,6 +75,7 @@ def train(given: Options) -> None:
         "--noises": given.noises,
         "--crop": given.crop,
         "--divergence": given.divergence,
+        "--equivariance": given.equivariance,
         "--freeze-encoder": given.freeze_encoder,
     }
     sources = {} if info is None else info.sources
@@ -131,7 +132,7 @@ def build(given: Options, config: SVDConfig, info: checkpoint.Info | None, setup
         given.accumulate,
         not given.no_remat,
         Noising(*given.log_sigma),
-        Autoencoding(divergence=given.divergence),
+        Autoencoding(divergence=given.divergence, equivariance=given.equivariance),
     )
     where = sharding.shardings(setup.devices)
     begin = functools.partial(tensors_of, given, config, where)

@@ -16,7 +16,7 @@ from train.pretraining import STAGES
 # What the other stages than this one have no use for, and its defaults.
 ONLY = {
     "unet": {"dropout": 0.1, "log_sigma": (0.7, 1.6), "noises": 1, "no_remat": False},
-    "vae": {"divergence": 1e-3},
+    "vae": {"divergence": 1e-3, "equivariance": 0.0},
 }
 
 
@@ -34,6 +34,7 @@ class Options(options.Options):
     noises: int
     crop: int | None
     divergence: float
+    equivariance: float
     freeze_encoder: bool
 
     def __post_init__(self) -> None:
@@ -52,6 +53,8 @@ class Options(options.Options):
                 raise InputError(f"--{name} is {value}, expected at least 0 and less than 1")
         if not 0 <= self.divergence < math.inf:
             raise InputError(f"--divergence is {self.divergence:g}, expected at least 0")
+        if not 0 <= self.equivariance <= 1:
+            raise InputError(f"--equivariance is {self.equivariance:g}, expected 0 to 1")
         mean, std = self.log_sigma
         if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
             raise InputError(f"--log-sigma is {mean:g} {std:g}, expected a number and a positive one")
@@ -101,6 +104,13 @@ def parse(argv: list[str] | None) -> Options:
         type=float,
         metavar="X",
         help="weight of the latents' divergence from a normal distribution: more of it makes them noisier (vae)",
+    )
+    how.add_argument(
+        "--equivariance",
+        type=float,
+        metavar="X",
+        help="share of clips whose latents are moved by a part of a cell, and must show the clip moved as far: latents then "
+        "move as things do (vae)",
     )
     how.add_argument(
         "--freeze-encoder",

@@ -33,7 +33,7 @@ from train.step import Step, finish, run_blocks
 
 STAGES = {"vae": ("vae",), "image-encoder": ("image_encoder",), "unet": ("unet", "image_encoder")}  # what each trains
 HEAD = ("head.kernel", "head.bias")  # that reads facts off the embedding, trained beside the image encoder and dropped
-_DROPOUT, _CROP, _NOISES = 100, 101, 102  # tell these draws from those of `svdjax.finetune.draw`
+_DROPOUT, _CROP, _NOISES, _OFFSET = 100, 101, 102, 103  # tell these draws from those of `svdjax.finetune.draw`
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,27 @@ def noises(key: Array, row: Array, how: How, shape: tuple[int, ...]) -> tuple[Ar
     return jax.random.normal(of_noise, (count, *shape)), sigma
 
 
+def to_reconstruct(clips: Array, posterior: Array, keys: Array, how: How, factor: int) -> tuple[Array, ...]:
+    """What `reconstruct` takes: clips or squares of them, their noise, and offsets where latents are to be moved.
+
+    A square is then larger by a latent, so that what is compared is as large as it would be.
+    """
+    share = how.autoencoding.equivariance
+    if how.crop is not None:
+        side = min(how.crop + (factor if share else 0), *clips.shape[2:4])
+        clips = jax.vmap(crop, (0, 0, None))(clips, jax.vmap(jax.random.fold_in, (0, None))(keys, _CROP), side)
+    height, width = (size // factor - (1 if share else 0) for size in clips.shape[2:4])
+    noise = posterior[:, :, :height, :width]
+    if not share:
+        return clips, noise
+
+    def offset(key: Array) -> Array:
+        of_share, of_place = jax.random.split(jax.random.fold_in(key, _OFFSET))
+        return jax.random.randint(of_place, (2,), 0, factor) * (jax.random.uniform(of_share) < share)
+
+    return clips, noise, jax.vmap(offset)(keys)
+
+
 class Pretraining(Step):
     """A stage of one model on one mesh.
 
@@ -145,12 +166,8 @@ class Pretraining(Step):
         key = jax.random.fold_in(jax.random.key(how.seed), step)
         rows = jnp.arange(self.batch_size)
         if self.stage == "vae":
-            clips = arrays["clips"]
-            if how.crop is None:
-                return clips, draws.posterior
-            side = how.crop // self.config.vae.down_factor
-            keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(key, row), _CROP))(rows)
-            return jax.vmap(crop, (0, 0, None))(clips, keys, how.crop), draws.posterior[:, :, :side, :side]
+            keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
+            return to_reconstruct(arrays["clips"], draws.posterior, keys, how, self.config.vae.down_factor)
         vae: VAE = sharding.gathered(encoders["vae"], self.mesh)
         image_encoder: CLIPVision | None = sharding.gathered(encoders.get("image_encoder"), self.mesh)
         scale = self.config.vae.scaling_factor
@@ -198,7 +215,13 @@ class Pretraining(Step):
         networks, how = self.networks(trained), self.how
         if self.stage == "vae":
             vae = sharding.gathered(networks["vae"], self.mesh)
-            return lambda batch: reconstruct(vae, *batch, how.autoencoding, freeze_encoder=how.freeze_encoder).loss
+
+            def reconstructed(batch: tuple[Array, ...]) -> Array:
+                clips, posterior, *offsets = batch
+                freeze = {"freeze_encoder": how.freeze_encoder}
+                return reconstruct(vae, clips, posterior, how.autoencoding, offsets=next(iter(offsets), None), **freeze).loss
+
+            return reconstructed
         image_encoder: CLIPVision | None = sharding.gathered(networks.get("image_encoder"), self.mesh)
         if self.stage == "image-encoder":
             head = [trained[name] for name in HEAD]
