@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -77,7 +78,8 @@ def reconstruct(
     if offsets is not None:
         factor = clips.shape[2] // mean.shape[2]
         mean, logvar = (jax.vmap(move)(x, offsets / factor) for x in (mean, logvar))
-        clips = jax.vmap(lambda clip, offset: part(clip, offset, factor))(clips, offsets)
+        size = tuple(side - factor for side in clips.shape[2:4])
+        clips = jax.vmap(lambda clip, offset: part(clip, offset, size))(clips, offsets)
     frames = vae.decode(mean + jnp.exp(0.5 * logvar) * posterior)
 
     def compare(clip: Array, frames: Array, mean: Array, logvar: Array) -> Reconstruction:
@@ -105,10 +107,9 @@ def move(latents: Array, by: Array) -> Array:
     return latents
 
 
-def part(clip: Array, offset: Array, less: int) -> Array:
-    """(f, H, W, 3) -> (f, H-less, W-less, 3), from `offset` on."""
-    frames, height, width, channels = clip.shape
-    return jax.lax.dynamic_slice(clip, (0, offset[0], offset[1], 0), (frames, height - less, width - less, channels))
+def part(clip: Array, corner: Array | Sequence[Array], size: tuple[int, int]) -> Array:
+    """(f, H, W, 3) -> (f, height, width, 3), from the corner (y, x) on."""
+    return jax.lax.dynamic_slice(clip, (0, corner[0], corner[1], 0), (clip.shape[0], *size, clip.shape[3]))
 
 
 def crop(clip: Array, key: Array, side: int) -> Array:
@@ -119,7 +120,7 @@ def crop(clip: Array, key: Array, side: int) -> Array:
     chances = moving(to_signed_unit(clip)).max((0, 3)) + STILL
     at = jax.random.categorical(key, jnp.log(chances).ravel())
     corner = [(place - side // 2).clip(0, size - side) for place, size in zip(divmod(at, width), (height, width), strict=True)]
-    return jax.lax.dynamic_slice(clip, (0, *corner, 0), (clip.shape[0], side, side, clip.shape[3]))
+    return part(clip, corner, (side, side))
 
 
 def moving(clip: Array) -> Array:

@@ -101,10 +101,10 @@ def noises(key: Array, row: Array, how: How, shape: tuple[int, ...]) -> tuple[Ar
     return jax.random.normal(of_noise, (count, *shape)), sigma
 
 
-def to_reconstruct(clips: Array, posterior: Array, keys: Array, how: How, factor: int) -> tuple[Array, ...]:
-    """What `reconstruct` takes: clips or squares of them, their noise, and offsets where latents are to be moved.
+def to_reconstruct(clips: Array, posterior: Array, keys: Array, how: How, factor: int) -> tuple[Array, Array, Array | None]:
+    """What `reconstruct` takes: clips or squares of them, their noise, and offsets, None where no latents are to be moved.
 
-    A square is then larger by a latent, so that what is compared is as large as it would be.
+    Where some are, a square is larger by a latent if the frame has room: what is compared is as large as it would be.
     """
     share = how.autoencoding.equivariance
     if how.crop is not None:
@@ -113,7 +113,7 @@ def to_reconstruct(clips: Array, posterior: Array, keys: Array, how: How, factor
     height, width = (size // factor - (1 if share else 0) for size in clips.shape[2:4])
     noise = posterior[:, :, :height, :width]
     if not share:
-        return clips, noise
+        return clips, noise, None
 
     def offset(key: Array) -> Array:
         of_share, of_place = jax.random.split(jax.random.fold_in(key, _OFFSET))
@@ -216,10 +216,10 @@ class Pretraining(Step):
         if self.stage == "vae":
             vae = sharding.gathered(networks["vae"], self.mesh)
 
-            def reconstructed(batch: tuple[Array, ...]) -> Array:
-                clips, posterior, *offsets = batch
-                freeze = {"freeze_encoder": how.freeze_encoder}
-                return reconstruct(vae, clips, posterior, how.autoencoding, offsets=next(iter(offsets), None), **freeze).loss
+            def reconstructed(batch: tuple[Array, Array, Array | None]) -> Array:
+                clips, posterior, offsets = batch
+                freeze = how.freeze_encoder
+                return reconstruct(vae, clips, posterior, how.autoencoding, offsets=offsets, freeze_encoder=freeze).loss
 
             return reconstructed
         image_encoder: CLIPVision | None = sharding.gathered(networks.get("image_encoder"), self.mesh)
