@@ -108,7 +108,7 @@ def add(p: argparse.ArgumentParser, *, steps: int, learning_rate: float, rate: s
     clips.add_argument("--min-motion", type=float, default=0.0, metavar="X", help="leave out clips that move less (data.csv)")
     clips.add_argument("--hold-out", type=int, metavar="N", help="keep the last N videos out (None: 1 if validating)")
     clips.add_argument("--clips", type=int, metavar="N", help="of the world, the first N alone (None: a million)")
-    clips.add_argument("--cache-latents", type=Path, metavar="DIR", help="encode every frame once, and keep it there")
+    clips.add_argument("--cache-latents", type=Path, metavar="DIR", help="keep what encoders that stay make of frames")
     clips.add_argument("--workers", type=int, default=2, metavar="N", help="processes that read videos ahead")
     how = p.add_argument_group("training")
     how.add_argument("--steps", type=int, default=steps, metavar="N", help="in all")
