@@ -177,7 +177,9 @@ def test_half_written_ones_are_removed(saved, tmp_path):
     arrays, whole = restored(folder)
     assert (whole.step, whole.notes) == (4, [])
     assert_state(arrays, 4)
-    assert sorted(path.name for path in folder.iterdir()) == ["2", "4"]
+    with Checkpoints(folder, 3) as checkpoints:  # removed in the background, before anything is written
+        checkpoints.save(make_state(8), FACTS, 1.0)
+    assert sorted(path.name for path in folder.iterdir()) == ["2", "4", "8"]
 
 
 @pytest.mark.parametrize("found_by", ["check", "save", "wait"])

@@ -23,8 +23,8 @@ STATE, FACTS = "state", "facts"  # the parts of a checkpoint
 class Checkpoints:
     """A folder of checkpoints, by step. A context manager: leaving it waits for what is being written.
 
-    What killed runs left half-written is removed. Damaged checkpoints must not be in the folder any more
-    (`train.whole_checkpoints`).
+    What killed runs left half-written is removed, in the background, before anything new is written. Damaged checkpoints must
+    not be in the folder any more (`train.whole_checkpoints`).
 
     Args:
         folder: made if it doesn't exist; of this run alone.
