@@ -170,7 +170,7 @@ def test_the_weights_reach_the_loss(training_model, training_clips, tmp_path, mo
 
 REFUSED = {
     "no VAE": (["unet", "--data", "world"], "unet without --model: "),
-    "two beginnings": (["vae", "--data", "world", "--model", "m", "--preset", "tiny"], "--model and --preset both"),
+    "two beginnings": (["vae", "--data", "world", "--model", "m", "--preset", "tiny"], "--model and --preset with vae both"),
     "a stage that is none": (["decoder", "--data", "world"], "argument stage: invalid choice"),
     "dropout": (["vae", "--data", "world", "--dropout", "1"], "--dropout is 1.0, expected at least 0 and less than 1"),
     "sigma": (["vae", "--data", "world", "--log-sigma", "0", "0"], "--log-sigma is 0 0, expected a number and a positive one"),

@@ -19,18 +19,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from svdjax import checkpoint, cli, initialize, pipeline, sharding
+from svdjax import checkpoint, cli, pipeline, sharding
 from svdjax.autoencoding import Autoencoding
 from svdjax.conditioning import to_levels, to_signed_unit
 from svdjax.config import SVDConfig
 from svdjax.errors import InputError
-from svdjax.model import NETWORKS, SVD, leaves
-from svdjax.orbax_trees import Shardings, restore_tree
-from svdjax.presets import PRESETS
+from svdjax.model import NETWORKS, SVD
 from svdjax.settings import Settings
 from svdjax.vae import VAE
 from svdjax.world_facts import FACTS
-from train import base_options, beginning, course, hosts, validation, world_clips
+from train import base_options, course, hosts, start, validation, world_clips
 from train.base_options import ONLY, Options
 from train.cached_batches import cached_batches
 from train.course import Setup, Work
@@ -57,12 +55,14 @@ def train(given: Options) -> None:
     if given.stage == "image-encoder" and not world_clips.is_meant(given.data):
         raise InputError(f"--data {given.data} with image-encoder: expected {world_clips.NAME}, whose facts are known")
     info = None if given.model is None else checkpoint.read_info(given.model)
-    config = PRESETS[given.preset or "tiny"] if info is None else info.config
+    config = start.config_of(given, info)
     setup = course.set_up(given, config)
     if given.stage == "unet" or info is None:
         config = fitted(config, setup)
     check_stage(given, config, setup)
     begun = given.preset or "tiny" if info is None else fingerprint([info.sources, info.config.to_json()])
+    if info is not None and given.preset is not None:
+        begun = f"{begun}, grown to {given.preset}"
     settings = {
         "stage": given.stage,
         "model (--model, --preset)": begun,
@@ -135,16 +135,16 @@ def build(given: Options, config: SVDConfig, info: checkpoint.Info | None, setup
         Autoencoding(divergence=given.divergence, equivariance=given.equivariance),
     )
     where = sharding.shardings(setup.devices)
-    begin = functools.partial(tensors_of, given, config, where)
+    begin = functools.partial(start.tensors_of, given, config, info, where)
     trained = trained_networks(given.stage, given.freeze_encoder)
-    start = {f"{name}.{leaf}": value for name in trained for leaf, value in begin(name).items()}
+    tensors = {f"{name}.{leaf}": value for name in trained for leaf, value in begin(name).items()}
     if given.stage == "image-encoder":
         shapes = ((config.image_encoder.projection_dim, len(FACTS)), (len(FACTS),))
-        start |= {name: jnp.zeros(shape) for name, shape in zip(HEAD, shapes, strict=True)}
+        tensors |= {name: jnp.zeros(shape) for name, shape in zip(HEAD, shapes, strict=True)}
     # in one order on all hosts, which read together
     needed = [name for name in ("vae", "image_encoder") if given.stage == "unet" and name not in trained]
     frozen = {name: checkpoint.load_network(given.model, config, name, setup.dtype, where) for name in needed}
-    step = Pretraining(given.stage, config, start, frozen, setup.devices, how, setup.dtype)
+    step = Pretraining(given.stage, config, tensors, frozen, setup.devices, how, setup.dtype)
     task = Task(
         update=step.update,
         export=lambda state: export(given, setup, order, step, begin, state),
@@ -159,21 +159,6 @@ def build(given: Options, config: SVDConfig, info: checkpoint.Info | None, setup
     encoders = (step.encoders["image_encoder"], step.encoders["vae"])
     batches = functools.partial(cached_batches, given.cache_latents, info, encoders, setup, order, step.rows)
     return Work(step, task, batches)
-
-
-def tensors_of(given: Options, config: SVDConfig, where: Shardings, name: str) -> dict[str, Array]:
-    """A network's tensors to begin with, float32 by dotted name: the checkpoint's, or random ones of the seed."""
-    cls, shapes = NETWORKS[name], getattr(config, name)
-    if given.model is not None:
-        expected = leaves(initialize.abstract(cls, shapes, jnp.float32))
-        return restore_tree(given.model / name, expected, lambda leaf, shape: where(f"{name}.{leaf}", shape))
-    seed = (given.seed * len(NETWORKS) + list(NETWORKS).index(name)) % 2**32
-
-    def make() -> dict[str, Array]:
-        return beginning.begin(name, leaves(initialize.random(cls, shapes, jnp.float32, seed=seed)))
-
-    placed = {leaf: where(f"{name}.{leaf}", value.shape) for leaf, value in jax.eval_shape(make).items()}
-    return jax.jit(make, out_shardings=placed)()
 
 
 def validation_of(given: Options, setup: Setup, step: Pretraining) -> Callable[[State], None]:

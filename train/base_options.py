@@ -41,8 +41,8 @@ class Options(options.Options):
         if self.cache_latents is not None and not (self.stage == "unet" and self.freeze_encoder):
             raise InputError("--cache-latents: expected it with unet and --freeze-encoder, whose encoders stay as they are")
         super().__post_init__()
-        if self.model is not None and self.preset is not None:
-            raise InputError("--model and --preset both say what to begin with: expected one of them")
+        if self.model is not None and self.preset is not None and self.stage != "unet":
+            raise InputError(f"--model and --preset with {self.stage} both say what to begin with: expected one of them")
         if self.noises < 1:
             raise InputError(f"--noises is {self.noises}, expected at least 1")
         if self.warmup < 0:
@@ -79,7 +79,11 @@ def parse(argv: list[str] | None) -> Options:
     p.add_argument(
         "--model", type=Path, metavar="DIR", help="a checkpoint to begin with, such as the OUT/model of the VAE's run"
     )
-    p.add_argument("--preset", choices=PRESETS, help="shapes of a model to begin with at random (None: tiny, or --model's)")
+    p.add_argument(
+        "--preset",
+        choices=PRESETS,
+        help="shapes of a model to begin with at random (None: tiny, or --model's); unet with --model: grow its UNet to these",
+    )
     how = options.add(
         p, steps=10_000, learning_rate=3e-3, rate="of Muon and AdamW, which rises at first and then falls to 0 as a cosine"
     )["training"]

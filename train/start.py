@@ -1,0 +1,87 @@
+"""With what a stage of training from scratch begins: random weights, a checkpoint's, or a checkpoint's with its UNet grown.
+
+A grown UNet has the smaller one's blocks, by name, and more that add nothing at first, as nets are grown without changing what
+they compute (Net2Net, Chen et al. 2016, section 2); the new blocks end in layers of zeros (`train.beginning`). A UNet whose
+first level, the costliest, gets its attention late is trained in less time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from svdjax import checkpoint, initialize
+from svdjax.config import SVDConfig
+from svdjax.errors import InputError
+from svdjax.model import NETWORKS, leaves
+from svdjax.orbax_trees import Shardings, restore_tree
+from svdjax.presets import PRESETS
+from svdjax.unet import UNet
+from train import beginning
+from train.base_options import Options
+
+
+def config_of(given: Options, info: checkpoint.Info | None) -> SVDConfig:
+    """What to begin with: a preset, a checkpoint, or a checkpoint whose UNet is grown to a preset's."""
+    if info is None:
+        return PRESETS[given.preset or "tiny"]
+    if given.preset is None:
+        return info.config
+    return grown(info.config, given.preset, given.model)
+
+
+def grown(config: SVDConfig, preset: str, model: Path) -> SVDConfig:
+    """The configuration of a checkpoint with a preset's UNet.
+
+    Args:
+        config: the checkpoint's; its frames and their size stay.
+        preset: a name in `PRESETS`.
+        model: where the checkpoint is, for messages.
+
+    Raises:
+        InputError: the UNet of the checkpoint is no part of the preset's.
+    """
+    unet = dataclasses.replace(PRESETS[preset].unet, num_frames=config.unet.num_frames, sample_size=config.unet.sample_size)
+    found, wanted = (leaves(initialize.abstract(UNet, shapes, jnp.float32)) for shapes in (config.unet, unet))
+    for name, value in found.items():
+        if name not in wanted:
+            raise InputError(f"{model}: its UNet has {name}, that of --preset {preset} has not: it can't be grown to that")
+        if value.shape != wanted[name].shape:
+            raise InputError(
+                f"{model}: {name} of its UNet has shape {value.shape}, that of --preset {preset} {wanted[name].shape}: "
+                "it can't be grown to that"
+            )
+    last = len(unet.down_block_types) - 1  # whose heads are the mid block's too
+    for level, kind in enumerate(config.unet.down_block_types):
+        heads, wanted_heads = config.unet.num_attention_heads[level], unet.num_attention_heads[level]
+        if (kind.startswith("CrossAttn") or level == last) and heads != wanted_heads:
+            raise InputError(
+                f"{model}: level {level} of its UNet has {heads} heads, that of --preset {preset} {wanted_heads}: "
+                "it can't be grown to that"
+            )
+    return dataclasses.replace(config, unet=unet)
+
+
+def tensors_of(
+    given: Options, config: SVDConfig, info: checkpoint.Info | None, where: Shardings, name: str
+) -> dict[str, Array]:
+    """A network's tensors to begin with, float32 by dotted name: the checkpoint's, the others random ones of the seed."""
+    cls, shapes = NETWORKS[name], getattr(config, name)
+    found: dict[str, Array] = {}
+    if info is not None:
+        expected = leaves(initialize.abstract(cls, getattr(info.config, name), jnp.float32))
+        found = restore_tree(given.model / name, expected, lambda leaf, shape: where(f"{name}.{leaf}", shape))
+        if given.preset is None or name != "unet":
+            return found
+    seed = (given.seed * len(NETWORKS) + list(NETWORKS).index(name)) % 2**32
+
+    def make() -> dict[str, Array]:
+        made = beginning.begin(name, leaves(initialize.random(cls, shapes, jnp.float32, seed=seed)))
+        return {leaf: value for leaf, value in made.items() if leaf not in found}
+
+    placed = {leaf: where(f"{name}.{leaf}", value.shape) for leaf, value in jax.eval_shape(make).items()}
+    return {**found, **jax.jit(make, out_shardings=placed)()}
