@@ -11,6 +11,7 @@ from training import one_line
 
 import svdjax
 from svdjax import checkpoint, initialize
+from svdjax.errors import InputError
 from svdjax.model import NETWORKS, fill, leaves
 from svdjax.unet import UNet
 from train import base, start
@@ -88,16 +89,9 @@ def test_it_computes_what_the_smaller_one_does(grow, small):
     np.testing.assert_allclose(run(grown, inputs), expected, rtol=1e-4, atol=1e-4)  # they are computed in another order
 
 
-LESS = {
-    "block_out_channels": (32,),
-    "down_block_types": NONE[:1],
-    "up_block_types": NONE[1:],
-    "cross_attention_dim": 48,
-    **dict.fromkeys(("num_attention_heads", "layers_per_block", "transformer_layers_per_block"), 1),
-}
 REFUSED = {
-    "less": (LESS, "that of --preset tiny has not: it can't be grown to that"),
-    "wider": ({"block_out_channels": (32, 64)}, "of its UNet has shape"),
+    "wider": ({"block_out_channels": (32, 64)}, "block_out_channels of its UNet is (32, 32), of --preset tiny (32, 64)"),
+    "more layers": ({"layers_per_block": 2}, "layers_per_block of its UNet is (1, 1), of --preset tiny (2, 2)"),
     "other heads": ({"num_attention_heads": (2, 4)}, "level 1 of its UNet has 2 heads, that of --preset tiny 4"),
 }
 
@@ -109,3 +103,11 @@ def test_refused(grow, small, tmp_path, capsys, shapes, said):
     assert said in error
     assert str(small[0]) in error
     assert not (tmp_path / "run").exists()
+
+
+def test_less_attention_is_refused(small, monkeypatch):
+    config = checkpoint.read_info(small[0]).config
+    monkeypatch.setitem(start.PRESETS, "tiny", config)
+    more = dataclasses.replace(config, unet=dataclasses.replace(small[1], up_block_types=(NONE[1], ATTENTION[1])))
+    with pytest.raises(InputError, match="model: its UNet has a CrossAttnUpBlockSpatioTemporal, --preset tiny a UpBlock"):
+        start.grown(more, "tiny", small[0])

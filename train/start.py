@@ -1,8 +1,8 @@
 """With what a stage of training from scratch begins: random weights, a checkpoint's, or a checkpoint's with its UNet grown.
 
-A grown UNet has the smaller one's blocks, by name, and more that add nothing at first, as nets are grown without changing what
-they compute (Net2Net, Chen et al. 2016, section 2); the new blocks end in layers of zeros (`train.beginning`). A UNet whose
-first level, the costliest, gets its attention late is trained in less time.
+A grown UNet has the smaller one's tensors, by name, and more attention, which adds nothing at first because it ends in layers of
+zeros (`train.beginning`), as nets are grown without changing what they compute (Net2Net, Chen et al. 2016, section 2). A UNet
+whose first level, the costliest, gets its attention late is trained in less time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from svdjax.errors import InputError
 from svdjax.model import NETWORKS, leaves
 from svdjax.orbax_trees import Shardings, restore_tree
 from svdjax.presets import PRESETS
-from svdjax.unet import UNet
 from train import beginning
 from train.base_options import Options
 
@@ -43,24 +42,28 @@ def grown(config: SVDConfig, preset: str, model: Path) -> SVDConfig:
         model: where the checkpoint is, for messages.
 
     Raises:
-        InputError: the UNet of the checkpoint is no part of the preset's.
+        InputError: the preset's UNet has less attention than the checkpoint's, or differs from it in more than attention.
     """
-    unet = dataclasses.replace(PRESETS[preset].unet, num_frames=config.unet.num_frames, sample_size=config.unet.sample_size)
-    found, wanted = (leaves(initialize.abstract(UNet, shapes, jnp.float32)) for shapes in (config.unet, unet))
-    for name, value in found.items():
-        if name not in wanted:
-            raise InputError(f"{model}: its UNet has {name}, that of --preset {preset} has not: it can't be grown to that")
-        if value.shape != wanted[name].shape:
+    before = config.unet
+    unet = dataclasses.replace(PRESETS[preset].unet, num_frames=before.num_frames, sample_size=before.sample_size)
+    # Levels or layers that are new would change what skip connections hand on: attention alone can begin as nothing.
+    grows = ("down_block_types", "up_block_types", "num_attention_heads")
+    for name in (field.name for field in dataclasses.fields(unet) if field.name not in grows):
+        found, wanted = getattr(before, name), getattr(unet, name)
+        if found != wanted:
             raise InputError(
-                f"{model}: {name} of its UNet has shape {value.shape}, that of --preset {preset} {wanted[name].shape}: "
-                "it can't be grown to that"
+                f"{model}: {name} of its UNet is {found}, of --preset {preset} {wanted}: it can be grown in attention alone"
             )
+    kinds = [(*shapes.down_block_types, *shapes.up_block_types) for shapes in (before, unet)]
+    for found, wanted in zip(*kinds, strict=True):
+        if wanted not in (found, f"CrossAttn{found}"):
+            raise InputError(f"{model}: its UNet has a {found}, --preset {preset} a {wanted} there: it can't be grown to that")
     last = len(unet.down_block_types) - 1  # whose heads are the mid block's too
-    for level, kind in enumerate(config.unet.down_block_types):
-        heads, wanted_heads = config.unet.num_attention_heads[level], unet.num_attention_heads[level]
-        if (kind.startswith("CrossAttn") or level == last) and heads != wanted_heads:
+    for level, blocks in enumerate(zip(before.down_block_types, reversed(before.up_block_types), strict=True)):
+        heads, wanted = before.num_attention_heads[level], unet.num_attention_heads[level]
+        if (level == last or any(kind.startswith("CrossAttn") for kind in blocks)) and heads != wanted:
             raise InputError(
-                f"{model}: level {level} of its UNet has {heads} heads, that of --preset {preset} {wanted_heads}: "
+                f"{model}: level {level} of its UNet has {heads} heads, that of --preset {preset} {wanted}: "
                 "it can't be grown to that"
             )
     return dataclasses.replace(config, unet=unet)
