@@ -82,7 +82,7 @@ def parse(argv: list[str] | None) -> Options:
     p.add_argument(
         "--preset",
         choices=PRESETS,
-        help="shapes of a model to begin with at random (None: tiny, or --model's); unet with --model: give its UNet the attention of these",
+        help="shapes to begin with at random (None: tiny, or --model's); unet with --model: its attention grows to these",
     )
     how = options.add(
         p, steps=10_000, learning_rate=3e-3, rate="of Muon and AdamW, which rises at first and then falls to 0 as a cosine"

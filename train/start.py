@@ -1,6 +1,6 @@
 """With what a stage of training from scratch begins: random weights, a checkpoint's, or a checkpoint's with its UNet grown.
 
-A grown UNet has the smaller one's tensors, by name, and more attention, which adds nothing at first because it ends in layers of
+A grown UNet has the smaller one's tensors, by name, and more attention, which adds nothing at first as it ends in layers of
 zeros (`train.beginning`), as nets are grown without changing what they compute (Net2Net, Chen et al. 2016, section 2). A UNet
 whose first level, the costliest, gets its attention late is trained in less time.
 """
