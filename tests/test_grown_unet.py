@@ -1,6 +1,7 @@
 """`train.base unet --model M --preset P`: a grown UNet begins as the smaller one, and what can't be grown is refused."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ import svdjax
 from svdjax import checkpoint, initialize
 from svdjax.errors import InputError
 from svdjax.model import NETWORKS, fill, leaves
+from svdjax.presets import PRESETS
 from svdjax.unet import UNet
 from train import base, start
 
@@ -103,6 +105,11 @@ def test_refused(grow, small, tmp_path, capsys, shapes, said):
     assert said in error
     assert str(small[0]) in error
     assert not (tmp_path / "run").exists()
+
+
+def test_the_presets_grow():
+    """As the embedded model was trained."""
+    assert start.grown(PRESETS["tiny-light"], "tiny", Path("model")) == PRESETS["tiny"]
 
 
 def test_less_attention_is_refused(small, monkeypatch):

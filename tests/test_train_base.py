@@ -183,8 +183,8 @@ REFUSED = {
     ),
     "an equivariance": (["vae", "--data", "world", "--equivariance", "2"], "--equivariance is 2, expected 0 to 1"),
     "a crop of another stage": (["unet", "--data", "world", "--model", "MODEL", "--crop", "16"], "--crop 16 with unet"),
-    "a crop of no latents": (["vae", "--data", "world", "--crop", "20"], "--crop is 20, expected a multiple of 8 from 16 to"),
-    "a crop beyond the clips": (["vae", "--data", "world", "--crop", "72"], "from 16 to the clips' 64"),
+    "a crop of no latents": (["vae", "--data", "world", "--crop", "18"], "--crop is 18, expected a multiple of 4 from 8 to"),
+    "a crop beyond the clips": (["vae", "--data", "world", "--crop", "72"], "from 8 to the clips' 64"),
     "no noises": (["unet", "--data", "world", "--noises", "0"], "--noises is 0, expected at least 1"),
     "noises of another stage": (["vae", "--data", "world", "--noises", "4"], "--noises with vae: expected it with unet"),
     "a cache of what is trained": (
