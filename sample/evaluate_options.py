@@ -81,7 +81,7 @@ def check(argv: list[str] | None) -> Request:
         default=[],
         help="backward weights; twice for those with and without rotated maps",
     )
-    options.add_sampling(p, steps=Settings.steps)
+    options.add_sampling(p)
     options.add_recurrence(p)
     p.add_argument("--batch-size", type=int, metavar="B", help="pairs sampled together (8 of the world, else 1)")
     p.add_argument("--workers", type=int, default=2, metavar="N", help="processes that compute figures (%(default)s)")

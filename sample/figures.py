@@ -54,13 +54,13 @@ def _centred(moving: Scene) -> Scene:
 def command(argv: list[str] | None) -> None:
     p = cli.Parser(prog="python -m sample.figures", description="The paper's figures with the embedded model.")
     p.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the pictures, which are replaced")
-    p.add_argument("--steps", type=int, default=Settings.steps, help="Euler steps (%(default)s)")
+    options.add_steps(p)
     p.add_argument("--seed", type=int, default=Settings.seed, help="seed of every random draw (%(default)s)")
     options.add_recurrence(p)
     args = p.parse_args(argv)
     if not args.out.is_dir():
         raise InputError(f"{args.out}: there is no such folder")
-    settings = Settings(FRAMES, args.steps, args.seed, **options.recurrence_settings(args))
+    settings = Settings(FRAMES, options.asked(args, "steps"), args.seed, **options.recurrence_settings(args))
     with running.one_line_errors("nothing was written"):
         write(args.out, settings)
 

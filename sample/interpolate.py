@@ -46,7 +46,7 @@ class Request:
 
 
 def parser() -> cli.Parser:
-    """The command's options; defaults of the sampler are those of `Settings`."""
+    """The command's options; defaults of the sampler are those of `Settings`, or the embedded model's."""
     p = cli.Parser(prog="python -m sample.interpolate", description="The video between two or more keyframes.")
     p.add_argument("keyframes", nargs="*", metavar="KEYFRAME", help="image files, in time order; at least two")
     p.add_argument("--demo", action="store_true", help="the embedded model on keyframes that it never saw")
@@ -56,7 +56,7 @@ def parser() -> cli.Parser:
     p.add_argument("-o", "--out", help=f".mp4, .gif, .webp, or a folder of PNGs ({DEFAULT_OUT})")
     p.add_argument("--sheet", type=Path, metavar="FILE.png", help="also write keyframes, frames and a cross-fade side by side")
     p.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    options.add_sampling(p, steps=Settings.steps)
+    options.add_sampling(p)
     options.add_recurrence(p)
     p.add_argument("--noise", type=Path, metavar="FILE.npz", help="random draws to use instead of the seed's")
     p.add_argument("--save-latents", type=Path, metavar="FILE.npz", help="also write the sampler's final latents")

@@ -19,12 +19,12 @@ def add_model(p: cli.Parser) -> None:
     )
 
 
-def add_sampling(p: cli.Parser, *, steps: int) -> None:
-    """The options of one clip; defaults are those of `Settings`, but for `steps`."""
+def add_sampling(p: cli.Parser, *, steps: int | None = None) -> None:
+    """The options of one clip; defaults are those of `Settings`, but for `steps`, which None leaves to the model."""
     p.add_argument("--num-frames", type=int, metavar="N", help="frames of a clip, keyframes included (the model's)")
     p.add_argument("--size", metavar="WxH", help="size of the video (the model's, turned to the keyframe's orientation)")
     p.add_argument("--fit", choices=fit.FITS, default="crop", help="how images of another shape are fitted (%(default)s)")
-    p.add_argument("--steps", type=int, default=steps, help="Euler steps (%(default)s)")
+    add_steps(p, steps)
     p.add_argument("--seed", type=int, default=Settings.seed, help="seed of every random draw (%(default)s)")
     p.add_argument("--fps", type=int, default=Settings.fps, help="told to the model and written to the file (%(default)s)")
     p.add_argument(
@@ -50,10 +50,14 @@ def add_sampling(p: cli.Parser, *, steps: int) -> None:
     )
 
 
+def add_steps(p: cli.Parser, steps: int | None = None) -> None:
+    p.add_argument("--steps", type=int, default=steps, help=f"Euler steps ({steps or _by_model('steps')})")
+
+
 def add_recurrence(p: cli.Parser) -> None:
     """The options of both directions together."""
     p.add_argument("--fusion", choices=FUSIONS, default=Settings.fusion, help="how the directions are fused (%(default)s)")
-    p.add_argument("--recurrence", type=int, default=Settings.recurrence, help="redo each early step so often (%(default)s)")
+    p.add_argument("--recurrence", type=int, metavar="N", help=f"redo each early step so often ({_by_model('recurrence')})")
     p.add_argument(
         "--recurrence-ratio", type=float, default=Settings.recurrence_ratio, help="share of the steps redone (%(default)s)"
     )
@@ -61,7 +65,20 @@ def add_recurrence(p: cli.Parser) -> None:
 
 def recurrence_settings(args: argparse.Namespace) -> dict[str, Any]:
     """The fields of `Settings` that the options of `add_recurrence` ask for."""
-    return {"fusion": args.fusion, "recurrence": args.recurrence, "recurrence_ratio": args.recurrence_ratio}
+    return {"fusion": args.fusion, "recurrence": asked(args, "recurrence"), "recurrence_ratio": args.recurrence_ratio}
+
+
+def asked(args: argparse.Namespace, name: str) -> int:
+    """`steps` or `recurrence`: as given, or the default, which is the embedded model's own where no other model is named."""
+    value = getattr(args, name)
+    if value is not None:
+        return value
+    model = getattr(args, "model", None)
+    return embedded.SETTINGS[name] if model is None or embedded.is_embedded(model) else getattr(Settings, name)
+
+
+def _by_model(name: str) -> str:
+    return f"{getattr(Settings, name)}; {embedded.SETTINGS[name]} with the embedded model"
 
 
 def find_model(args: argparse.Namespace, method: str = "dual") -> tuple[checkpoint.Info, str | None]:
@@ -97,7 +114,7 @@ def sampling_settings(args: argparse.Namespace, config: SVDConfig, **more: Any) 
     """The settings that the options of `add_sampling` ask for; `more` are further fields of `Settings`."""
     given = {
         "num_frames": config.unet.num_frames if args.num_frames is None else args.num_frames,
-        "steps": args.steps,
+        "steps": asked(args, "steps"),
         "seed": args.seed,
         "fps": args.fps,
         "motion_bucket_id": args.motion_bucket_id,

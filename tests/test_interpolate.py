@@ -11,7 +11,7 @@ from skimage import data
 
 import svdjax
 from convert.svd_to_flax import main as convert
-from sample.interpolate import main
+from sample.interpolate import check, main
 from svdjax import video
 from svdjax.checkpoint import read_info
 from svdjax.delta import base_tensors, save_backward
@@ -98,6 +98,15 @@ def test_the_seed_fixes_the_video_and_python_makes_the_same(small, tmp_path):
     python = svdjax.interpolate(svdjax.load(small / "svd"), first, last, steps=4, seed=3, recurrence=1, progress=print)
     np.testing.assert_array_equal(a, python)
     assert video.read_metadata(tmp_path / "a")["seed"] == "3"
+
+
+def test_the_model_decides_about_steps_and_recurrence(small):
+    """The embedded model has other defaults than one that is named (`test_embedded.py`)."""
+    words = [*KEYFRAMES, "--model", str(small / "svd"), "--size", "192x128"]
+    settings = check(words).settings
+    assert (settings.steps, settings.recurrence) == (50, 0)
+    settings = check([*words, "--steps", "7", "--recurrence", "2"]).settings
+    assert (settings.steps, settings.recurrence) == (7, 2)
 
 
 def test_photographs_of_different_sizes_and_three_keyframes(small, tmp_path, capsys):
