@@ -19,7 +19,7 @@ from svdjax.errors import InputError
 
 SOURCE = Path(svdjax.__file__).parent / "embedded"
 NAME = "the embedded model"
-SETTINGS = {"steps": 10, "recurrence": 3}  # its defaults, the best of its kind for their cost: docs/claims.md
+SETTINGS = {"steps": 10, "recurrence": 3}  # its defaults: better than 50 steps at half the cost, docs/claims.md
 # Backward weights of each kind of fine-tuning, by the method that takes them; the others take none.
 BACKWARD = {"dual": "backward", "no-rotation": "backward_no_rotation"}
 

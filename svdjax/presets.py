@@ -39,7 +39,7 @@ TINY = SVDConfig(
     scheduler=EDMConfig(sigma_max=80.0),
 )
 
-# The same without attention at the UNet's first level, whose latents are of full size: two fifths of the time. The UNet is
+# The same without attention at the UNet's first level, whose latents are of full size: less than half of the time. The UNet is
 # trained like this first, and then grown to TINY's, which the backward direction needs: it is trained in attention alone.
 LIGHT = dataclasses.replace(
     TINY,
