@@ -8,7 +8,6 @@ Backward weights alone, as training writes them, are another folder: `svdjax.del
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +24,7 @@ from svdjax.errors import InputError
 from svdjax.initialize import abstract
 from svdjax.manifest import MODEL, is_of, read_manifest, write_manifest
 from svdjax.model import NETWORKS, SVD, fill, leaves
-from svdjax.orbax_trees import Shardings, restore_tree, save_tree, tree_shapes
+from svdjax.orbax_trees import Shardings, digest, restore_tree, save_tree, tree_shapes
 from svdjax.overlay import check_overlay
 from svdjax.unet import UNet
 
@@ -121,11 +120,7 @@ def save(path: str | Path, config: SVDConfig, networks: Mapping[str, Mapping[str
         for name in NETWORKS:
             tensors = {leaf: np.asarray(value, np.float32) for leaf, value in networks[name].items()}
             save_tree(folder / name, tensors)
-            digest = hashlib.sha256()
-            for leaf in sorted(tensors):
-                digest.update(leaf.encode())
-                digest.update(np.ascontiguousarray(tensors[leaf]).data)
-            hashes[name] = digest.hexdigest()
+            hashes[name] = digest(tensors)
         write_info(folder, Info(config, "float32", None, hashes))
 
 

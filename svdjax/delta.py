@@ -21,7 +21,7 @@ from svdjax.atomic import new_folder
 from svdjax.casting import cast_finite
 from svdjax.errors import InputError
 from svdjax.manifest import BACKWARD, is_of, read_manifest, write_manifest
-from svdjax.orbax_trees import Shardings, restore_tree, save_tree, tree_shapes
+from svdjax.orbax_trees import Shardings, digest, restore_tree, save_tree, tree_shapes
 from svdjax.overlay import QUERIES, VALUES, check_overlay, expected_names, kind_of, trained_kinds
 
 
@@ -97,6 +97,15 @@ def read_backward_info(path: Path) -> dict[str, Any]:
     if not isinstance(info, dict):
         raise InputError(f"{path / 'config.json'}: is damaged: it says nothing about the backward weights")
     return info
+
+
+def content(path: Path) -> list[Any]:
+    """What tells backward weights from any others: what `read_backward_info` gives, and a SHA-256 of the tensors.
+
+    The tensors are read, some tens of megabytes of SVD's. Errors as `read_backward_info` and `restore`.
+    """
+    info = read_backward_info(path)
+    return [info, digest(restore_tree(path / "delta", tree_shapes(path / "delta")))]
 
 
 def transfer_note(path: Path, sources: Mapping[str, str]) -> str | None:

@@ -6,6 +6,7 @@ Of several processes each reads for itself, and the first alone may write: nothi
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import signal
 import sys
@@ -49,6 +50,15 @@ def save_tree(path: Path, tree: Mapping[str, Any]) -> None:
                 checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(tree))
         except (OSError, ValueError) as e:  # TensorStore raises ValueError, also for a full disk
             raise InputError(f"{path}: can't be written: {_brief(e)}") from e
+
+
+def digest(tree: Mapping[str, Any]) -> str:
+    """SHA-256 of arrays by name: of their names and values as they lie in memory, whatever their order in `tree`."""
+    found = hashlib.sha256()
+    for name in sorted(tree):
+        found.update(name.encode())
+        found.update(np.ascontiguousarray(tree[name]).reshape(-1).view(np.uint8).data)  # bfloat16 has no buffer of its own
+    return found.hexdigest()
 
 
 def tree_shapes(path: Path) -> dict[str, jax.ShapeDtypeStruct]:

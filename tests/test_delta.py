@@ -19,7 +19,7 @@ from svd_folders import TRAINED, Tensors, trained
 import svdjax
 from convert.svd_to_flax import main
 from svdjax.checkpoint import read_info
-from svdjax.delta import base_tensors, read_backward_info, save_backward, transfer_note
+from svdjax.delta import base_tensors, content, read_backward_info, save_backward, transfer_note
 from svdjax.model import leaves
 from svdjax.orbax_trees import restore_tree, tree_shapes
 from svdjax.overlay import QUERIES, VALUES
@@ -60,6 +60,19 @@ def test_beside_its_own_model_it_gives_the_trained_tensors(model, base, tmp_path
     unet = leaves(loaded.unet)
     assert all((np.asarray(unet[name]) == value).all() for name, value in base.items())
     assert read_backward_info(tmp_path / "b") == {"steps": 7, "trained": list(TRAINED)}
+
+
+def test_content_tells_weights_apart_that_say_the_same(base, tmp_path):
+    values = trained(base)
+    save_backward(tmp_path / "a", values, base, {"steps": 7})
+    save_backward(tmp_path / "again", values, base, {"steps": 7})
+    name = min(values)
+    values[name] = np.asarray(values[name]).copy()
+    values[name].flat[0] += 0.5
+    save_backward(tmp_path / "b", values, base, {"steps": 7})
+    assert content(tmp_path / "a") == content(tmp_path / "again")
+    assert content(tmp_path / "a")[0] == content(tmp_path / "b")[0] == read_backward_info(tmp_path / "b")
+    assert content(tmp_path / "a") != content(tmp_path / "b")
 
 
 @pytest.mark.parametrize("kinds", [TRAINED, (*TRAINED, "to_out.bias"), (*TRAINED, *QUERIES), ("to_q.kernel",)])

@@ -45,7 +45,7 @@ def identity(given: Options, info: checkpoint.Info, setup: Setup) -> dict[str, A
     """The settings that fix a run's numbers."""
     return {
         "model (--model)": fingerprint([info.sources, info.config.to_json(), info.dtype]),
-        "start (--init)": None if given.init is None else fingerprint(delta.read_backward_info(given.init)),
+        "start (--init)": None if given.init is None else fingerprint(delta.content(given.init)),
         **course.identity(given, setup),
         "--no-rotation": given.no_rotation,
     }
