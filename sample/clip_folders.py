@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ from PIL import Image
 
 from svdjax.atomic import new_folder
 from svdjax.errors import InputError
+
+Shape = tuple[int, int, int]  # frames, height, width
 
 TRUTH = "truth"  # the folder of the true clips, beside those of the methods
 
@@ -24,28 +27,60 @@ def write(folder: Path, frames: np.ndarray) -> None:
     try:
         with new_folder(folder, ours=lambda old: False) as temporary:
             for i, frame in enumerate(frames):
-                Image.fromarray(frame).save(temporary / f"{i:04d}.png")
+                Image.fromarray(frame).save(temporary / _name(i))
     except OSError as e:
         raise InputError(f"{folder}: can't be written ({e.strerror}); the same command goes on from here") from None
 
 
-def read(folder: Path) -> np.ndarray:
-    """All frames, uint8 (f, H, W, 3).
+def check(folder: Path, count: int) -> None:
+    """Refuse a folder, if there is one, that doesn't hold `count` frames by their names; no picture is opened.
 
     Raises:
-        InputError: they can't be read.
+        InputError: it lacks one or has another, or is no folder.
     """
-    return _read(folder, sorted(folder.glob("*.png")))
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise InputError(f"{folder}: is a file, expected a clip's folder; remove it and run again")
+    names = {_name(i) for i in range(count)}
+    found = {path.name for path in folder.glob("*.png")}
+    for name in sorted(names ^ found):
+        said = "has" if name in found else "lacks"
+        raise InputError(f"{folder}: {said} {name}, expected {_name(0)} to {_name(count - 1)}; remove it and run again")
 
 
-def read_ends(folder: Path) -> np.ndarray:
-    """The first and the last frame, (2, H, W, 3); errors as `read`."""
-    paths = sorted(folder.glob("*.png"))
-    return _read(folder, [*paths[:1], *paths[-1:]])
+def read(folder: Path, shape: Shape) -> np.ndarray:
+    """All frames, uint8 (f, H, W, 3).
+
+    Args:
+        folder: of one clip.
+        shape: how many frames there are, of which height and width.
+
+    Raises:
+        InputError: they can't be read, or are others.
+    """
+    return _read(folder, shape, range(shape[0]))
 
 
-def _read(folder: Path, paths: list[Path]) -> np.ndarray:
-    try:
-        return np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths])
-    except (OSError, ValueError) as e:
-        raise InputError(f"{folder}: its frames can't be read ({e}); remove it and run again") from None
+def read_ends(folder: Path, shape: Shape) -> np.ndarray:
+    """The first and the last frame, (2, H, W, 3); the rest as of `read`, other frames than these unread."""
+    return _read(folder, shape, (0, shape[0] - 1))
+
+
+def _read(folder: Path, shape: Shape, numbers: Sequence[int]) -> np.ndarray:
+    count, height, width = shape
+    check(folder, count)
+    frames = []
+    for path in (folder / _name(i) for i in numbers):
+        try:
+            frames.append(np.asarray(Image.open(path).convert("RGB")))
+        except (OSError, ValueError) as e:
+            raise InputError(f"{path}: can't be read ({e}); remove {folder} and run again") from None
+        if frames[-1].shape[:2] != (height, width):
+            size = "x".join(map(str, frames[-1].shape[1::-1]))
+            raise InputError(f"{path}: is {size}, expected {width}x{height}; remove {folder} and run again")
+    return np.stack(frames)
+
+
+def _name(number: int) -> str:
+    return f"{number:04d}.png"

@@ -48,8 +48,11 @@ def evaluate(request: Request) -> None:
     clips = found.pairs
     made = {name: made_by(request, name, found) for name in (TRUTH, *request.methods)}
     out.mkdir(exist_ok=True)
+    check_results(out / "results.json", request)
     for name, of in made.items():
         check_same_run(out / name, of)
+        for pair in clips:
+            clip_folders.check(out / name / pair.name, request.settings.num_frames)
     evaluations = len(request.settings.schedule(request.config.scheduler))
     print(f"{len(clips)} pairs, {request.settings.num_frames} frames of {request.size[0]}x{request.size[1]}; ", end="")
     print(f"{', '.join(request.methods)}; {evaluations} UNet evaluations each; {request.dtype}, {jax.devices()[0]}")
@@ -76,7 +79,8 @@ def made_by(request: Request, name: str, found: Pairs) -> dict[str, Any]:
     if name not in request.models:
         return made
     path, backward = request.models[name]
-    weights = [checkpoint.read_info(path).sources, None if backward is None else delta.read_backward_info(backward)]
+    info = checkpoint.read_info(path)
+    weights = [info.sources, info.config.to_json(), None if backward is None else delta.content(backward)]
     made |= {"model": path.name, "weights": fingerprint(weights), "dtype": request.dtype}
     if name != RECONSTRUCTION:
         settings = dataclasses.asdict(request.settings)
@@ -95,9 +99,30 @@ def check_same_run(folder: Path, made: dict[str, Any]) -> None:
         return
     except (OSError, ValueError) as e:
         raise InputError(f"{file}: can't be read ({e})") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{file}: is not what an evaluation writes, expected a new folder")
     for name, value in made.items():
         if found.get(name) != value:
             raise InputError(f"{folder}: its frames are of {name} {found.get(name)}, not {value}: give another --out")
+
+
+def check_results(file: Path, request: Request) -> None:
+    """Refuse to replace results that this run would not have, or that are no evaluation's."""
+    beside = [path for path in (file.with_name("table.md"), file.with_name("sheet.png")) if path.exists()]
+    if not file.exists() and not beside:
+        return
+    try:
+        found = json.loads(file.read_bytes())
+        count, methods = len(found["pairs"]), list(found["methods"])
+    except FileNotFoundError:
+        raise InputError(f"{beside[0]}: would be replaced, and no {file.name} is beside it: give another --out") from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{file}: is not what an evaluation writes, and would be replaced: give another --out") from None
+    if count > request.count or not set(methods) <= set(request.methods):
+        raise InputError(
+            f"{file}: is of {count} pairs and {','.join(methods)}, which this run would replace by less: name "
+            "these methods and at least as many pairs too, whose frames are used again, or give another --out"
+        )
 
 
 def generate(request: Request, name: str, clips: Sequence[Pair], made: dict[str, Any]) -> float | None:
@@ -133,7 +158,7 @@ def maker(request: Request, name: str) -> Callable[[Sequence[Pair]], Iterable[np
     """What makes the clips of a batch of pairs, uint8 (f, H, W, 3) each."""
 
     def ends(pair: Pair) -> np.ndarray:
-        return clip_folders.read_ends(request.out / TRUTH / pair.name)
+        return clip_folders.read_ends(request.out / TRUTH / pair.name, request.shape)
 
     if name == TRUTH:
         return lambda some: (pair.read() for pair in some)
@@ -151,7 +176,7 @@ def maker(request: Request, name: str) -> Callable[[Sequence[Pair]], Iterable[np
         return pipeline.decode(model, pipeline.sample_pair(model, first, last, request.settings, method=name, draws=draws))
 
     def encode_and_decode(some: Sequence[Pair]) -> Iterable[np.ndarray]:
-        return (reconstruct(model, clip_folders.read(request.out / TRUTH / pair.name)) for pair in some)
+        return (reconstruct(model, evaluate_report.read_clip(request, TRUTH, pair)) for pair in some)
 
     return encode_and_decode if name == RECONSTRUCTION else sample
 
@@ -172,7 +197,7 @@ def measure(request: Request, clips: Sequence[Pair]) -> dict[str, list[dict[str,
     rows: dict[str, list[dict[str, float]]] = {}
     context = multiprocessing.get_context("spawn")  # JAX has threads, which a fork would not survive
     jobs = [
-        (name, request.out / TRUTH / pair.name, request.out / name / pair.name, pair.scene)
+        (name, request.out / TRUTH / pair.name, request.out / name / pair.name, request.shape, pair.scene)
         for name in request.methods
         for pair in clips
     ]
@@ -180,18 +205,19 @@ def measure(request: Request, clips: Sequence[Pair]) -> dict[str, list[dict[str,
         ProcessPoolExecutor(request.workers, context) as pool,
         tqdm(total=len(jobs), desc="measuring", unit="clip", file=sys.stderr) as bar,
     ):
-        _, truths, folders, scenes = zip(*jobs, strict=True)
-        for (name, *_), found in zip(jobs, pool.map(_figures, truths, folders, scenes, chunksize=4), strict=True):
+        names, *columns = zip(*jobs, strict=True)
+        for name, found in zip(names, pool.map(_figures, *columns, chunksize=4), strict=True):
             rows.setdefault(name, []).append(found)
             bar.update()
     return rows
 
 
-def _figures(truth: Path, folder: Path, scene: Scene | None) -> dict[str, float]:
-    return quality.figures(clip_folders.read(truth), clip_folders.read(folder), scene)
+def _figures(truth: Path, folder: Path, shape: clip_folders.Shape, scene: Scene | None) -> dict[str, float]:
+    return quality.figures(clip_folders.read(truth, shape), clip_folders.read(folder, shape), scene)
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a file, or replace one once the new one is whole; `InputError` if it can't be."""
     with new_file(path) as temporary:
         temporary.write_text(text)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from convert import embedded
-from sample import options, pairs, running
+from sample import clip_folders, options, pairs, running
 from svdjax import checkpoint, cli, delta, fit, methods
 from svdjax.config import SVDConfig
 from svdjax.errors import InputError
@@ -54,6 +55,11 @@ class Request:
     dtype: str
     out: Path
 
+    @property
+    def shape(self) -> clip_folders.Shape:
+        """Of every clip."""
+        return self.settings.num_frames, self.size[1], self.size[0]
+
 
 def check(argv: list[str] | None) -> Request:
     """Parse and check a command line; nothing long, nothing written.
@@ -96,6 +102,8 @@ def check(argv: list[str] | None) -> Request:
     options.check_decode_chunk(args)
     if args.decode_chunk is not None:
         raise InputError("--decode-chunk: changes the picture, and is not evaluated; leave it out")
+    if args.data is None and (args.stride != 1 or args.fit != "crop"):
+        raise InputError("--stride and --fit are of the clips of --data: the embedded world's are taken as they are")
     asked = tuple(dict.fromkeys(args.methods.split(",")))
     for name in asked:
         if name not in METHODS:
@@ -128,23 +136,22 @@ def check(argv: list[str] | None) -> Request:
 
 
 def _model(args: Any, method: str) -> tuple[Path, Path | None]:
-    """The checkpoint and the backward weights that a method takes."""
-    if args.model is None and not args.backward:
-        return embedded.checkpoint(method), None
-    path = args.model or embedded.checkpoint()
+    """The checkpoint and the backward weights that a method takes: those of `--backward`, or else the checkpoint's own."""
+    path = args.model or embedded.checkpoint(method)
     info = checkpoint.read_info(path)
-    own = None if info.backward is None else info.backward["trained"]
     if method not in methods.FINE_TUNED:
         return path, None
-    kinds: dict[Path | None, Any] = {None: own} | {
-        folder: delta.read_backward_info(folder)["trained"] for folder in args.backward
-    }
-    fitting = [
-        folder for folder, names in kinds.items() if names and bool(set(names) & set(QUERIES)) is (method == "no-rotation")
-    ]
-    if not fitting:
+    given = [folder for folder in args.backward if _fits(delta.read_backward_info(folder)["trained"], method)]
+    kind = "without" if method == "no-rotation" else "with"
+    if len(given) > 1:
+        raise InputError(f"--backward: {given[0]} and {given[1]} were both trained {kind} rotated maps, expected one of a kind")
+    if not given and not _fits([] if info.backward is None else info.backward["trained"], method):
         raise InputError(
-            f"--methods: {method} needs backward weights trained {'without' if method == 'no-rotation' else 'with'} rotated "
-            f"maps, which neither {path} nor --backward has"
+            f"--methods: {method} needs backward weights trained {kind} rotated maps, which neither {path} nor --backward has"
         )
-    return path, fitting[-1]
+    return path, given[0] if given else None
+
+
+def _fits(trained: Sequence[str], method: str) -> bool:
+    """Whether backward weights of which these kinds of tensors were trained are a fine-tuned method's."""
+    return bool(trained) and bool(set(trained) & set(QUERIES)) is (method == "no-rotation")

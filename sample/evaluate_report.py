@@ -48,8 +48,10 @@ def summarise(rows: Rows, request: Request, clips: Sequence[Pair]) -> dict[str, 
     same pairs, which differ among each other by more than methods do.
     """
 
+    read = functools.partial(read_clip, request)
+
     def features(name: str) -> np.ndarray:
-        return np.stack([frechet.features(clip_folders.read(request.out / name / pair.name)[1:-1]) for pair in clips])
+        return np.stack([frechet.features(read(name, pair)[1:-1]) for pair in clips])
 
     def frechet_of(name: str) -> Callable[[np.ndarray], float]:
         made = features(name)
@@ -77,6 +79,11 @@ def summarise(rows: Rows, request: Request, clips: Sequence[Pair]) -> dict[str, 
                 )
             summary[name][figure] = found
     return {"encoder": frechet.ENCODER, "independent_groups": len(groups), "methods": summary}
+
+
+def read_clip(request: Request, name: str, pair: Pair) -> np.ndarray:
+    """A method's frames of a pair, or the truth's, uint8 (f, H, W, 3); errors as of `clip_folders.read`."""
+    return clip_folders.read(request.out / name / pair.name, request.shape)
 
 
 def _mean(values: np.ndarray, pairs: np.ndarray) -> float:
@@ -119,8 +126,8 @@ def picture(request: Request, clips: Sequence[Pair]) -> Image.Image:
     rows = []
     methods = [name for name in LABELS if name in request.methods]
     for pair in shown(clips):
-        rows.append((f"truth ({pair.title})", clip_folders.read(request.out / TRUTH / pair.name)))
-        rows += [(label(name), clip_folders.read(request.out / name / pair.name)) for name in methods]
+        rows.append((f"truth ({pair.title})", read_clip(request, TRUTH, pair)))
+        rows += [(label(name), read_clip(request, name, pair)) for name in methods]
     return sheet.draw(rows, [f"frame {i}" for i in range(request.settings.num_frames)])
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from training import one_line
 import svdjax
 from sample import evaluate_report, pairs, quality
 from sample.evaluate import main
+from svdjax.delta import base_tensors, read_backward_info, save_backward
+from svdjax.finetune import TRAINED
 from svdjax.world import scene
 from svdjax.world_drawing import render
 
@@ -110,6 +113,91 @@ def test_it_goes_on_where_it_was(run, training_model, training_clips, capsys):
     assert one_line(capsys.readouterr().err).startswith(f"error: {run / 'trf'}: its frames are of settings ")
 
 
+def test_frames_of_other_backward_weights_are_not_used(training_model, training_clips, tmp_path, capsys):
+    """Even of the same facts: those that training writes tell neither the data nor where it began."""
+    base = {name: np.asarray(value) for name, value in base_tensors(training_model).items()}
+    for folder, more in (("a", 0.01), ("b", 0.02)):
+        values = {name: value + np.float32(more) for name, value in base.items() if name.endswith(TRAINED)}
+        save_backward(tmp_path / folder, values, base, {"steps": 1})
+    assert read_backward_info(tmp_path / "a") == read_backward_info(tmp_path / "b")
+    words = {"pairs": 2, "methods": "dual"}
+    assert command(training_model, training_clips, tmp_path / "out", "--backward", tmp_path / "a", **words) == 0
+    assert command(training_model, training_clips, tmp_path / "out", "--backward", tmp_path / "a", **words) == 0
+    capsys.readouterr()
+    assert command(training_model, training_clips, tmp_path / "out", "--backward", tmp_path / "b", **words) == 2
+    assert one_line(capsys.readouterr().err).startswith(f"error: {tmp_path / 'out' / 'dual'}: its frames are of weights ")
+    both = ("--backward", tmp_path / "a", "--backward", tmp_path / "b")
+    assert command(training_model, training_clips, tmp_path / "out", *both, **words) == 2
+    assert "were both trained with rotated maps, expected one of a kind" in one_line(capsys.readouterr().err)
+
+
+def spoil(out, what):
+    """Damage a run's folder; what is then said, after the folder's name."""
+    if what == "a frame less":
+        (out / "cross-fade" / "0001" / "0001.png").unlink()
+        return "cross-fade/0001: lacks 0001.png, expected 0000.png to 0002.png"
+    if what == "a true frame less, and a clip to make from it":
+        (out / "truth" / "0001" / "0002.png").unlink()
+        shutil.rmtree(out / "trf" / "0001")
+        return "truth/0001: lacks 0002.png"
+    if what == "a frame more":
+        shutil.copy(out / "trf" / "0001" / "0002.png", out / "trf" / "0001" / "0003.png")
+        return "trf/0001: has 0003.png"
+    if what == "a frame of another size":
+        Image.new("RGB", (16, 32)).save(out / "trf" / "0001" / "0001.png")
+        return "trf/0001/0001.png: is 16x32, expected 32x32"
+    if what == "no picture":
+        (out / "trf" / "0001" / "0001.png").write_text("mine")
+        return "trf/0001/0001.png: can't be read"
+    if what == "a file for a clip":
+        shutil.rmtree(out / "trf" / "0001")
+        (out / "trf" / "0001").write_text("mine")
+        return "trf/0001: is a file, expected a clip's folder"
+    if what == "no facts":
+        (out / "truth" / "made.json").write_text("[]")
+        return "truth/made.json: is not what an evaluation writes"
+    if what == "other results":
+        (out / "results.json").write_text('{"precious": 1}')
+        return "results.json: is not what an evaluation writes, and would be replaced"
+    (out / "results.json").unlink()
+    return "table.md: would be replaced, and no results.json is beside it"
+
+
+DAMAGES = (
+    "a frame less",
+    "a true frame less, and a clip to make from it",
+    "a frame more",
+    "a frame of another size",
+    "no picture",
+    "a file for a clip",
+    "no facts",
+    "other results",
+    "no results",
+)
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_damaged_folders(what, run, training_model, training_clips, tmp_path, capsys):
+    """Nothing is made or replaced."""
+    out = Path(shutil.copytree(run, tmp_path / "out"))
+    said = spoil(out, what)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert command(training_model, training_clips, out) == 2
+    last = capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]  # under the bar of what was measured
+    assert last.startswith(f"error: {out}/{said}")
+    for path, content in before.items():
+        assert path.name == "made.json" or path.read_bytes() == content
+
+
+def test_results_are_not_replaced_by_less(run, training_model, training_clips, capsys):
+    before = (run / "results.json").read_bytes()
+    for less in ({"pairs": 2}, {"methods": "cross-fade"}):
+        assert command(training_model, training_clips, run, **less) == 2
+        assert "results.json: is of 3 pairs and trf,cross-fade,reconstruction" in one_line(capsys.readouterr().err)
+    assert (run / "results.json").read_bytes() == before
+
+
 def test_more_pairs_than_clips(training_model, training_clips, tmp_path, capsys):
     assert command(training_model, training_clips, tmp_path / "out", pairs=100) == 2
     assert " has 16 clips of 3 frames at stride 1" in one_line(capsys.readouterr().err)
@@ -128,6 +216,10 @@ REFUSED = {
     "other clips than the world's": (
         ["--size", "32x32"],
         "the embedded world has 8 frames of 64x64, asked for are 3 frames of",
+    ),
+    "a stride of the world": (
+        ["--num-frames", "8", "--size", "64x64", "--stride", "2"],
+        "--stride and --fit are of the clips of --data",
     ),
     "chunks": (["--decode-chunk", "2"], "--decode-chunk: changes the picture"),
     "no parent": (["--out", "nowhere/out"], "nowhere/out: there is no folder"),
