@@ -55,7 +55,7 @@ def parser() -> cli.Parser:
     p.add_argument("--method", choices=methods.METHODS, default="dual", help="; ".join(map(": ".join, methods.METHODS.items())))
     p.add_argument("-o", "--out", help=f".mp4, .gif, .webp, or a folder of PNGs ({DEFAULT_OUT})")
     p.add_argument("--sheet", type=Path, metavar="FILE.png", help="also write keyframes, frames and a cross-fade side by side")
-    p.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    p.add_argument("--overwrite", action="store_true", help="replace files that exist: OUT, --sheet, --save-latents")
     options.add_sampling(p)
     options.add_recurrence(p)
     p.add_argument("--noise", type=Path, metavar="FILE.npz", help="random draws to use instead of the seed's")
@@ -71,12 +71,13 @@ def check(argv: list[str] | None) -> Request:
     options.check_decode_chunk(args)
     if not args.demo and len(args.keyframes) < 2:
         raise InputError(f"{len(args.keyframes)} keyframes given, expected at least two image files (or --demo)")
+    if args.out == "":
+        raise InputError("-o is empty, expected a file or a folder")
     overwrite = overwrite_sheet = args.overwrite
-    if args.demo and args.sheet is None:
-        args.sheet = Path(DEMO_SHEET) if args.out is None else Path(args.out).with_suffix(".png")
-        overwrite_sheet |= args.out is None
-    if args.demo and args.out is None:
+    if args.demo and args.out is None:  # else files are written that were named, and no others
         args.out, overwrite = DEMO_OUT, True
+        if args.sheet is None:
+            args.sheet, overwrite_sheet = Path(DEMO_SHEET), True
     out = args.out or DEFAULT_OUT
     info, model_note = options.find_model(args, args.method)
     config = info.config
@@ -152,6 +153,7 @@ def check_side_file(option: str, path: Path, ending: str, overwrite: bool) -> No
 
 
 def write_latents(path: Path, latents: np.ndarray) -> None:
+    """One array, `latents`, (f, h, w, c) or a clip's each, (n, f, h, w, c), as `.npz`; `InputError` if it can't be."""
     with new_file(path) as temporary, temporary.open("wb") as file:
         np.savez(file, latents=latents)
 

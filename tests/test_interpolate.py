@@ -139,6 +139,7 @@ REFUSED = {
     "no keyframes": (["--model", "SVD"], "0 keyframes"),
     "one keyframe": (["FRAME", "--model", "SVD"], "1 keyframes"),
     "a demo of something else": (["--demo", "--model", "SVD"], "--demo is the embedded model on keyframes of its own"),
+    "a demo into nothing": (["--demo", "-o", ""], "-o is empty, expected a file or a folder"),
     "a sheet": (["FRAME", "FRAME", "--model", "SVD", "--sheet", "a.jpg"], "--sheet a.jpg: expected a file name ending in .png"),
     "missing model": (["FRAME", "FRAME", "--model", "nowhere"], "nowhere"),
     "not a checkpoint": (["FRAME", "FRAME", "--model", "HERE"], "HERE"),
