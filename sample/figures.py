@@ -1,12 +1,13 @@
 """`python -m sample.figures`: the paper's figures 5.5 and 5.6 with the embedded model, as contact sheets.
 
-OUT/second-keyframes.png   one first keyframe, three different second ones
-OUT/limits.png             keyframes too far apart, and nearly disjoint ones
+OUT/second-keyframes.webp   one first keyframe, three different second ones
+OUT/limits.webp             keyframes too far apart, and nearly disjoint ones
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,8 @@ def command(argv: list[str] | None) -> None:
     args = p.parse_args(argv)
     if not args.out.is_dir():
         raise InputError(f"{args.out}: there is no such folder")
+    if not os.access(args.out, os.W_OK | os.X_OK):
+        raise InputError(f"{args.out}: can't be written")
     settings = Settings(FRAMES, options.asked(args, "steps"), args.seed, **options.recurrence_settings(args))
     with running.one_line_errors("nothing was written"):
         write(args.out, settings)
@@ -86,8 +89,8 @@ def write(out: Path, settings: Settings) -> None:
             given = np.full_like(clip, 255)
             given[0], given[-1] = a, b
             rows += [(title, given), ("", clip)]
-        sheet.save(sheet.draw(rows), out / f"{name}.png")
-        print(f"wrote {out / name}.png")
+        sheet.save(sheet.draw(rows), out / f"{name}.webp")
+        print(f"wrote {out / name}.webp")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -14,6 +14,7 @@ from svdjax.settings import FUSIONS, Settings
 
 
 def add_model(p: cli.Parser) -> None:
+    """`--model`, which `find_model` or the command itself fills in where it is left out."""
     p.add_argument(
         "--model", type=Path, metavar="DIR", help="a checkpoint made by python -m convert.svd_to_flax (the embedded toy model)"
     )
@@ -51,6 +52,7 @@ def add_sampling(p: cli.Parser, *, steps: int | None = None) -> None:
 
 
 def add_steps(p: cli.Parser, steps: int | None = None) -> None:
+    """`--steps` with a default, or None, for which `asked` has the model's."""
     p.add_argument("--steps", type=int, default=steps, help=f"Euler steps ({steps or _by_model('steps')})")
 
 
@@ -106,6 +108,7 @@ def model_name(path: Path) -> str:
 
 
 def check_decode_chunk(args: argparse.Namespace) -> None:
+    """`InputError` if `--decode-chunk` is below 1."""
     if args.decode_chunk is not None and args.decode_chunk < 1:
         raise InputError(f"--decode-chunk is {args.decode_chunk}, expected at least 1")
 

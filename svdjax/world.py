@@ -74,7 +74,12 @@ def scene(split: str, number: int) -> Scene:
     Args:
         split: a key of `SPLITS`.
         number: at least 0.
+
+    Raises:
+        ValueError: another split, or a number below 0.
     """
+    if split not in SPLITS or number < 0:
+        raise ValueError(f"clip {number} of split {split!r}: expected a number from 0 of {', '.join(SPLITS)}")
     rng = np.random.default_rng([VERSION, SPLITS[split], number])
 
     def between(low: float, high: float) -> float:

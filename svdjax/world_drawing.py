@@ -123,6 +123,7 @@ def disc(u0: float, v0: float, radius: float) -> Distance:
 
 
 def draw_on(scene: Scene, picture: np.ndarray, t: int) -> np.ndarray:
+    """A picture (64, 64, 3), colours in about [0, 1], with the thing over it where it is in frame `t`."""
     uv = _inside(scene, t)
     for shape, colour in layers(scene):
         covered = _covered(shape(*uv), scene.length)[..., None]
