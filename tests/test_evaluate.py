@@ -131,63 +131,46 @@ def test_frames_of_other_backward_weights_are_not_used(training_model, training_
     assert "were both trained with rotated maps, expected one of a kind" in one_line(capsys.readouterr().err)
 
 
-def spoil(out, what):
-    """Damage a run's folder; what is then said, after the folder's name."""
-    if what == "a frame less":
-        (out / "cross-fade" / "0001" / "0001.png").unlink()
-        return "cross-fade/0001: lacks 0001.png, expected 0000.png to 0002.png"
-    if what == "a true frame less, and a clip to make from it":
-        (out / "truth" / "0001" / "0002.png").unlink()
-        shutil.rmtree(out / "trf" / "0001")
-        return "truth/0001: lacks 0002.png"
-    if what == "a frame more":
-        shutil.copy(out / "trf" / "0001" / "0002.png", out / "trf" / "0001" / "0003.png")
-        return "trf/0001: has 0003.png"
-    if what == "a frame of another size":
-        Image.new("RGB", (16, 32)).save(out / "trf" / "0001" / "0001.png")
-        return "trf/0001/0001.png: is 16x32, expected 32x32"
-    if what == "no picture":
-        (out / "trf" / "0001" / "0001.png").write_text("mine")
-        return "trf/0001/0001.png: can't be read"
-    if what == "a file for a clip":
-        shutil.rmtree(out / "trf" / "0001")
-        (out / "trf" / "0001").write_text("mine")
-        return "trf/0001: is a file, expected a clip's folder"
-    if what == "no facts":
-        (out / "truth" / "made.json").write_text("[]")
-        return "truth/made.json: is not what an evaluation writes"
-    if what == "other results":
-        (out / "results.json").write_text('{"precious": 1}')
-        return "results.json: is not what an evaluation writes, and would be replaced"
-    (out / "results.json").unlink()
-    return "table.md: would be replaced, and no results.json is beside it"
+def replaced_by_a_file(folder):
+    shutil.rmtree(folder)
+    folder.write_text("mine")
 
 
-DAMAGES = (
-    "a frame less",
-    "a true frame less, and a clip to make from it",
-    "a frame more",
-    "a frame of another size",
-    "no picture",
-    "a file for a clip",
-    "no facts",
-    "other results",
-    "no results",
-)
+# What is damaged, how, and what is said of it after the folder's name.
+DAMAGES = {
+    "a frame less": ("cross-fade/0001/0001.png", Path.unlink, "cross-fade/0001: lacks 0001.png, expected 0000.png to 0002.png"),
+    "a true frame less": ("truth/0001/0002.png", Path.unlink, "truth/0001: lacks 0002.png"),
+    "a frame more": ("trf/0001/0003.png", Path.touch, "trf/0001: has 0003.png"),
+    "a frame of another size": (
+        "trf/0001/0001.png",
+        Image.new("RGB", (16, 32)).save,
+        "trf/0001/0001.png: is 16x32, expected 32x32",
+    ),
+    "no picture": ("trf/0001/0001.png", lambda path: path.write_text("mine"), "trf/0001/0001.png: can't be read"),
+    "a file for a clip": ("trf/0001", replaced_by_a_file, "trf/0001: is a file, expected a clip's folder"),
+    "no facts": ("truth/made.json", lambda path: path.write_text("[]"), "truth/made.json: is not what an evaluation writes"),
+    "other results": (
+        "results.json",
+        lambda path: path.write_text('{"precious": 1}'),
+        "results.json: is not what an evaluation writes, and would be replaced",
+    ),
+    "no results": ("results.json", Path.unlink, "table.md: would be replaced, and no results.json is beside it"),
+}
 
 
-@pytest.mark.parametrize("what", DAMAGES)
-def test_damaged_folders(what, run, training_model, training_clips, tmp_path, capsys):
-    """Nothing is made or replaced."""
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_folders(damage, run, training_model, training_clips, tmp_path, capsys):
+    """Nothing is made or replaced, though a clip is missing."""
     out = Path(shutil.copytree(run, tmp_path / "out"))
-    said = spoil(out, what)
-    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    shutil.rmtree(out / "trf" / "0002")
+    name, change, said = DAMAGES[damage]
+    change(out / name)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != "made.json"}
     capsys.readouterr()
     assert command(training_model, training_clips, out) == 2
     last = capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]  # under the bar of what was measured
     assert last.startswith(f"error: {out}/{said}")
-    for path, content in before.items():
-        assert path.name == "made.json" or path.read_bytes() == content
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_results_are_not_replaced_by_less(run, training_model, training_clips, capsys):
