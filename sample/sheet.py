@@ -12,7 +12,7 @@ from svdjax.atomic import new_file
 
 SMALLEST, LARGEST = 96, 192  # a frame's shorter side, pixels: small ones are enlarged by a whole number, large ones reduced
 GAP = 4
-_QUALITY = 90  # of webp: a third of a PNG's size, and no difference to the eye
+_QUALITY = 90  # of webp: a quarter of a PNG's size, and no difference to the eye
 _TEXT, _PAPER = (20, 20, 20), (255, 255, 255)
 
 Row = tuple[str, np.ndarray]  # a name and its frames, uint8 (f, H, W, 3); all of one size
