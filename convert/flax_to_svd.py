@@ -16,19 +16,21 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from convert import mapping
-from convert.pytorch_json import json_files, unet_json
-from convert.source import STEMS
-from convert.write_tensors import write_tensors
-from svdjax import __version__, cli, delta
-from svdjax.atomic import new_folder, require_space
-from svdjax.casting import cast_finite
-from svdjax.checkpoint import Info, read_info
+from svdjax import __version__
+from svdjax.checkpoints import delta
+from svdjax.checkpoints.casting import cast_finite
+from svdjax.checkpoints.checkpoint import Info, read_info
+from svdjax.checkpoints.orbax_trees import stream_tree, tree_shapes
+from svdjax.diffusers_layout import name_table
+from svdjax.diffusers_layout.config_files import json_files, unet_json
+from svdjax.diffusers_layout.model_folder import STEMS
+from svdjax.diffusers_layout.safetensors_writer import write_tensors
 from svdjax.errors import InputError
-from svdjax.initialize import abstract
-from svdjax.model import NETWORKS, leaves
-from svdjax.orbax_trees import stream_tree, tree_shapes
-from svdjax.overlay import check_overlay, trained_kinds
+from svdjax.models.initialize import abstract
+from svdjax.models.overlay import check_overlay, trained_kinds
+from svdjax.models.svd import NETWORKS, leaves
+from svdjax.runtime import cli
+from svdjax.runtime.atomic import new_folder, require_space
 
 DTYPES = ("float32", "bfloat16", "float16")
 AT_ONCE = 2**28  # bytes of float32 that are read together: few calls of Orbax, little memory
@@ -85,7 +87,9 @@ def export(job: Export) -> None:
         networks = [Network(name, name) for name in NETWORKS] if job.whole else []
         if tuned is not None:
             networks.append(Network("unet", "unet_backward" if job.whole else "", tuned))
-        tables = {name: mapping.table({leaf: value.shape for leaf, value in _shapes(info, name).items()}) for name in NETWORKS}
+        tables = {
+            name: name_table.table({leaf: value.shape for leaf, value in _shapes(info, name).items()}) for name in NETWORKS
+        }
         if job.only_trained and tuned is not None:
             tables["unet"] = {leaf: row for leaf, row in tables["unet"].items() if leaf in tuned.tensors}
         written = np.dtype(dtype).itemsize * sum(row.size for network in networks for row in tables[network.name].values())
@@ -115,7 +119,7 @@ def _write_network(
     folder: Path,
     network: Network,
     info: Info,
-    rows: Mapping[str, mapping.Row],
+    rows: Mapping[str, name_table.Row],
     dtype: str,
     advance: Callable[[int], None],
 ) -> None:

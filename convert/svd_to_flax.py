@@ -12,18 +12,18 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from convert import mapping, source
-from convert.backward import Overlay, Tuned, open_tuned, read_overlay
-from convert.tensors import Weights, sha256
-from svdjax import cli
-from svdjax.atomic import new_folder, require_space
-from svdjax.casting import cast_finite
-from svdjax.checkpoint import Info, is_model, write_info
+from svdjax.checkpoints.casting import cast_finite
+from svdjax.checkpoints.checkpoint import Info, is_model, write_info
+from svdjax.checkpoints.orbax_trees import save_tree
+from svdjax.diffusers_layout import model_folder, name_table
+from svdjax.diffusers_layout.backward_weights import Overlay, Tuned, open_tuned, read_overlay
+from svdjax.diffusers_layout.safetensors_reader import Weights, sha256
 from svdjax.errors import InputError
-from svdjax.initialize import abstract
-from svdjax.model import NETWORKS, leaves
-from svdjax.orbax_trees import save_tree
-from svdjax.overlay import VALUES, expected_names, trained_kinds
+from svdjax.models.initialize import abstract
+from svdjax.models.overlay import VALUES, expected_names, trained_kinds
+from svdjax.models.svd import NETWORKS, leaves
+from svdjax.runtime import cli
+from svdjax.runtime.atomic import new_folder, require_space
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -47,18 +47,18 @@ def convert(job: Conversion) -> None:
         InputError: anything wrong with the source or the output; nothing is left at `job.out` then.
     """
     with new_folder(job.out, overwrite=job.overwrite, ours=is_model) as folder:
-        model = source.open_model(job.source)
+        model = model_folder.open_model(job.source)
         tables = {}
         for name, weights in model.weights.items():
             network = abstract(NETWORKS[name], getattr(model.config, name), np.float32)
-            tables[name] = mapping.table({leaf: value.shape for leaf, value in leaves(network).items()})
-            mapping.check(name, tables[name], weights.tensors, str(weights.where))
+            tables[name] = name_table.table({leaf: value.shape for leaf, value in leaves(network).items()})
+            name_table.check(name, tables[name], weights.tensors, str(weights.where))
         unet, unet_rows = model.weights["unet"], tables["unet"]
         tuned = None
         if job.backward is not None:
             tuned = open_tuned(job.backward, job.backward_base, model.config.unet, unet_rows)
         for weights in (*model.weights.values(), *([tuned.weights, tuned.base] if tuned else [])):
-            for other in source.unread(weights) if weights else ():
+            for other in model_folder.unread(weights) if weights else ():
                 print(f"{weights.where} is read; {other.name} beside it is not")
         itemsize = np.dtype(job.dtype).itemsize
         written = {name: itemsize * sum(row.size for row in rows.values()) for name, rows in tables.items()}
@@ -87,7 +87,7 @@ def convert(job: Conversion) -> None:
 
 
 def _converted(
-    weights: Weights, rows: Mapping[str, mapping.Row], dtype: str, advance: Callable[[int], None]
+    weights: Weights, rows: Mapping[str, name_table.Row], dtype: str, advance: Callable[[int], None]
 ) -> dict[str, np.ndarray]:
     """A network's tensors in our layout and in `dtype`, by dotted name here."""
     leaf_of = {row.torch_name: leaf for leaf, row in rows.items()}
@@ -105,7 +105,7 @@ def _backward_info(job: Conversion, overlay: Overlay | None) -> dict[str, object
     return {"trained": trained_kinds(overlay.values), "source": str(job.backward), "base": base}
 
 
-def _hashes(job: Conversion, model: source.Model, tuned: Tuned | None) -> dict[str, str]:
+def _hashes(job: Conversion, model: model_folder.Model, tuned: Tuned | None) -> dict[str, str]:
     """SHA-256 of every file that was read, by its path in SOURCE, or after `backward/` and `backward-base/`."""
     hashes = {str(path.relative_to(job.source)): sha256(path) for path in model.json_files}
     for weights in model.weights.values():
@@ -119,7 +119,7 @@ def _hashes(job: Conversion, model: source.Model, tuned: Tuned | None) -> dict[s
     return hashes
 
 
-def _summary(job: Conversion, tables: Mapping[str, Mapping[str, mapping.Row]], written: int, overlay: Overlay | None) -> str:
+def _summary(job: Conversion, tables: Mapping[str, Mapping[str, name_table.Row]], written: int, overlay: Overlay | None) -> str:
     counts = {name: sum(row.size for row in rows.values()) for name, rows in tables.items()}
     parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     line = f"{job.out}: {sum(counts.values()):,} parameters ({parts}) in {job.dtype}, {written / 2**30:.2f} GiB; "

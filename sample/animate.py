@@ -11,11 +11,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from sample import options, running
-from svdjax import checkpoint, cli, compilation_cache, fit, images, pipeline, video
+from sample import console, sampling_options
+from svdjax import pipeline
+from svdjax.checkpoints import checkpoint
 from svdjax.config import SVDConfig
 from svdjax.errors import InputError
-from svdjax.settings import Settings
+from svdjax.media import fit, images, video
+from svdjax.runtime import cli, compilation_cache
+from svdjax.sampling.settings import Settings
 
 FORMATS = {"mp4": ".mp4", "frames": video.FOLDER}  # what --format takes, and `video.KINDS`
 _NOT_SAID = ("fusion", "recurrence", "recurrence_ratio")  # settings of two directions
@@ -46,12 +49,12 @@ def parser() -> cli.Parser:
     """The command's options; defaults are those of diffusers' StableVideoDiffusionPipeline."""
     p = cli.Parser(prog="python -m sample.animate", description="A clip that begins with an image, for every image.")
     p.add_argument("images", nargs="*", metavar="IMAGE", help="image files")
-    options.add_model(p)
+    sampling_options.add_model(p)
     p.add_argument("-o", "--out", metavar="DIR", help="folder for the clips, each named after its image")
     p.add_argument("--overwrite", action="store_true", help="make clips again that exist in DIR (they are skipped)")
     p.add_argument("--clips-per-image", type=int, default=1, metavar="N", help="from as many seeds: SEED, SEED + 1, ... (1)")
     p.add_argument("--format", choices=tuple(FORMATS), default="mp4", help="mp4, or frames: a folder of PNGs a clip (mp4)")
-    options.add_sampling(p, steps=pipeline.IMAGE_TO_VIDEO_STEPS)
+    sampling_options.add_sampling(p, steps=pipeline.IMAGE_TO_VIDEO_STEPS)
     return p
 
 
@@ -64,9 +67,9 @@ def check(argv: list[str] | None) -> Request:
         raise InputError("--out is missing: the folder for the clips")
     if args.clips_per_image < 1:
         raise InputError(f"--clips-per-image is {args.clips_per_image}, expected at least 1")
-    options.check_decode_chunk(args)
-    info, note = options.find_model(args)
-    by_seed = [options.sampling_settings(args, info.config, seed=args.seed + k) for k in range(args.clips_per_image)]
+    sampling_options.check_decode_chunk(args)
+    info, note = sampling_options.find_model(args)
+    by_seed = [sampling_options.sampling_settings(args, info.config, seed=args.seed + k) for k in range(args.clips_per_image)]
     out = Path(args.out)
     if not out.is_dir():
         video.plan_output(f"{out}{os.sep}", fps=args.fps)  # where it can be made
@@ -78,7 +81,7 @@ def check(argv: list[str] | None) -> Request:
             raise InputError(f"{path}: its clip would have the name of that of {names[stem]}: rename one of them")
         names[stem] = path
         image, its_notes = images.load_image(path)
-        size = options.video_size(args, image.shape, info.config)
+        size = sampling_options.video_size(args, image.shape, info.config)
         notes += [*its_notes, fit.describe_fit(Path(path).name, image.shape, size, args.fit)]
         first = fit.fit(image, size, args.fit)
         for k, settings in enumerate(by_seed):
@@ -86,7 +89,7 @@ def check(argv: list[str] | None) -> Request:
             metadata = {
                 "software": "svdjax",
                 "image": Path(path).name,
-                "model": options.model_name(args.model),
+                "model": sampling_options.model_name(args.model),
                 "fit": args.fit,
                 "size": f"{size[0]}x{size[1]}",
                 "decode_chunk": str(args.decode_chunk or "all"),
@@ -138,7 +141,7 @@ def generate(request: Request) -> None:
         print("nothing to do: every clip exists")
         return
     compilation_cache.enable()
-    dtype = running.compute_dtype(request.dtype)
+    dtype = console.compute_dtype(request.dtype)
     evaluations = len(clips[0].settings.schedule(request.config.scheduler))
     frames = clips[0].settings.num_frames
     print(f"{_count(len(clips))} of {frames} frames, {evaluations} UNet evaluations each, {dtype}, {jax.devices()[0]}")
@@ -147,8 +150,8 @@ def generate(request: Request) -> None:
     for clip in clips:
         started = time.monotonic()
         path = clip.output.path
-        with running.one_line_errors(f"{path} was not written"):
-            with running.progress_bar(f"{path.name} ({len(seconds) + 1} of {len(clips)})", evaluations) as progress:
+        with console.one_line_errors(f"{path} was not written"):
+            with console.progress_bar(f"{path.name} ({len(seconds) + 1} of {len(clips)})", evaluations) as progress:
                 latents = pipeline.sample_image(model, clip.first[None], clip.settings, progress=progress)
             movie = pipeline.decode(model, latents, request.decode_chunk)[0]
         path.parent.mkdir(exist_ok=True)

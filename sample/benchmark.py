@@ -14,13 +14,13 @@ import jax
 from flax import nnx
 
 import svdjax
-from sample import against_diffusers, benchmark_options, measure, report, train_benchmark, workload
-from sample.benchmark_options import Options
-from sample.measure import progress
-from svdjax import cli, flops
-from svdjax.atomic import new_file
-from svdjax.initialize import abstract
-from svdjax.unet import UNet
+from sample.benchmarking import flops, options, report, timing, train_benchmark, versus_diffusers, workloads
+from sample.benchmarking.options import Options
+from sample.benchmarking.timing import progress
+from svdjax.models.initialize import abstract
+from svdjax.models.unet import UNet
+from svdjax.runtime import cli
+from svdjax.runtime.atomic import new_file
 
 MOST_DECODES = 3  # decoding takes as long as many steps
 
@@ -33,30 +33,30 @@ def run(options: Options) -> dict[str, Any]:
 
 def sampling(options: Options) -> dict[str, Any]:
     """A sampling step and decoding."""
-    abstract = workload.make(options.config, options.size, options.num_frames, options.dtype, allocate=False)
+    abstract = workloads.make(options.config, options.size, options.num_frames, options.dtype, allocate=False)
     progress("counting operations")
     results: dict[str, Any] = {
-        "dual_step_flops": flops.count(workload.dual_step, *abstract.dual_step),
-        "decode_flops": flops.count(workload.decode, *abstract.decode),
+        "dual_step_flops": flops.count(workloads.dual_step, *abstract.dual_step),
+        "decode_flops": flops.count(workloads.decode, *abstract.decode),
     }
     if options.compile_only:
-        for name, fn in (("dual_step", workload.dual_step), ("decode", workload.decode)):
+        for name, fn in (("dual_step", workloads.dual_step), ("decode", workloads.decode)):
             progress(f"compiling {name}")
-            results |= measure.plan(name, measure.compile_program(fn, getattr(abstract, name), warm=False))
+            results |= timing.plan(name, timing.compile_program(fn, getattr(abstract, name), warm=False))
         return results
-    values = workload.make(options.config, options.size, options.num_frames, options.dtype, allocate=True)
+    values = workloads.make(options.config, options.size, options.num_frames, options.dtype, allocate=True)
     progress("compiling dual_step twice: cold, then from a warm cache")
-    program = measure.compile_program(workload.dual_step, values.dual_step, warm=True)
-    results |= measure.plan("dual_step", program)
-    results |= measure.timed("dual_step", program, options.repeats, results["dual_step_flops"])
-    results |= measure.against_matmul("dual_step", results["dual_step_flops_per_second"], options.dtype)
+    program = timing.compile_program(workloads.dual_step, values.dual_step, warm=True)
+    results |= timing.plan("dual_step", program)
+    results |= timing.timed("dual_step", program, options.repeats, results["dual_step_flops"])
+    results |= timing.against_matmul("dual_step", results["dual_step_flops_per_second"], options.dtype)
     progress("compiling decode")
-    decode = measure.compile_program(workload.decode, values.decode, warm=False)
-    results |= measure.plan("decode", decode)
-    results |= measure.timed("decode", decode, min(options.repeats, MOST_DECODES), results["decode_flops"])
+    decode = timing.compile_program(workloads.decode, values.decode, warm=False)
+    results |= timing.plan("decode", decode)
+    results |= timing.timed("decode", decode, min(options.repeats, MOST_DECODES), results["decode_flops"])
     if options.against_diffusers:
         progress("timing diffusers in turn with svdjax")
-        results["against_diffusers"] = against_diffusers.compare(values, program, options.dtype, options.repeats)
+        results["against_diffusers"] = versus_diffusers.compare(values, program, options.dtype, options.repeats)
     return results
 
 
@@ -68,14 +68,14 @@ def describe(options: Options) -> dict[str, Any]:
     unet = abstract(UNet, options.config.unet, options.dtype)
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "device": measure.device_name(),
+        "device": timing.device_name(),
         "platform": jax.default_backend(),
         "versions": {
             "svdjax": svdjax.__version__,
             **{name: importlib.metadata.version(name) for name in packages},
             "python": platform.python_version(),
         },
-        "command": benchmark_options.command_line(options),
+        "command": options.command_line(options),
         "model": options.model,
         "config": options.config.to_json(),
         "unet_parameters": sum(x.size for x in jax.tree.leaves(nnx.state(unet))),
@@ -95,8 +95,8 @@ def write_json(path: Path, results: dict[str, Any]) -> None:
 
 
 def command(argv: list[str] | None) -> None:
-    options, json_path = benchmark_options.check(argv)
-    results = run(options)
+    given, json_path = options.check(argv)
+    results = run(given)
     print(report.table(results))
     if json_path:
         write_json(json_path, results)

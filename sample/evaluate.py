@@ -21,19 +21,22 @@ import numpy as np
 from jax import Array
 from tqdm import tqdm
 
-from sample import clip_folders, evaluate_report, pairs, quality, running, sheet
-from sample.clip_folders import TRUTH
-from sample.evaluate_options import CROSS_FADE, RECONSTRUCTION, Request, check
-from sample.pairs import Pair, Pairs
-from svdjax import checkpoint, cli, compilation_cache, delta, pipeline
-from svdjax.atomic import new_file
-from svdjax.conditioning import to_signed_unit
-from svdjax.draws import draw
+from sample import console, contact_sheet
+from sample.evaluation import clip_folders, keyframe_pairs, metrics, report
+from sample.evaluation.clip_folders import TRUTH
+from sample.evaluation.keyframe_pairs import Pair, Pairs
+from sample.evaluation.options import CROSS_FADE, RECONSTRUCTION, Request, check
+from svdjax import pipeline
+from svdjax.checkpoints import checkpoint, delta
+from svdjax.data.sources import fingerprint
 from svdjax.errors import InputError
-from svdjax.model import SVD
-from svdjax.vae import VAE
-from svdjax.world import Scene
-from train.sources import fingerprint
+from svdjax.models.svd import SVD
+from svdjax.models.vae import VAE
+from svdjax.runtime import cli, compilation_cache
+from svdjax.runtime.atomic import new_file
+from svdjax.sampling.conditioning import to_signed_unit
+from svdjax.sampling.draws import draw
+from svdjax.world.scene import Scene
 
 
 def evaluate(request: Request) -> None:
@@ -42,9 +45,9 @@ def evaluate(request: Request) -> None:
     compilation_cache.enable()
     out = request.out
     if request.data is None:
-        found = pairs.of_world(request.count)
+        found = keyframe_pairs.of_world(request.count)
     else:
-        found = pairs.of_folder(request.data, request.count, request.settings.seed)
+        found = keyframe_pairs.of_folder(request.data, request.count, request.settings.seed)
     clips = found.pairs
     made = {name: made_by(request, name, found) for name in (TRUTH, *request.methods)}
     out.mkdir(exist_ok=True)
@@ -59,16 +62,16 @@ def evaluate(request: Request) -> None:
     seconds = {name: generate(request, name, clips, made[name]) for name in made}
     rows = measure(request, clips)
     results = {
-        "pairs": [evaluate_report.describe(pair) for pair in clips],
+        "pairs": [report.describe(pair) for pair in clips],
         "made": made,
         "seconds_a_pair": seconds,
         "device": str(jax.devices()[0]),
-        **evaluate_report.summarise(rows, request, clips),
+        **report.summarise(rows, request, clips),
     }
     write_text(out / "results.json", json.dumps(results, indent=1))
-    table = evaluate_report.table(results)
+    table = report.table(results)
     write_text(out / "table.md", table)
-    sheet.save(evaluate_report.picture(request, clips), out / "sheet.png")
+    contact_sheet.save(report.picture(request, clips), out / "sheet.png")
     print(table)
     print(f"wrote {out / 'results.json'}, table.md and sheet.png beside it, in {time.monotonic() - started:.0f} s")
 
@@ -163,7 +166,7 @@ def maker(request: Request, name: str) -> Callable[[Sequence[Pair]], Iterable[np
     if name == TRUTH:
         return lambda some: (pair.read() for pair in some)
     if name == CROSS_FADE:
-        return lambda some: (sheet.cross_fade(*ends(pair), request.settings.num_frames) for pair in some)
+        return lambda some: (contact_sheet.cross_fade(*ends(pair), request.settings.num_frames) for pair in some)
     path, backward = request.models[name]
     model = checkpoint.load(path, dtype=request.dtype, backward=backward)
     width, height = request.size
@@ -176,7 +179,7 @@ def maker(request: Request, name: str) -> Callable[[Sequence[Pair]], Iterable[np
         return pipeline.decode(model, pipeline.sample_pair(model, first, last, request.settings, method=name, draws=draws))
 
     def encode_and_decode(some: Sequence[Pair]) -> Iterable[np.ndarray]:
-        return (reconstruct(model, evaluate_report.read_clip(request, TRUTH, pair)) for pair in some)
+        return (reconstruct(model, report.read_clip(request, TRUTH, pair)) for pair in some)
 
     return encode_and_decode if name == RECONSTRUCTION else sample
 
@@ -213,7 +216,7 @@ def measure(request: Request, clips: Sequence[Pair]) -> dict[str, list[dict[str,
 
 
 def _figures(truth: Path, folder: Path, shape: clip_folders.Shape, scene: Scene | None) -> dict[str, float]:
-    return quality.figures(clip_folders.read(truth, shape), clip_folders.read(folder, shape), scene)
+    return metrics.figures(clip_folders.read(truth, shape), clip_folders.read(folder, shape), scene)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -224,7 +227,7 @@ def write_text(path: Path, text: str) -> None:
 
 def command(argv: list[str] | None) -> None:
     request = check(argv)
-    with running.one_line_errors("frames written before are kept"):
+    with console.one_line_errors("frames written before are kept"):
         evaluate(request)
 
 

@@ -12,14 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from convert import embedded
-from sample import options, running, sheet
-from svdjax import checkpoint, cli, compilation_cache, pipeline
-from svdjax.draws import draw
+from sample import console, contact_sheet, sampling_options
+from svdjax import embedded_model, pipeline
+from svdjax.checkpoints import checkpoint
 from svdjax.errors import InputError
-from svdjax.settings import Settings
-from svdjax.world import FRAMES, TURN, Scene, scene
-from svdjax.world_drawing import render
+from svdjax.runtime import cli, compilation_cache
+from svdjax.sampling.draws import draw
+from svdjax.sampling.settings import Settings
+from svdjax.world.drawing import render
+from svdjax.world.scene import FRAMES, TURN, Scene, scene
 
 _FIRST = 11  # of the test clips: its thing has room to turn either way
 _FAST = 2.5  # times as fast as anything in the world
@@ -55,23 +56,23 @@ def _centred(moving: Scene) -> Scene:
 def command(argv: list[str] | None) -> None:
     p = cli.Parser(prog="python -m sample.figures", description="The paper's figures with the embedded model.")
     p.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the pictures, which are replaced")
-    options.add_steps(p)
+    sampling_options.add_steps(p)
     p.add_argument("--seed", type=int, default=Settings.seed, help="seed of every random draw (%(default)s)")
-    options.add_recurrence(p)
+    sampling_options.add_recurrence(p)
     args = p.parse_args(argv)
     if not args.out.is_dir():
         raise InputError(f"{args.out}: there is no such folder")
     if not os.access(args.out, os.W_OK | os.X_OK):
         raise InputError(f"{args.out}: can't be written")
-    settings = Settings(FRAMES, options.asked(args, "steps"), args.seed, **options.recurrence_settings(args))
-    with running.one_line_errors("nothing was written"):
+    settings = Settings(FRAMES, sampling_options.asked(args, "steps"), args.seed, **sampling_options.recurrence_settings(args))
+    with console.one_line_errors("nothing was written"):
         write(args.out, settings)
 
 
 def write(out: Path, settings: Settings) -> None:
     """Make all clips in one batch, and a sheet of each figure's."""
     compilation_cache.enable()
-    model = checkpoint.load(embedded.checkpoint(), dtype=running.compute_dtype(None))
+    model = checkpoint.load(embedded_model.checkpoint(), dtype=console.compute_dtype(None))
     figures = {"second-keyframes": second_keyframes(), "limits": limits()}
     cases = [case for of_figure in figures.values() for case in of_figure]
     first, last = (np.stack([case[i] for case in cases]) for i in (1, 2))
@@ -79,17 +80,17 @@ def write(out: Path, settings: Settings) -> None:
     draws = draw(
         [settings.seed] * len(cases), (height, width, 3), pipeline.latent_shape(model.config, settings, (height, width))
     )
-    with running.progress_bar("sampling", len(settings.schedule(model.config.scheduler))) as progress:
+    with console.progress_bar("sampling", len(settings.schedule(model.config.scheduler))) as progress:
         latents = pipeline.sample_pair(model, first, last, settings, draws=draws, progress=progress)
     clips = iter(pipeline.decode(model, latents))
     for name, of_figure in figures.items():
-        rows: list[sheet.Row] = []
+        rows: list[contact_sheet.Row] = []
         for title, a, b in of_figure:
             clip = next(clips)
             given = np.full_like(clip, 255)
             given[0], given[-1] = a, b
             rows += [(title, given), ("", clip)]
-        sheet.save(sheet.draw(rows), out / f"{name}.webp")
+        contact_sheet.save(contact_sheet.draw(rows), out / f"{name}.webp")
         print(f"wrote {out / name}.webp")
 
 

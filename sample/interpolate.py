@@ -12,12 +12,17 @@ import jax
 import numpy as np
 from PIL import Image
 
-from sample import options, pairs, running, sheet
-from svdjax import checkpoint, cli, compilation_cache, delta, draws, fit, images, methods, pipeline, video
-from svdjax.atomic import new_file
+from sample import console, contact_sheet, sampling_options
+from sample.evaluation import keyframe_pairs
+from svdjax import pipeline
+from svdjax.checkpoints import checkpoint, delta
 from svdjax.config import SVDConfig
 from svdjax.errors import InputError
-from svdjax.settings import Settings
+from svdjax.media import fit, images, video
+from svdjax.runtime import cli, compilation_cache
+from svdjax.runtime.atomic import new_file
+from svdjax.sampling import draws, methods
+from svdjax.sampling.settings import Settings
 
 DEFAULT_OUT = "inbetween.mp4"
 DEMO_OUT, DEMO_SHEET = "svdjax-demo.mp4", "svdjax-demo.png"  # names that nobody else has: a later demo replaces them
@@ -50,14 +55,14 @@ def parser() -> cli.Parser:
     p = cli.Parser(prog="python -m sample.interpolate", description="The video between two or more keyframes.")
     p.add_argument("keyframes", nargs="*", metavar="KEYFRAME", help="image files, in time order; at least two")
     p.add_argument("--demo", action="store_true", help="the embedded model on keyframes that it never saw")
-    options.add_model(p)
+    sampling_options.add_model(p)
     p.add_argument("--backward", type=Path, metavar="DIR", help="backward weights to use instead of the checkpoint's own")
     p.add_argument("--method", choices=methods.METHODS, default="dual", help="; ".join(map(": ".join, methods.METHODS.items())))
     p.add_argument("-o", "--out", help=f".mp4, .gif, .webp, or a folder of PNGs ({DEFAULT_OUT})")
     p.add_argument("--sheet", type=Path, metavar="FILE.png", help="also write keyframes, frames and a cross-fade side by side")
     p.add_argument("--overwrite", action="store_true", help="replace files that exist: OUT, --sheet, --save-latents")
-    options.add_sampling(p)
-    options.add_recurrence(p)
+    sampling_options.add_sampling(p)
+    sampling_options.add_recurrence(p)
     p.add_argument("--noise", type=Path, metavar="FILE.npz", help="random draws to use instead of the seed's")
     p.add_argument("--save-latents", type=Path, metavar="FILE.npz", help="also write the sampler's final latents")
     return p
@@ -68,7 +73,7 @@ def check(argv: list[str] | None) -> Request:
     args = parser().parse_args(argv)
     if args.demo and (args.keyframes or args.model or args.backward):
         raise InputError("--demo is the embedded model on keyframes of its own: leave out keyframes, --model and --backward")
-    options.check_decode_chunk(args)
+    sampling_options.check_decode_chunk(args)
     if not args.demo and len(args.keyframes) < 2:
         raise InputError(f"{len(args.keyframes)} keyframes given, expected at least two image files (or --demo)")
     if args.out == "":
@@ -79,21 +84,21 @@ def check(argv: list[str] | None) -> Request:
         if args.sheet is None:
             args.sheet, overwrite_sheet = Path(DEMO_SHEET), True
     out = args.out or DEFAULT_OUT
-    info, model_note = options.find_model(args, args.method)
+    info, model_note = sampling_options.find_model(args, args.method)
     config = info.config
     tuned = info.backward if args.backward is None else delta.read_backward_info(args.backward)
     try:
         methods.check(args.method, tuned["trained"] if tuned else None)
     except InputError as e:
         raise InputError(f"{args.backward or args.model}: {e}") from None
-    settings = options.sampling_settings(args, config, **options.recurrence_settings(args))
+    settings = sampling_options.sampling_settings(args, config, **sampling_options.recurrence_settings(args))
     if args.demo:
-        truth = pairs.of_world(1, DEMO_NUMBER).pairs[0].read()
+        truth = keyframe_pairs.of_world(1, DEMO_NUMBER).pairs[0].read()
         args.keyframes, loaded, notes = ["first", "last"], [truth[0], truth[-1]], []
     else:
         loaded, notes = images.load_keyframes(args.keyframes)
     notes.insert(0, model_note)
-    size = options.video_size(args, loaded[0].shape, config)
+    size = sampling_options.video_size(args, loaded[0].shape, config)
     if args.backward is not None:
         notes.append(delta.transfer_note(args.backward, info.sources))
     for path, image in zip(args.keyframes, loaded, strict=True):
@@ -116,7 +121,7 @@ def check(argv: list[str] | None) -> Request:
     metadata = {
         "software": "svdjax",
         "keyframes": " ".join(Path(k).name for k in args.keyframes),
-        "model": options.model_name(args.model),
+        "model": sampling_options.model_name(args.model),
         "backward": "the model's own" if args.backward is None else "/".join(args.backward.resolve().parts[-2:]),
         "method": args.method,
         "fit": args.fit,
@@ -161,7 +166,7 @@ def write_latents(path: Path, latents: np.ndarray) -> None:
 def generate(request: Request) -> None:
     """Load the model, make the clip of each pair of neighbouring keyframes, write the video."""
     compilation_cache.enable()
-    dtype = running.compute_dtype(request.dtype)
+    dtype = console.compute_dtype(request.dtype)
     started = time.monotonic()
     settings = request.settings
     height, width, _ = request.keyframes[0].shape
@@ -173,7 +178,7 @@ def generate(request: Request) -> None:
     neighbours = list(itertools.pairwise(request.keyframes))
     for i, (first, last) in enumerate(neighbours):
         label = "sampling" if len(neighbours) == 1 else f"sampling pair {i + 1} of {len(neighbours)}"
-        with running.progress_bar(label, evaluations) as progress:
+        with console.progress_bar(label, evaluations) as progress:
             result = pipeline.sample_pair(
                 model, first[None], last[None], settings, method=request.method, draws=request.noise, progress=progress
             )
@@ -188,24 +193,24 @@ def generate(request: Request) -> None:
     large = movie.repeat(request.scale, 1).repeat(request.scale, 2)
     path = video.write_video(request.output, large, settings.fps, request.metadata)
     if request.sheet is not None:
-        sheet.save(contact_sheet(request.keyframes, movie), request.sheet)
+        contact_sheet.save(overview(request.keyframes, movie), request.sheet)
         print(f"wrote {request.sheet.absolute()}: the keyframes, the frames, and a cross-fade under them")
     seconds = time.monotonic() - started
     print(f"wrote {path}: {len(movie)} frames, {len(movie) / settings.fps:.1f} s of video, in {seconds:.0f} s")
 
 
-def contact_sheet(keyframes: list[np.ndarray], movie: np.ndarray) -> Image.Image:
+def overview(keyframes: list[np.ndarray], movie: np.ndarray) -> Image.Image:
     """Keyframes where they belong in time, the frames, and what a cross-fade would make."""
     between = (len(movie) - 1) // (len(keyframes) - 1)
     given = np.full_like(movie, 255)
     given[::between] = keyframes
-    fades = [sheet.cross_fade(a, b, between + 1)[bool(i) :] for i, (a, b) in enumerate(itertools.pairwise(keyframes))]
-    return sheet.draw([("keyframes", given), ("svdjax", movie), ("cross-fade", np.concatenate(fades))])
+    fades = [contact_sheet.cross_fade(a, b, between + 1)[bool(i) :] for i, (a, b) in enumerate(itertools.pairwise(keyframes))]
+    return contact_sheet.draw([("keyframes", given), ("svdjax", movie), ("cross-fade", np.concatenate(fades))])
 
 
 def command(argv: list[str] | None) -> None:
     request = check(argv)
-    with running.one_line_errors("nothing was written"):
+    with console.one_line_errors("nothing was written"):
         generate(request)
 
 

@@ -10,18 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from svdjax.backward import Backward
-from svdjax.conditioning import added_time_ids, encode_keyframes, to_levels
 from svdjax.config import SVDConfig
-from svdjax.draws import Draws, draw
 from svdjax.errors import InputError
-from svdjax.methods import backward_of
-from svdjax.sampler import Conditioning, Progress, sample
-from svdjax.settings import Settings
-from svdjax.vae import VAE
+from svdjax.models.backward import Backward
+from svdjax.models.vae import VAE
+from svdjax.sampling.conditioning import added_time_ids, encode_keyframes, to_levels
+from svdjax.sampling.draws import Draws, draw
+from svdjax.sampling.methods import backward_of
+from svdjax.sampling.sampler import Conditioning, Progress, sample
+from svdjax.sampling.settings import Settings
 
 if TYPE_CHECKING:
-    from svdjax.model import SVD
+    from svdjax.models.svd import SVD
 
 SEGMENTS = 20  # how often, at most, progress is told during a run
 IMAGE_TO_VIDEO_STEPS = 25  # num_inference_steps of diffusers' StableVideoDiffusionPipeline
@@ -50,10 +50,10 @@ def interpolate(
     Args:
         model: from `svdjax.load`, with the backward weights that the method needs.
         first: the first keyframe, uint8 (H, W, 3), or a batch of them (b, H, W, 3). Sides must be multiples of
-            `model.config.size_multiple`; `svdjax.fit.fit` brings an image to such a size.
+            `model.config.size_multiple`; `svdjax.media.fit.fit` brings an image to such a size.
         last: the last keyframe, of the same shape.
         decode_chunk: decode so many frames at a time, which changes the picture; all together, exactly, if left out.
-        method: a key of `svdjax.methods.METHODS`.
+        method: a key of `svdjax.sampling.methods.METHODS`.
         draws: random draws to use instead of the seed's.
         progress: called with the UNet evaluations done and in all, about 20 times a run.
         **settings: fields of `Settings`. `num_frames` is the model's unless given. Every pair of a batch has the draws of

@@ -34,7 +34,7 @@ def own_cache(tmp_path_factory):
 def freed_memory_is_given_back():
     """Commands of training change the heap of their process for good; here many tests share one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("svdjax.heap.keep_freed", lambda: False)
+        patch.setattr("svdjax.runtime.malloc.keep_freed", lambda: False)
         yield
 
 
@@ -56,7 +56,7 @@ def quick_shapes(monkeypatch):
     import svd_folders  # which imports PyTorch
 
     from convert import flax_to_svd, svd_to_flax
-    from svdjax import checkpoint
+    from svdjax.checkpoints import checkpoint
 
     for module in (flax_to_svd, svd_to_flax, checkpoint):
         monkeypatch.setattr(module, "abstract", svd_folders.cached_abstract)
@@ -104,8 +104,8 @@ def model(source, tuned) -> Path:
 @pytest.fixture(scope="session")
 def base(model) -> dict[str, np.ndarray]:
     """The tensors of the temporal self-attentions of `model`'s UNet; not to be changed."""
-    from svdjax.delta import base_tensors
-    from svdjax.overlay import QUERIES, VALUES
+    from svdjax.checkpoints.delta import base_tensors
+    from svdjax.models.overlay import QUERIES, VALUES
 
     return {name: np.asarray(value) for name, value in base_tensors(model, VALUES + QUERIES).items()}
 

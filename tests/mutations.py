@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-GOLDEN = "tests/test_sampler.py::test_latents_after_every_evaluation_golden"
+GOLDEN = "tests/sampling/test_sampler.py::test_latents_after_every_evaluation_golden"
 AVERAGE, LINEAR = (f"{GOLDEN}[{mode}]" for mode in ("avg", "weighted"))
 
 
@@ -38,40 +38,42 @@ TRANSPOSED = (
     "jnp.concatenate([_apply_by_frame(weights, v_f[None]), _apply_by_frame(weights.swapaxes(1, 2), jnp.flip(v_b, 1)[None])])"
 )
 MUTATIONS = {
-    "no rotation": Mutation("svdjax/attention.py", (UNFLIPPED_VALUES, UNFLIPPED_RESULT)),
-    "rows only": Mutation("svdjax/attention.py", (UNFLIPPED_VALUES,)),
-    "columns only": Mutation("svdjax/attention.py", (UNFLIPPED_RESULT,)),
-    "transpose": Mutation("svdjax/attention.py", ((APPLIED, TRANSPOSED),)),
-    "own maps": Mutation("svdjax/backward.py", (("return any(path", "return False and any(path"),)),
-    "fps not -1": Mutation("svdjax/conditioning.py", (("[fps - 1,", "[fps,"),)),
+    "no rotation": Mutation("svdjax/models/attention.py", (UNFLIPPED_VALUES, UNFLIPPED_RESULT)),
+    "rows only": Mutation("svdjax/models/attention.py", (UNFLIPPED_VALUES,)),
+    "columns only": Mutation("svdjax/models/attention.py", (UNFLIPPED_RESULT,)),
+    "transpose": Mutation("svdjax/models/attention.py", ((APPLIED, TRANSPOSED),)),
+    "own maps": Mutation("svdjax/models/backward.py", (("return any(path", "return False and any(path"),)),
+    "fps not -1": Mutation("svdjax/sampling/conditioning.py", (("[fps - 1,", "[fps,"),)),
     "no augmentation": Mutation(
-        "svdjax/conditioning.py", (("noised = images + noise_aug_strength * augmentation", "noised = images"),)
+        "svdjax/sampling/conditioning.py", (("noised = images + noise_aug_strength * augmentation", "noised = images"),)
     ),
     "scaled image latents": Mutation(
-        "svdjax/conditioning.py",
+        "svdjax/sampling/conditioning.py",
         (("image_latents.reshape(", "(image_latents * vae.config.scaling_factor).reshape("),),
     ),
     "recurrence count from frames": Mutation(
-        "svdjax/settings.py",
+        "svdjax/sampling/settings.py",
         (
             (
                 "schedule(self.steps, config, self.recurrence, self.recurrence_ratio)",
                 "schedule(self.steps, config, self.recurrence, min(1.0, self.num_frames * self.recurrence_ratio / self.steps))",
             ),
         ),
-        "tests/test_settings.py",
+        "tests/sampling/test_settings.py",
     ),
     "no bias in the delta": Mutation(
-        "convert/backward.py",
+        "svdjax/diffusers_layout/backward_weights.py",
         (
             (
                 "        value = array.astype(",
                 "        array = before if kind == 'to_out.bias' else array\n        value = array.astype(",
             ),
         ),
-        "tests/test_convert_backward.py",
+        "tests/diffusers_layout/test_convert_backward.py",
     ),
-    "wrong blend direction": Mutation("svdjax/settings.py", (("np.linspace(1.0, 0.0,", "np.linspace(0.0, 1.0,"),), LINEAR),
+    "wrong blend direction": Mutation(
+        "svdjax/sampling/settings.py", (("np.linspace(1.0, 0.0,", "np.linspace(0.0, 1.0,"),), LINEAR
+    ),
 }
 
 

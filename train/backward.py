@@ -10,35 +10,40 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from svdjax import checkpoint, cli, delta, finetune, pipeline, sharding
+from svdjax import pipeline
+from svdjax.checkpoints import checkpoint, delta
+from svdjax.data.clip_order import Order
+from svdjax.data.sources import fingerprint
 from svdjax.errors import InputError
-from svdjax.initialize import abstract
-from svdjax.model import SVD, leaves
-from svdjax.overlay import QUERIES, VALUES
-from svdjax.settings import Settings
-from svdjax.unet import UNet
-from train import backward_options, course, hosts, validation
-from train.backward_options import Options
-from train.cached_batches import cached_batches
-from train.course import Setup, Work
-from train.finetuning import Finetuning, How
-from train.loop import Task
-from train.order import Order
-from train.sources import fingerprint
-from train.state import State
-from train.together import leave, say
+from svdjax.losses import finetuning
+from svdjax.models.initialize import abstract
+from svdjax.models.overlay import QUERIES, VALUES
+from svdjax.models.svd import SVD, leaves
+from svdjax.models.unet import UNet
+from svdjax.parallel import cluster, sharding
+from svdjax.parallel.main_process import leave, say
+from svdjax.runtime import cli
+from svdjax.sampling.settings import Settings
+from train.batches.cached_batches import cached_batches
+from train.options import backward
+from train.options.backward import Options
+from train.run import session, validation
+from train.run.loop import Task
+from train.run.session import Setup, Work
+from train.steps.finetuning import Finetuning, How
+from train.steps.state import State
 
 
 def train(given: Options) -> None:
     """A whole run, or what is left of it."""
-    course.begin(given, given.model)
+    session.begin(given, given.model)
     info = checkpoint.read_info(given.model)
     unet = leaves(abstract(UNet, info.config.unet, jnp.float32))
-    if not finetune.trained_names(unet):
+    if not finetuning.trained_names(unet):
         raise InputError(f"{given.model}: its UNet has no temporal self-attention, which is what is trained")
-    setup = course.set_up(given, info.config, lambda: None if given.init is None else delta.check(given.init, unet))
+    setup = session.set_up(given, info.config, lambda: None if given.init is None else delta.check(given.init, unet))
     facts = {"sources": info.sources}
-    course.carry_out(given, setup, identity(given, info, setup), lambda order: build(given, info, setup, order), facts)
+    session.carry_out(given, setup, identity(given, info, setup), lambda order: build(given, info, setup, order), facts)
 
 
 def identity(given: Options, info: checkpoint.Info, setup: Setup) -> dict[str, Any]:
@@ -46,7 +51,7 @@ def identity(given: Options, info: checkpoint.Info, setup: Setup) -> dict[str, A
     return {
         "model (--model)": fingerprint([info.sources, info.config.to_json(), info.dtype]),
         "start (--init)": None if given.init is None else fingerprint(delta.content(given.init)),
-        **course.identity(given, setup),
+        **session.identity(given, setup),
         "--no-rotation": given.no_rotation,
     }
 
@@ -108,15 +113,15 @@ def validation_of(given: Options, setup: Setup, model: SVD, step: Finetuning) ->
 def export(given: Options, info: checkpoint.Info, step: Finetuning, base: dict[str, jax.Array], state: State) -> None:
     """Write `OUT/backward`, which `sample.interpolate --backward` and `convert.flax_to_svd --backward` take."""
     values, base = (step.whole(tensors) for tensors in ({**step.carried, **state.trained}, base))
-    if hosts.is_main():
+    if cluster.is_main():
         facts = {"steps": int(state.step), "sources": info.sources, "how": dataclasses.asdict(step.how)}
         delta.save_backward(given.out / "backward", values, base, facts, dtype=given.export_dtype, overwrite=True)
     say(f"wrote {given.out / 'backward'} after step {int(state.step)}; loss curve in {given.out / 'loss.png'}")
 
 
 def command(argv: list[str] | None) -> None:
-    given = backward_options.parse(argv)
-    with course.one_line_for_memory():
+    given = backward.parse(argv)
+    with session.one_line_for_memory():
         train(given)
 
 

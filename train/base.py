@@ -19,35 +19,41 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from svdjax import checkpoint, cli, pipeline, sharding
-from svdjax.autoencoding import Autoencoding
-from svdjax.conditioning import to_levels, to_signed_unit
+from svdjax import pipeline
+from svdjax.checkpoints import checkpoint
 from svdjax.config import SVDConfig
+from svdjax.data import world_clips
+from svdjax.data.clip_order import Order
+from svdjax.data.sources import fingerprint, read_clip
 from svdjax.errors import InputError
-from svdjax.model import NETWORKS, SVD
-from svdjax.settings import Settings
-from svdjax.vae import VAE
-from svdjax.world_facts import FACTS
-from train import base_options, course, hosts, start, validation, world_clips
-from train.base_options import ONLY, Options
-from train.cached_batches import cached_batches
-from train.course import Setup, Work
-from train.finetuning import Noising
-from train.loader import Loader
-from train.loop import Task
-from train.optimizer import average_of
-from train.order import Order
-from train.pretraining import HEAD, How, Pretraining, of_network, trained_networks
-from train.sources import fingerprint, read_clip
-from train.state import State
-from train.together import leave, say
+from svdjax.losses.autoencoding import Autoencoding
+from svdjax.models.svd import NETWORKS, SVD
+from svdjax.models.vae import VAE
+from svdjax.parallel import cluster, sharding
+from svdjax.parallel.main_process import leave, say
+from svdjax.runtime import cli
+from svdjax.sampling.conditioning import to_levels, to_signed_unit
+from svdjax.sampling.settings import Settings
+from svdjax.world.facts import FACTS
+from train.batches.cached_batches import cached_batches
+from train.batches.loader import Loader
+from train.options import base
+from train.options.base import ONLY, Options
+from train.run import session, validation
+from train.run.loop import Task
+from train.run.session import Setup, Work
+from train.steps import starting_weights
+from train.steps.finetuning import Noising
+from train.steps.optimizer import average_of
+from train.steps.pretraining import HEAD, How, Pretraining, of_network, trained_networks
+from train.steps.state import State
 
 _MEASURED = 64  # clips that the latents' scale is measured on
 
 
 def train(given: Options) -> None:
     """A whole stage, or what is left of it."""
-    course.begin(given, given.model)
+    session.begin(given, given.model)
     if given.stage != "vae" and given.model is None:
         raise InputError(
             f"{given.stage} without --model: expected a checkpoint whose VAE is trained, as the stage vae writes it"
@@ -55,8 +61,8 @@ def train(given: Options) -> None:
     if given.stage == "image-encoder" and not world_clips.is_meant(given.data):
         raise InputError(f"--data {given.data} with image-encoder: expected {world_clips.NAME}, whose facts are known")
     info = None if given.model is None else checkpoint.read_info(given.model)
-    config = start.config_of(given, info)
-    setup = course.set_up(given, config)
+    config = starting_weights.config_of(given, info)
+    setup = session.set_up(given, config)
     if given.stage == "unet" or info is None:
         config = fitted(config, setup)
     check_stage(given, config, setup)
@@ -66,7 +72,7 @@ def train(given: Options) -> None:
     settings = {
         "stage": given.stage,
         "model (--model, --preset)": begun,
-        **course.identity(given, setup),
+        **session.identity(given, setup),
         "--steps": given.steps,  # the learning rate falls with them
         "--warmup": given.warmup,
         "--average": given.average,
@@ -79,7 +85,7 @@ def train(given: Options) -> None:
         "--freeze-encoder": given.freeze_encoder,
     }
     sources = {} if info is None else info.sources
-    course.carry_out(given, setup, settings, lambda order: build(given, config, info, setup, order), {"sources": sources})
+    session.carry_out(given, setup, settings, lambda order: build(given, config, info, setup, order), {"sources": sources})
 
 
 def fitted(config: SVDConfig, setup: Setup) -> SVDConfig:
@@ -135,7 +141,7 @@ def build(given: Options, config: SVDConfig, info: checkpoint.Info | None, setup
         Autoencoding(divergence=given.divergence, equivariance=given.equivariance),
     )
     where = sharding.shardings(setup.devices)
-    begin = functools.partial(start.tensors_of, given, config, info, where)
+    begin = functools.partial(starting_weights.tensors_of, given, config, info, where)
     trained = trained_networks(given.stage, given.freeze_encoder)
     tensors = {f"{name}.{leaf}": value for name in trained for leaf, value in begin(name).items()}
     if given.stage == "image-encoder":
@@ -203,7 +209,7 @@ def export(
     for name in NETWORKS:
         networks[name] = of_network(trained, name) or step.whole(begin(name))
     out = given.out / "model"
-    if hosts.is_main():
+    if cluster.is_main():
         checkpoint.save(out, config, networks, overwrite=True)
     say(f"wrote {out} after step {int(state.step)}; loss curve in {given.out / 'loss.png'}")
 
@@ -224,8 +230,8 @@ def latents_scale(setup: Setup, order: Order, vae: VAE) -> float:
 
 
 def command(argv: list[str] | None) -> None:
-    given = base_options.parse(argv)
-    with course.one_line_for_memory():
+    given = base.parse(argv)
+    with session.one_line_for_memory():
         train(given)
 
 

@@ -1,0 +1,118 @@
+"""What the benchmark measures of training: one step of the backward fine-tune on one batch, its videos encoded already."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import Mesh
+
+from sample.benchmarking import workloads
+from svdjax.config import SVDConfig
+from svdjax.losses import finetuning
+from svdjax.losses.finetuning import Examples
+from svdjax.models.initialize import abstract
+from svdjax.models.overlay import VALUES, expected_names
+from svdjax.models.svd import fill, leaves
+from svdjax.models.unet import UNet
+from svdjax.parallel import sharding
+from svdjax.runtime import xla_options
+from svdjax.sampling.conditioning import added_time_ids
+from train.run.loop import Result
+from train.steps import state as states
+from train.steps.finetuning import How, make_update
+from train.steps.state import State
+
+
+@dataclass(frozen=True)
+class TrainWorkload:
+    """One training step: the arguments of `update`, values or `jax.ShapeDtypeStruct`s, placed on a mesh.
+
+    Attributes:
+        config: shapes of the model.
+        how: settings of the step.
+        mesh: where it runs.
+        update: (state, frozen UNet, carried tensors, examples) -> the next state, what the step tells.
+        arguments: of `update`.
+    """
+
+    config: SVDConfig
+    how: How
+    mesh: Mesh
+    update: Callable[..., tuple[State, Result]]
+    arguments: tuple[State, UNet, dict[str, Array], Examples]
+
+    def jit_options(self) -> dict[str, Any]:
+        """Options of `jax.jit` that training itself compiles `update` with, besides giving its old state away."""
+        outputs = (sharding.like_tree(self.arguments[0], self.mesh), sharding.replicated(self.mesh))
+        return {"out_shardings": outputs, "compiler_options": xla_options.memory_options()}
+
+
+def make(config: SVDConfig, how: How, dtype: Any, mesh: Mesh, *, allocate: bool) -> TrainWorkload:
+    """A training step with random weights and a random batch.
+
+    Args:
+        config: shapes of the model.
+        how: settings of the step.
+        dtype: of frozen weights and computation; what is trained is float32.
+        mesh: of `svdjax.parallel.mesh.make_mesh`.
+        allocate: whether there are values, or shapes alone.
+    """
+    unet = abstract(UNet, config.unet, jnp.dtype(dtype))
+    shapes = leaves(unet)
+    own = {name: jax.ShapeDtypeStruct(shapes[name].shape, jnp.float32) for name in expected_names(shapes, VALUES)}
+    if allocate:
+        draws = workloads.Draws()
+        values, own = _place(draws(shapes), mesh), _place(draws(own), mesh)
+    else:
+        values, own = _place_shapes(shapes, mesh), _place_shapes(own, mesh)
+    names = finetuning.trained_names(own, how.rotation)
+    trained = {name: own[name] for name in names}
+    carried = {name: value for name, value in own.items() if name not in trained}
+    begin = functools.partial(states.begin, optimizer=finetuning.optimizer(how.learning_rate))
+    make_examples = functools.partial(_examples, config, how)
+    if allocate:
+        state = jax.jit(begin, out_shardings=sharding.like_tree(jax.eval_shape(begin, trained), mesh))(trained)
+        examples = jax.jit(make_examples, out_shardings=sharding.batch_sharding(mesh))()
+    else:
+        state = _placed_like(jax.eval_shape(begin, trained), mesh)
+        rows = sharding.batch_sharding(mesh)
+        examples = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows), jax.eval_shape(make_examples))
+    return TrainWorkload(config, how, mesh, make_update(mesh, how), (state, fill(unet, values), carried, examples))
+
+
+def _place(values: Mapping[str, Array], mesh: Mesh) -> dict[str, Array]:
+    return {name: jax.device_put(x, sharding.sharding_of(name, x.shape, mesh)) for name, x in values.items()}
+
+
+def _place_shapes(shapes: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
+    where = functools.partial(sharding.sharding_of, mesh=mesh)
+    return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where(name, x.shape)) for name, x in shapes.items()}
+
+
+def _placed_like(tree: Any, mesh: Mesh) -> Any:
+    """Abstract arrays with the places that `svdjax.parallel.sharding` gives them."""
+    where = sharding.like_tree(tree, mesh)
+    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree, where)
+
+
+def _examples(config: SVDConfig, how: How) -> Examples:
+    """A random batch in the dtypes that encoding leaves it in."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    width, height = (side // config.vae.down_factor for side in how.size)
+    b, c = how.batch_size, config.vae.latent_channels
+    noising = how.noising
+    ids = added_time_ids(noising.fps, noising.motion_bucket_id, noising.noise_aug_strength)
+    return Examples(
+        latents=jax.random.normal(keys[0], (b, how.num_frames, height, width, c)),
+        noise=jax.random.normal(keys[1], (b, how.num_frames, height, width, c)),
+        sigma=jnp.full(b, workloads.SIGMA),
+        image_embeds=jax.random.normal(keys[2], (b, 2, 1, config.unet.cross_attention_dim[0])),
+        image_latents=jax.random.normal(keys[3], (b, 2, height, width, c)),
+        added_time_ids=jnp.tile(ids.reshape(1, -1), (b, 1)),
+    )

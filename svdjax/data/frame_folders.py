@@ -1,0 +1,64 @@
+"""Folders of frames: image files in natural order, read by the rules of `svdjax.media.images`."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+from svdjax.data.readers import Pixels
+from svdjax.data.video_files import digest as file_digest
+from svdjax.errors import InputError
+from svdjax.media.images import load_image
+
+# HEIC is among them so that it is refused by name rather than passed over.
+ENDINGS = (
+    *(".png", ".jpg", ".jpeg", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".avif", ".jp2"),
+    *(".heic", ".heif"),
+)
+
+
+def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
+    """Sorts `frame2` before `frame10`, and is different for different names."""
+    parts = re.split(r"([0-9]+)", name)
+    return [(int(part), "") if i % 2 else (0, part) for i, part in enumerate(parts)], name
+
+
+def is_frame(path: str) -> bool:
+    """Whether a file belongs to the frames of its folder, by its name (and an animated webp doesn't)."""
+    from svdjax.data.animations import is_animated_webp
+
+    name = os.path.basename(path).lower()
+    return name.endswith(ENDINGS) and not name.startswith(".") and not (name.endswith(".webp") and is_animated_webp(path))
+
+
+def frames(path: str, start: int = 0, count: int | None = None) -> Iterator[Pixels]:
+    """See `svdjax.data.readers.Kind`. `count` changes nothing."""
+    for file in _files(path)[start:]:
+        yield functools.partial(_pixels, file)
+
+
+def digest(path: str) -> tuple[int, str]:
+    """See `svdjax.data.readers.Kind`: of the frames' names, order and content."""
+    total, whole = 0, hashlib.sha256()
+    for file in _files(path):
+        size, content = file_digest(file)
+        total += size
+        whole.update(f"{os.path.basename(file)!a} {content}\n".encode())
+    return total, whole.hexdigest()
+
+
+def _files(path: str) -> list[str]:
+    try:
+        names = sorted((entry.name for entry in os.scandir(path) if entry.is_file()), key=natural_key)
+    except OSError as e:
+        raise InputError(f"{path}: can't be read ({e.strerror or e})") from None
+    return [file for name in names if is_frame(file := os.path.join(path, name))]
+
+
+def _pixels(file: str) -> np.ndarray:
+    return load_image(file)[0]

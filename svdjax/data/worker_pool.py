@@ -1,0 +1,209 @@
+"""Worker processes that read data beside the training process, and never outlive it.
+
+Started by hand rather than by `multiprocessing`, whose workers first import the main module again: under
+`python -m train.backward` that would load JAX into each of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from svdjax.errors import InputError
+
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from svdjax.data.worker_pool import serve; serve(int(sys.argv[2]))"
+)
+
+# What terminals and schedulers send to every process of a job. The parent decides what becomes of it; a worker ends when
+# its pipe to the parent closes, which it does however the parent ends.
+_SIGNALS_OF_THE_PARENT = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class WorkerDied(RuntimeError):
+    """A worker process ended in the middle of its work: killed, out of memory, or crashed in a decoder."""
+
+
+class Workers:
+    """A pool of processes that run functions of importable modules. A context manager; leaving it ends them at once.
+
+    Each process belongs to one thread here, which sends it a task and waits for the answer, so results arrive in memory
+    while the main thread does something else.
+
+    Args:
+        count: processes; 0 runs every function in this process, inside `submit`.
+    """
+
+    def __init__(self, count: int):
+        self._threads = ThreadPoolExecutor(count, "data") if count else None
+        self._own = threading.local()
+        self._lock = threading.Lock()
+        self._workers: set[_Worker] = set()
+        self._closed = False
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
+        """Run `function(*args)` in the next free worker.
+
+        Returns:
+            The future result. `InputError`s arrive as they are, other exceptions as a `RuntimeError` with the worker's
+            traceback, the worker's end as `WorkerDied` (the next task gets a new worker).
+        """
+        if self._threads is not None:
+            return self._threads.submit(self._call, function, args)
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*args))
+        except Exception as e:
+            future.set_exception(e)
+        return future
+
+    def close(self) -> None:
+        """Kill the workers, whatever they are at; they only read."""
+        if self._threads is None:
+            return
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            self._closed = True
+            for worker in self._workers:
+                worker.process.kill()
+        self._threads.shutdown()
+        for worker in self._workers:
+            worker.end()
+        self._workers.clear()
+
+    def _call(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        worker = getattr(self._own, "worker", None) or self._start()
+        try:
+            _send(worker.pipe, (function, args))
+            answer, buffers = _receive(worker.pipe)
+        except (EOFError, OSError):
+            self._own.worker = None
+            with self._lock:
+                self._workers.discard(worker)
+            raise WorkerDied(_cause(worker.end())) from None
+        succeeded, value = pickle.loads(answer, buffers=buffers)
+        if succeeded:
+            return value
+        raise value
+
+    def _start(self) -> _Worker:
+        with self._lock:
+            if self._closed:
+                raise WorkerDied("the pool was closed")
+            self._own.worker = worker = _Worker()
+            self._workers.add(worker)
+        return worker
+
+
+class _Worker:
+    """One process and the pipe to it."""
+
+    def __init__(self) -> None:
+        self.pipe, theirs = socket.socketpair()
+        path = [os.path.abspath(entry) for entry in sys.path]
+        with theirs, _blocked(_SIGNALS_OF_THE_PARENT):  # a process starts with the blocked signals of its parent
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", _START, json.dumps(path), str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+            )
+
+    def end(self) -> int:
+        """Its exit status; negative: the signal."""
+        self.pipe.close()
+        try:
+            return self.process.wait(1)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
+
+
+@contextlib.contextmanager
+def _blocked(signals: tuple[signal.Signals, ...]) -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _cause(status: int) -> str:
+    if status == -signal.SIGKILL:
+        return "the process that read it was killed (out of memory?)"
+    how = f"by signal {-status}" if status < 0 else f"with status {status}"
+    return f"the process that read it ended {how}"
+
+
+def serve(handle: int) -> None:
+    """What a worker does: answer tasks from the pipe until it closes.
+
+    Args:
+        handle: file descriptor of its end of the pipe.
+    """
+    with socket.socket(fileno=handle) as pipe:
+        while True:
+            try:
+                task, buffers = _receive(pipe)
+            except (EOFError, OSError):
+                return
+            try:
+                function, args = pickle.loads(task, buffers=buffers)
+                answer = (True, function(*args))
+            except InputError as e:
+                answer = (False, e)
+            except Exception:
+                answer = (False, RuntimeError(f"in a worker process: {traceback.format_exc()}"))
+            try:
+                _send(pipe, answer)
+            except OSError:
+                return
+
+
+def _send(pipe: socket.socket, value: Any) -> None:
+    """Pickled, with the contents of arrays behind it as they lie in memory.
+
+    (A clip of 25 MB takes 11 ms; through `multiprocessing.Connection`, which copies it several times, it took 78.)
+    """
+    arrays: list[memoryview] = []
+    data = pickle.dumps(value, protocol=5, buffer_callback=lambda buffer: arrays.append(buffer.raw()))
+    sizes = [len(data), *(array.nbytes for array in arrays)]
+    pipe.sendall(struct.pack(f"<I{len(sizes)}Q", len(sizes), *sizes))
+    for part in (data, *arrays):
+        pipe.sendall(part)
+
+
+def _receive(pipe: socket.socket) -> tuple[bytearray, list[bytearray]]:
+    """What `pickle.loads` takes: the pickled value, and the contents of its arrays."""
+    (count,) = struct.unpack("<I", _read(pipe, 4))
+    data, *arrays = [_read(pipe, size) for size in struct.unpack(f"<{count}Q", _read(pipe, 8 * count))]
+    return data, arrays
+
+
+def _read(pipe: socket.socket, size: int) -> bytearray:
+    data = bytearray(size)
+    rest = memoryview(data)
+    while rest:
+        got = pipe.recv_into(rest)
+        if not got:
+            raise EOFError
+        rest = rest[got:]
+    return data

@@ -1,0 +1,152 @@
+"""Writers and metadata readers of the four kinds of output: mp4, gif, webp, and a folder of PNGs.
+
+A writer takes `(path, frames, fps, comment)`: where to write (nothing is there yet), uint8 (f, H, W, 3), frames a second,
+and a text that the file keeps. `svdjax.media.video` decides what is written where.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import struct
+from pathlib import Path
+
+import numpy as np
+
+_EXIF_DESCRIPTION = 0x010E  # ImageDescription
+_PNG_KEY = "Comment"  # a keyword that the PNG specification registers
+_PALETTE_SAMPLES = 300_000  # pixels of the clip that choose a gif's palette
+_WEBP_QUALITY = 95  # of 100, lossy
+_BT709 = 1  # primaries and transfer in ITU-T H.273, tables 2 and 3
+_H264_OPTIONS = {"crf": "17", "preset": "slow"}  # visually lossless; 23 is x264's usual
+
+
+def frame_durations(count: int, fps: int, units: int) -> list[int]:
+    """How long each frame shows in `units` a second; the rounded ends add up to count / fps within half a unit."""
+    ends = [round(i * units / fps) for i in range(count + 1)]
+    return [end - start for start, end in itertools.pairwise(ends)]
+
+
+def write_mp4(path: Path, frames: np.ndarray, fps: int, comment: str) -> None:
+    """H.264 at the frames' own size, 8-bit 4:2:0 (sides must be even), BT.709 in limited range and tagged so."""
+    import av
+    from av.video.reformatter import ColorRange, Colorspace
+
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        container.metadata["comment"] = comment
+        stream = container.add_stream("libx264", rate=fps, options=_H264_OPTIONS)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        codec = stream.codec_context
+        codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
+        codec.color_primaries = codec.color_trc = _BT709
+        for i, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
+                format="yuv420p",
+                dst_colorspace=Colorspace.ITU709,  # its default would be BT.601: other greens and reds than the tag says
+                dst_color_range=ColorRange.MPEG,
+            )
+            frame.pts = i
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def read_mp4(path: Path) -> str | None:
+    import av
+
+    with av.open(str(path)) as container:
+        return container.metadata.get("comment")
+
+
+def write_gif(path: Path, frames: np.ndarray, fps: int, comment: str) -> None:
+    """A gif that loops. One palette for the clip, so that still parts don't change colour, with Floyd-Steinberg dither.
+
+    The file is put together here from Pillow's frames, because Pillow's own animations drop a frame that equals the one
+    before it.
+    """
+    from PIL import GifImagePlugin, Image
+
+    height, width = frames.shape[1:3]
+    samples = frames.reshape(-1, 3)[:: max(1, frames.size // (3 * _PALETTE_SAMPLES))]
+    palette = Image.fromarray(samples[None]).quantize(256, Image.Quantize.MEDIANCUT, kmeans=2)
+    colours = bytes(palette.getpalette()).ljust(768, b"\0")
+    with path.open("xb") as file:
+        file.write(b"GIF89a" + struct.pack("<HHBBB", width, height, 0xF7, 0, 0) + colours)  # 0xF7: 256 shared colours
+        file.write(b"\x21\xff\x0bNETSCAPE2.0\x03\x01\0\0\0")  # loop for ever
+        file.write(b"\x21\xfe" + _gif_blocks(comment.encode()))
+        for pixels, duration in zip(frames, frame_durations(len(frames), fps, 100), strict=True):
+            dithered = Image.fromarray(pixels).quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
+            file.writelines(GifImagePlugin.getdata(dithered, duration=10 * duration, include_color_table=False))
+        file.write(b";")
+
+
+def _gif_blocks(data: bytes) -> bytes:
+    """Sub-blocks of at most 255 bytes, and the empty one that ends them."""
+    parts = [data[i : i + 255] for i in range(0, len(data), 255)]
+    return b"".join(bytes([len(part)]) + part for part in parts) + b"\0"
+
+
+def read_gif(path: Path) -> str | None:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        comment = image.info.get("comment")
+    return comment.decode() if comment else None
+
+
+def write_webp(path: Path, frames: np.ndarray, fps: int, comment: str) -> None:
+    """An animated WebP that loops, lossy at quality 95; the text is its EXIF image description.
+
+    Put together here from Pillow's still images (RIFF container of Google's WebP specification), because libwebp's own
+    animations drop a frame that equals the one before it.
+    """
+    from PIL import Image
+
+    height, width = frames.shape[1:3]
+    canvas = _uint24(width - 1) + _uint24(height - 1)
+    chunks = [
+        _riff_chunk(b"VP8X", bytes([0x02 | 0x08, 0, 0, 0]) + canvas),  # flags: animation, EXIF
+        _riff_chunk(b"ANIM", struct.pack("<IH", 0, 0)),  # background colour, loop for ever
+    ]
+    for pixels, duration in zip(frames, frame_durations(len(frames), fps, 1000), strict=True):
+        still = io.BytesIO()
+        Image.fromarray(pixels).save(still, "WEBP", quality=_WEBP_QUALITY, method=4)
+        place = _uint24(0) * 2 + canvas + _uint24(duration) + b"\x02"  # replaces the frame before, no blending
+        chunks.append(_riff_chunk(b"ANMF", place + still.getvalue()[12:]))  # after its own RIFF header
+    exif = Image.Exif()
+    exif[_EXIF_DESCRIPTION] = comment
+    chunks.append(_riff_chunk(b"EXIF", exif.tobytes().removeprefix(b"Exif\0\0")))  # the prefix belongs to JPEG
+    path.write_bytes(_riff_chunk(b"RIFF", b"WEBP" + b"".join(chunks)))
+
+
+def _uint24(value: int) -> bytes:
+    return value.to_bytes(3, "little")
+
+
+def _riff_chunk(name: bytes, data: bytes) -> bytes:
+    return name + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
+
+
+def read_webp(path: Path) -> str | None:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return image.getexif().get(_EXIF_DESCRIPTION)
+
+
+def write_pngs(path: Path, frames: np.ndarray, fps: int, comment: str) -> None:
+    """A new folder `path` with 0000.png, 0001.png, ..., lossless, each with the text as its Comment. `fps` has no place."""
+    from PIL import Image, PngImagePlugin
+
+    info = PngImagePlugin.PngInfo()
+    info.add_text(_PNG_KEY, comment)
+    path.mkdir()
+    for i, pixels in enumerate(frames):
+        Image.fromarray(pixels).save(path / f"{i:04d}.png", pnginfo=info)
+
+
+def read_pngs(path: Path) -> str | None:
+    from PIL import Image
+
+    with Image.open(path / "0000.png") as image:
+        return image.text.get(_PNG_KEY)

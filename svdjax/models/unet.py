@@ -1,0 +1,168 @@
+"""The spatio-temporal UNet of Stable Video Diffusion, with explicit temporal attention maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from flax import nnx
+from jax import Array
+
+from svdjax.config import UNetConfig
+from svdjax.memory.rematerialise import RunBlock, run_plainly
+from svdjax.models.backward import Backward
+from svdjax.models.initialize import Keys
+from svdjax.models.layers import Conv, GroupNorm, TimestepEmbedding, timestep_embedding
+from svdjax.models.transformer import Conditions, Maps
+from svdjax.models.unet_blocks import DownBlock, MidBlock, UpBlock
+
+
+class UNet(nnx.Module):
+    """Predicts v from noisy latents, one image embedding and three time ids (diffusers: UNetSpatioTemporalConditionModel).
+
+    Args of the constructor:
+        config: widths, depths, heads; any number of levels.
+        dtype: compute dtype. Norm statistics, softmax and embeddings of time are never below float32.
+        param_dtype: dtype of the parameters.
+        rngs: for a random initialisation.
+    """
+
+    def __init__(self, config: UNetConfig, *, dtype: Any, param_dtype: Any, rngs: Keys):
+        kw = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        widths = config.block_out_channels
+        temb_dim = 4 * widths[0]
+        self.config = config
+        self.dtype = dtype
+        self.conv_in = Conv(config.in_channels, widths[0], **kw)
+        self.time_embedding = TimestepEmbedding(widths[0], temb_dim, temb_dim, **kw)
+        self.add_embedding = TimestepEmbedding(config.projection_class_embeddings_input_dim, temb_dim, temb_dim, **kw)
+
+        def attention(level: int, kind: str) -> dict[str, int] | None:
+            if not kind.startswith("CrossAttn"):
+                return None
+            return {
+                "heads": config.num_attention_heads[level],
+                "layers": config.transformer_layers_per_block[level],
+                "context_dim": config.cross_attention_dim[level],
+            }
+
+        last = len(widths) - 1
+        down, skip_channels = [], [widths[0]]
+        for i, width in enumerate(widths):
+            layers = config.layers_per_block[i]
+            down.append(
+                DownBlock(
+                    widths[max(i - 1, 0)],
+                    width,
+                    layers,
+                    temb_dim,
+                    attention(i, config.down_block_types[i]),
+                    downsample=i < last,
+                    path=f"down_blocks.{i}",
+                    **kw,
+                )
+            )
+            skip_channels += [width] * (layers + (i < last))
+        self.down_blocks = nnx.List(down)
+        self.mid_block = MidBlock(widths[-1], temb_dim, attention(last, "CrossAttn"), path="mid_block", **kw)
+        up = []
+        for i, level in enumerate(reversed(range(len(widths)))):
+            layers = config.layers_per_block[level] + 1
+            up.append(
+                UpBlock(
+                    widths[min(level + 1, last)],
+                    widths[level],
+                    [skip_channels.pop() for _ in range(layers)],
+                    temb_dim,
+                    attention(level, config.up_block_types[i]),
+                    upsample=level > 0,
+                    path=f"up_blocks.{i}",
+                    **kw,
+                )
+            )
+        self.up_blocks = nnx.List(up)
+        self.conv_norm_out = GroupNorm(widths[0], 1e-5, **kw)
+        self.conv_out = Conv(widths[0], config.out_channels, **kw)
+
+    def __call__(
+        self,
+        sample: Array,
+        c_noise: Array,
+        image_embeds: Array,
+        added_time_ids: Array,
+        *,
+        attn_maps: Mapping[str, Array] | None = None,
+        backward: Backward | None = None,
+        return_attn_maps: bool = False,
+        run_block: RunBlock = run_plainly,
+    ) -> Array | tuple[Array, Maps]:
+        """One prediction for a batch of clips.
+
+        Args:
+            sample: (b, f, h, w, c_in), scaled noisy latents and image latents along the channels.
+            c_noise: (b,), 0.25 ln sigma.
+            image_embeds: (b, 1, c), CLIP image embeddings; zeros for the unconditional prediction.
+            added_time_ids: (b, 3): fps - 1, motion bucket id, noise augmentation strength.
+            attn_maps: temporal self-attention maps to use instead of the layers' own: path of the layer, such as
+                `mid_block.attentions.0.temporal_transformer_blocks.0.attn1`, to (b*h*w, n, f, f) at that level's h, w.
+                Layers that it doesn't name use their own.
+            backward: if given, the batch is [forward; backward], half and half: the second half, in reversed time, has
+                the temporal tensors of `backward` and uses the first half's maps, rotated, where `backward` says so.
+            return_attn_maps: also return the maps, by path; with `backward` those of the forward half.
+            run_block: how resnets, transformers and the layers between levels are run, for training:
+                `rematerialise.run_rematerialised` keeps no activations within them.
+
+        Returns:
+            (b, f, h, w, c_out) in the compute dtype, or a pair of that and the maps.
+
+        Raises:
+            ValueError: a size that the levels can't halve, more than one token, an unknown path in `attn_maps`, maps of
+                another shape, or both `attn_maps` and `backward`.
+        """
+        self._check(sample, image_embeds, attn_maps, backward)
+        temb = self.time_embedding(timestep_embedding(c_noise, self.config.block_out_channels[0]).astype(self.dtype))
+        # one sinusoid for each of the three ids, side by side
+        ids = timestep_embedding(added_time_ids, self.config.addition_time_embed_dim).reshape(sample.shape[0], -1)
+        temb = temb + self.add_embedding(ids.astype(self.dtype))
+        cond = Conditions(
+            jax.nn.silu(temb), image_embeds.astype(self.dtype), attn_maps or {}, backward, return_attn_maps, run_block
+        )
+
+        x = self.conv_in(sample.astype(self.dtype))
+        skips, maps = [x], {}
+        for down in self.down_blocks:
+            x, level_skips, level_maps = down(x, cond)
+            skips += level_skips
+            maps |= level_maps
+        x, level_maps = self.mid_block(x, cond)
+        maps |= level_maps
+        for up in self.up_blocks:
+            x, level_maps = up(x, [skips.pop() for _ in up.resnets], cond)
+            maps |= level_maps
+        x = self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
+        return (x, maps) if return_attn_maps else x
+
+    def temporal_attention_paths(self) -> list[str]:
+        """Paths of the temporal self-attentions, the keys of `attn_maps`, in the order they run."""
+        blocks = [*self.down_blocks, self.mid_block, *self.up_blocks]
+        transformers = [t for block in blocks if block.attentions is not None for t in block.attentions]
+        return [layer.attn1.path for t in transformers for layer in t.temporal_transformer_blocks]
+
+    def _check(
+        self, sample: Array, image_embeds: Array, attn_maps: Mapping[str, Array] | None, backward: Backward | None
+    ) -> None:
+        b, _, h, w, c = sample.shape
+        if c != self.config.in_channels:
+            raise ValueError(f"sample has {c} channels, expected {self.config.in_channels}")
+        if h % self.config.down_factor or w % self.config.down_factor:
+            raise ValueError(
+                f"latents of {h}x{w}: expected multiples of {self.config.down_factor}, to be halved at every level"
+            )
+        if image_embeds.shape[:2] != (b, 1):
+            raise ValueError(f"image_embeds has shape {image_embeds.shape}, expected ({b}, 1, ...): one token a clip")
+        if backward is not None and (attn_maps or b % 2):
+            raise ValueError("a lock-step call takes a batch of two equal halves and no attn_maps")
+        unknown = set(attn_maps or ()) - set(self.temporal_attention_paths())
+        if unknown:
+            raise ValueError(f"attn_maps names {sorted(unknown)[0]!r}, which is not a temporal self-attention of this UNet")

@@ -1,0 +1,111 @@
+"""The levels of the UNet: down, middle, up. Module names and epsilons are those of diffusers' unet_3d_blocks.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from svdjax.models.resnet import Downsample, SpatioTemporalResBlock, Upsample
+from svdjax.models.transformer import Conditions, Maps, TransformerSpatioTemporal
+
+
+def _attentions(channels: list[int], attention: dict[str, int] | None, path: str, kw: dict[str, Any]) -> nnx.List | None:
+    if attention is None:
+        return None
+    paths = [f"{path}.attentions.{i}" for i in range(len(channels))]
+    return nnx.List([TransformerSpatioTemporal(c, **attention, path=p, **kw) for c, p in zip(channels, paths, strict=True)])
+
+
+class DownBlock(nnx.Module):
+    """Resnets, each followed by a transformer where the level has attention; then half the size.
+
+    Args of the constructor:
+        attention: `heads`, `layers` and `context_dim` of the transformers, or None for a level without attention.
+        path: the module's path in the UNet.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        layers: int,
+        temb_dim: int,
+        attention: dict[str, int] | None,
+        downsample: bool,
+        path: str,
+        **kw: Any,
+    ):
+        inputs = [in_channels] + [out_channels] * (layers - 1)
+        eps = 1e-5 if attention is None else 1e-6
+        self.resnets = nnx.List([SpatioTemporalResBlock(c, out_channels, temb_dim, eps, **kw) for c in inputs])
+        self.attentions = _attentions([out_channels] * layers, attention, path, kw)
+        self.downsamplers = nnx.List([Downsample(out_channels, **kw)]) if downsample else None
+
+    def __call__(self, x: Array, cond: Conditions) -> tuple[Array, list[Array], Maps]:
+        """(b, f, h, w, c) -> the level's output, the skip connections it leaves, its temporal maps."""
+        skips, maps = [], {}
+        for i, resnet in enumerate(self.resnets):
+            x = cond.run(resnet, x, cond.temb)
+            if self.attentions is not None:
+                x, layer_maps = cond.run(self.attentions[i], x, cond)
+                maps |= layer_maps
+            skips.append(x)
+        if self.downsamplers is not None:
+            x = cond.run(self.downsamplers[0], x)
+            skips.append(x)
+        return x, skips, maps
+
+
+class MidBlock(nnx.Module):
+    """Resnet, transformer, resnet at the lowest resolution."""
+
+    def __init__(self, channels: int, temb_dim: int, attention: dict[str, int], path: str, **kw: Any):
+        self.resnets = nnx.List([SpatioTemporalResBlock(channels, channels, temb_dim, 1e-5, **kw) for _ in range(2)])
+        self.attentions = _attentions([channels], attention, path, kw)
+
+    def __call__(self, x: Array, cond: Conditions) -> tuple[Array, Maps]:
+        """(b, f, h, w, c) -> (b, f, h, w, c) and its temporal maps."""
+        x = cond.run(self.resnets[0], x, cond.temb)
+        x, maps = cond.run(self.attentions[0], x, cond)
+        return cond.run(self.resnets[1], x, cond.temb), maps
+
+
+class UpBlock(nnx.Module):
+    """Resnets on the concatenation with a skip connection, each followed by a transformer where the level has attention.
+
+    Args of the constructor: as of `DownBlock`; `skip_channels` are the widths of the skips in the order they are used.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        skip_channels: list[int],
+        temb_dim: int,
+        attention: dict[str, int] | None,
+        upsample: bool,
+        path: str,
+        **kw: Any,
+    ):
+        inputs = [in_channels] + [out_channels] * (len(skip_channels) - 1)
+        self.resnets = nnx.List(
+            [
+                SpatioTemporalResBlock(c + skip, out_channels, temb_dim, 1e-6, **kw)
+                for c, skip in zip(inputs, skip_channels, strict=True)
+            ]
+        )
+        self.attentions = _attentions([out_channels] * len(inputs), attention, path, kw)
+        self.upsamplers = nnx.List([Upsample(out_channels, **kw)]) if upsample else None
+
+    def __call__(self, x: Array, skips: list[Array], cond: Conditions) -> tuple[Array, Maps]:
+        """(b, f, h, w, c) and the level's skips, last one first -> the level's output and its temporal maps."""
+        maps: Maps = {}
+        for i, (resnet, skip) in enumerate(zip(self.resnets, skips, strict=True)):
+            x = cond.run(resnet, jnp.concatenate([x, skip], axis=-1), cond.temb)
+            if self.attentions is not None:
+                x, layer_maps = cond.run(self.attentions[i], x, cond)
+                maps |= layer_maps
+        return (x if self.upsamplers is None else cond.run(self.upsamplers[0], x)), maps

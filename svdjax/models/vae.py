@@ -1,0 +1,83 @@
+"""The VAE of Stable Video Diffusion: images to latents, latents of a clip to its frames."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from svdjax.config import VAEConfig
+from svdjax.memory.blocking import BLOCK_BYTES, map_blocks, stats_dtype
+from svdjax.models.layers import Conv
+from svdjax.models.vae_decoder import TemporalDecoder
+from svdjax.models.vae_encoder import Encoder
+
+
+class VAE(nnx.Module):
+    """diffusers' `AutoencoderKLTemporalDecoder`, channels last.
+
+    Args of the constructor:
+        config: widths, highest resolution first, and layers a level.
+        dtype: of the computation. `config.force_upcast` says that the weights were trained for float32 only; whether to
+            follow it is the caller's choice. Norm statistics, softmax and what the methods return are never below float32.
+        param_dtype, rngs: of the parameters.
+    """
+
+    def __init__(self, config: VAEConfig, *, dtype: Any, param_dtype: Any, rngs: nnx.Rngs):
+        kw = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        self.config = config
+        self.encoder = Encoder(config, **kw)
+        self.quant_conv = Conv(2 * config.latent_channels, 2 * config.latent_channels, 1, **kw)
+        self.decoder = TemporalDecoder(config, **kw)
+
+    def encode(self, images: Array, block_bytes: int = BLOCK_BYTES) -> tuple[Array, Array]:
+        """Mean and log variance of the latents of each image, not multiplied by the scaling factor.
+
+        Args:
+            images: (b, H, W, 3) in [-1, 1]; H and W multiples of `config.down_factor`.
+            block_bytes: images are encoded in groups whose widest activation stays within this.
+
+        Returns:
+            mean (which is also the mode) and logvar, clamped to [-30, 20] as diffusers' `DiagonalGaussianDistribution`
+            does: (b, h, w, 4) each.
+        """
+        dtype = stats_dtype(images.dtype)
+        bytes_per_image = images[0].size // 3 * self.config.block_out_channels[0] * dtype.itemsize
+        moments = map_blocks(lambda x: self.quant_conv(self.encoder(x)), images, bytes_per_image, block_bytes)
+        mean, logvar = jnp.split(moments.astype(dtype), 2, axis=-1)
+        return mean, jnp.clip(logvar, -30.0, 20.0)
+
+    def decode(self, latents: Array, block_bytes: int = BLOCK_BYTES) -> Array:
+        """All frames of each clip together, exactly, in bounded memory (`vae_decoder`).
+
+        Args:
+            latents: (b, f, h, w, 4), already divided by the scaling factor.
+            block_bytes: about the size of the largest intermediate beside the frame buffer. It divides the work without
+                changing the result, beyond rounding.
+
+        Returns:
+            frames (b, f, H, W, 3), nominally in [-1, 1], not clipped.
+        """
+        dtype = stats_dtype(latents.dtype)
+        pixels = latents[0, ..., 0].size * self.config.down_factor**2
+        bytes_per_clip = pixels * self.config.block_out_channels[0] * dtype.itemsize
+        return map_blocks(lambda z: self.decoder(z, block_bytes), latents, bytes_per_clip, block_bytes)
+
+    def decode_chunked(self, latents: Array, chunk: int, block_bytes: int = BLOCK_BYTES) -> Array:
+        """`decode` of each group of `chunk` consecutive frames as if it were a clip of its own; the last may be shorter.
+
+        This is diffusers' `decode_latents` with `decode_chunk_size`. It changes the picture: norm statistics and temporal
+        convolutions then end at the borders of a group. Prefer `decode`, whose memory is bounded too.
+        """
+        b, f, *latent = latents.shape
+        whole = f - f % chunk
+
+        def groups(latents: Array, size: int) -> Array:
+            frames = self.decode(latents.reshape(-1, size, *latent), block_bytes)
+            return frames.reshape(b, -1, *frames.shape[2:])
+
+        parts = [groups(latents[:, :whole], chunk)] if whole else []
+        parts += [groups(latents[:, whole:], f - whole)] if whole < f else []
+        return jnp.concatenate(parts, axis=1)

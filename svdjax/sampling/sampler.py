@@ -1,0 +1,204 @@
+"""The dual-directional sampler: Algorithm 2 of Generative Inbetweening, as one jitted scan."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from svdjax.config import EDMConfig
+from svdjax.memory.blocking import stats_dtype
+from svdjax.models.backward import Backward
+from svdjax.models.unet import UNet
+from svdjax.sampling import edm
+from svdjax.sampling.draws import Draws
+from svdjax.sampling.settings import Settings
+
+Progress = Callable[[int, int], None]  # UNet evaluations done, and in all
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Conditioning:
+    """What the two directions are conditioned on; `d` is 2, or 1 for the forward direction alone (SVD's image to video).
+
+    Attributes:
+        image_embeds: CLIP embeddings of the keyframes, (d, b, 1, c).
+        image_latents: VAE latents of the noised keyframes, not scaled, (d, b, h, w, c).
+        added_time_ids: fps - 1, motion bucket id, noise augmentation strength, (b, 3).
+    """
+
+    image_embeds: Array
+    image_latents: Array
+    added_time_ids: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Guide:
+    """How predictions are combined.
+
+    Attributes:
+        scale: guidance for each frame in a direction's own time order, (f,); None is the conditional prediction alone.
+        weight: share of the forward direction for each frame, in forward time, (f,).
+    """
+
+    scale: Array | None
+    weight: Array
+
+
+def reverse_time(x: Array) -> Array:
+    """(..., f, h, w, c) with its frames in reverse order."""
+    return jnp.flip(x, -4)
+
+
+def predict_v(
+    unet: UNet, backward: Backward | None, latents: Array, sigma: Array, conditioning: Conditioning, guide: Guide
+) -> Array:
+    """The fused, guided v-prediction of both directions, from one UNet call.
+
+    Args:
+        unet: the forward UNet.
+        backward: the backward half; None where `conditioning` has one direction.
+        latents: (b, f, h, w, c) at noise level `sigma`.
+        sigma: scalar.
+        conditioning: of d directions.
+        guide: guidance scales and fusion weights.
+
+    Returns:
+        (b, f, h, w, c) in forward time, at least float32.
+    """
+    directions, b = conditioning.image_embeds.shape[:2]
+    noisy = latents * edm.c_in(sigma)
+    noisy = jnp.stack([noisy, reverse_time(noisy)][:directions])
+    image = jnp.broadcast_to(conditioning.image_latents[:, :, None], noisy.shape).astype(noisy.dtype)
+    embeds = conditioning.image_embeds
+
+    # (d, g, b, ...): g is (unconditional, conditional), or the conditional prediction alone
+    if guide.scale is None:
+        noisy, image, embeds = noisy[:, None], image[:, None], embeds[:, None]
+    else:
+        noisy = jnp.stack([noisy, noisy], 1)
+        image = jnp.stack([jnp.zeros_like(image), image], 1)
+        embeds = jnp.stack([jnp.zeros_like(embeds), embeds], 1)
+    sample = jnp.concatenate([noisy, image], -1)
+    lead = sample.shape[:3]
+    n = lead[0] * lead[1] * b
+
+    v = unet(
+        sample.reshape(n, *sample.shape[3:]),
+        jnp.broadcast_to(edm.c_noise(sigma), n),
+        embeds.reshape(n, *embeds.shape[3:]),
+        jnp.broadcast_to(conditioning.added_time_ids, (*lead[:2], b, 3)).reshape(n, 3),
+        backward=backward,
+    )
+    v = v.astype(latents.dtype).reshape(*lead, *v.shape[1:])
+    # one factor a frame, against (..., f, h, w, c)
+    scale, weight = (None if x is None else x.astype(v.dtype)[:, None, None, None] for x in (guide.scale, guide.weight))
+    v = v[:, 0] if scale is None else v[:, 0] + scale * (v[:, 1] - v[:, 0])
+    if directions == 1:
+        return v[0]
+    return weight * v[0] + (1 - weight) * reverse_time(v[1])
+
+
+@functools.partial(jax.jit, static_argnames=("renoises", "trajectory"), donate_argnames=("latents",))
+def _scan(
+    unet: UNet,
+    backward: Backward | None,
+    latents: Array,
+    evaluations: dict[str, Array],
+    conditioning: Conditioning,
+    guide: Guide,
+    draws: Draws,
+    renoises: bool,
+    trajectory: bool,
+) -> tuple[Array, Array | None]:
+    """All of `evaluations` in turn: renoise if a step is redone, predict, Euler step. The latents, and those after each."""
+
+    def evaluate(latents: Array, at: dict[str, Array]) -> tuple[Array, Array | None]:
+        if renoises:
+            latents = latents + at["renoise"] * draws.recurrence_noise(at["noise"]).astype(latents.dtype)
+        v = predict_v(unet, backward, latents, at["sigma"], conditioning, guide)
+        denoised = edm.denoise(latents, v, at["sigma"])
+        latents = edm.euler_step(latents, denoised, at["sigma"], at["sigma_next"])
+        return latents, latents if trajectory else None
+
+    return lax.scan(evaluate, latents, evaluations)
+
+
+def _replicated_like(unet: UNet) -> jax.sharding.Sharding:
+    """A copy on every device that holds the UNet."""
+    sharding = jax.tree.leaves(unet)[0].sharding
+    mesh = getattr(sharding, "mesh", None)
+    return sharding if mesh is None else jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+
+def sample(
+    unet: UNet,
+    conditioning: Conditioning,
+    settings: Settings,
+    draws: Draws,
+    *,
+    scheduler: EDMConfig,
+    backward: Backward | None = None,
+    progress: Progress | None = None,
+    segments: int = 1,
+    trajectory: bool = False,
+) -> Array | tuple[Array, Array]:
+    """Latents of the clips between pairs of keyframes.
+
+    Latents and sigmas are float32 (float64 for a float64 UNet); the UNet computes in its own dtype.
+
+    Args:
+        unet: the forward UNet.
+        conditioning: of b pairs.
+        settings: frames, steps, guidance, fusion, recurrence.
+        draws: the initial and recurrence noise.
+        scheduler: the noise levels' range.
+        backward: the backward half; left out where `conditioning` has one direction.
+        progress: called with the UNet evaluations done so far and in all.
+        segments: how many calls of the jitted scan the run is divided into, at most. One is a single scan. `progress` is
+            called after each: the host is told between compiled calls and not from within, because a compiled program
+            that calls back to Python is never written to JAX's persistent compilation cache, and a UNet takes minutes
+            to compile.
+        trajectory: also return the latents after every evaluation.
+
+    Returns:
+        (b, f, h, w, c), before the division by the VAE's scaling factor; with `trajectory` a pair of that and
+        (n, b, f, h, w, c).
+
+    Raises:
+        FloatingPointError: the latents are no longer finite; the message says after which evaluation.
+    """
+    plan = settings.schedule(scheduler)
+    dtype = stats_dtype(unet.dtype)
+    evaluations = {
+        "sigma": jnp.asarray(plan.sigma, dtype),
+        "sigma_next": jnp.asarray(plan.sigma_next, dtype),
+        "renoise": jnp.asarray(plan.renoise, dtype),
+        "noise": jnp.asarray(np.cumsum(plan.renoise > 0) - 1, jnp.int32),
+    }
+    scale = settings.guidance_scale()
+    guide = Guide(None if (scale == 1).all() else jnp.asarray(scale, dtype), jnp.asarray(settings.forward_weight(), dtype))
+    # placed like what the scan returns: an array of another placement would have it compiled a second time
+    latents = jax.device_put(draws.initial.astype(dtype) * math.sqrt(scheduler.sigma_max**2 + 1), _replicated_like(unet))
+    # equal segments, so that one compilation serves them all
+    length = min(n for n in range(1, len(plan) + 1) if len(plan) % n == 0 and n * segments >= len(plan))
+    steps = []
+    for start in range(0, len(plan), length):
+        part = {name: values[start : start + length] for name, values in evaluations.items()}
+        latents, after = _scan(
+            unet, backward, latents, part, conditioning, guide, draws, renoises=plan.recurrences > 0, trajectory=trajectory
+        )
+        steps.append(after)
+        if not jnp.isfinite(latents).all():
+            raise FloatingPointError(f"latents are not finite after evaluation {start + length} of {len(plan)}")
+        if progress is not None:
+            progress(start + length, len(plan))
+    return (latents, jnp.concatenate(steps)) if trajectory else latents

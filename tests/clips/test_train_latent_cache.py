@@ -1,0 +1,225 @@
+"""The latent cache: exactly what encoding each clip would give, built once, resumable, never half there."""
+
+import itertools
+import resource
+import signal
+import time
+
+import numpy as np
+import pytest
+import videos
+
+from svdjax.data.clip_order import Order
+from svdjax.data.scan import scan
+from svdjax.data.sources import Clip, DataSettings
+from svdjax.errors import InputError
+from train.batches.latent_cache import ARRAYS, LatentCache
+from train.batches.loader import CachedLoader, Loader
+
+SIZE = videos.SIZE
+CHUNK = 4
+
+
+class Encoder:
+    """Stands for VAE and CLIP: what it makes of a frame tells the frame, and it counts its calls."""
+
+    def __init__(self):
+        self.frames = 0
+        self.calls = 0
+
+    def __call__(self, frames):
+        assert frames.dtype == np.uint8
+        assert frames.shape == (CHUNK, SIZE[1], SIZE[0], 3)
+        self.calls += 1
+        x = frames.astype(np.float32) / 255
+        mean = x[:, ::8, ::8]
+        return mean, -mean, x.mean((1, 2))[:, None]
+
+
+def settings(folder, **changes):
+    return DataSettings(**{"folder": folder, "num_frames": 4, "size": SIZE, "stride": 2, **changes})
+
+
+@pytest.fixture
+def data(tmp_path):
+    folder = tmp_path / "data"
+    videos.write_video(folder / "a.mp4", videos.coded_frames(11))
+    videos.write_frames(folder / "b", videos.coded_frames(9))
+    videos.write_frames(folder / "c", videos.coded_frames(8))
+    return folder
+
+
+@pytest.fixture
+def sources(data):
+    return scan(settings(data)).usable
+
+
+def build(cache, sources, **changes):
+    encode = Encoder()
+    return cache.build(sources, encode, **{"chunk": CHUNK, **changes}), encode.calls
+
+
+def test_batches_equal_those_encoded_from_clips(data, sources, tmp_path):
+    cache = LatentCache(tmp_path / "cache", settings(data), "key")
+    # 11, 9 and 8 frames by 4 are 3, 3 and 2 calls, and one measures the shapes
+    assert build(cache, sources) == (3, 9)
+    order = Order(sources, settings(data), 3)
+    rows = [0, 2]
+    with Loader(order, 3, rows, 4, workers=0) as plain, CachedLoader(cache, order, 3, rows, 4) as cached:
+        for ours, expected in itertools.islice(zip(cached, plain, strict=True), 8):
+            assert (ours.step, ours.names) == (expected.step, expected.names)
+            clips = expected.arrays["clips"]
+            encoded = [Encoder()(clip) for clip in clips]
+            arrays = dict(ours.arrays)
+            assert sorted(arrays) == ["image_embeds", "keyframes", "logvar", "mean"]
+            np.testing.assert_array_equal(arrays["keyframes"], clips[:, [0, -1]])
+            np.testing.assert_array_equal(arrays["mean"], [mean for mean, _, _ in encoded])
+            np.testing.assert_array_equal(arrays["logvar"], [logvar for _, logvar, _ in encoded])
+            np.testing.assert_array_equal(arrays["image_embeds"], [embeds[[0, -1]] for _, _, embeds in encoded])
+            assert arrays["keyframes"].dtype == np.uint8
+            assert arrays["image_embeds"].shape == (2, 2, 1, 3)
+            assert all(arrays[name].dtype == np.float32 for name in ("mean", "logvar", "image_embeds"))
+
+
+def test_built_once(data, sources, tmp_path):
+    cache = LatentCache(tmp_path / "cache", settings(data), "key")
+    build(cache, sources)
+    assert build(cache, sources) == (0, 0)
+    assert build(LatentCache(tmp_path / "cache", settings(data, num_frames=2, stride=1), "key"), sources) == (0, 0)
+
+
+def test_anything_that_matters_makes_another_entry(data, sources, tmp_path):
+    base = LatentCache(tmp_path / "cache", settings(data), "key").place(sources[0])
+    others = [
+        LatentCache(tmp_path / "cache", settings(data, size=(24, 32)), "key").place(sources[0]),
+        LatentCache(tmp_path / "cache", settings(data, fit="pad"), "key").place(sources[0]),
+        LatentCache(tmp_path / "cache", settings(data), "other").place(sources[0]),
+        LatentCache(tmp_path / "cache", settings(data), "key").place(sources[1]),
+    ]
+    videos.write_video(data / "a.mp4", 255 - videos.coded_frames(11))
+    others.append(LatentCache(tmp_path / "cache", settings(data), "key").place(scan(settings(data)).usable[0]))
+    assert len({base, *others}) == 6
+
+
+def test_each_process_builds_its_share(data, sources, tmp_path):
+    cache = LatentCache(tmp_path / "cache", settings(data), "key")
+    assert build(cache, sources, share=(1, 2))[0] == 1
+    assert [cache.is_complete(s) for s in sources] == [False, True, False]
+    assert build(cache, sources, share=(0, 2))[0] == 2
+    assert all(map(cache.is_complete, sources))
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_damaged_entries_are_built_again(data, sources, tmp_path, name):
+    cache = LatentCache(tmp_path / "cache", settings(data), "key")
+    build(cache, sources)
+    file = cache.place(sources[1]) / f"{name}.npy"
+    whole = file.read_bytes()
+    for damage in (lambda: file.write_bytes(whole[:-1]), lambda: file.write_bytes(b""), file.unlink):
+        damage()
+        assert not cache.is_complete(sources[1])
+        with pytest.raises(InputError, match="not a complete part of the latent cache"):
+            cache.read(Clip(sources[1], 2, 4, 2))
+        assert build(cache, sources)[0] == 1
+        assert file.read_bytes() == whole
+
+
+def test_a_step_is_named_when_its_source_is_not_there(data, sources, tmp_path):
+    cache = LatentCache(tmp_path / "cache", settings(data), "key")
+    order = Order(sources, settings(data), 0)
+    with CachedLoader(cache, order, 1, [0], 6) as batches, pytest.raises(InputError, match=r"^step 6, \S+ frames .*: /.*cache"):
+        next(batches)
+
+
+def test_errors_and_interrupts_leave_nothing_half_written(data, sources, tmp_path):
+    cache = LatentCache(tmp_path / "cache", settings(data), "key")
+
+    def breaks(error, after):
+        encode, calls = Encoder(), itertools.count()
+
+        def with_error(frames):
+            if next(calls) >= after:
+                raise error
+            return encode(frames)
+
+        return with_error
+
+    # The shapes, all of a, the first part of b; then the shapes and again the first part of b.
+    for error, after in ((KeyboardInterrupt(), 5), (ZeroDivisionError(), 2)):
+        with pytest.raises(type(error)):
+            cache.build(sources, breaks(error, after), chunk=CHUNK)
+        assert [cache.is_complete(s) for s in sources] == [True, False, False]
+        assert [path.name for path in cache.folder.iterdir()] == [cache.place(sources[0]).name]
+    assert build(cache, sources) == (2, 6)
+
+
+def test_encodings_that_are_not_finite(data, sources, tmp_path):
+    cache = LatentCache(tmp_path / "cache", settings(data), "key")
+
+    def encode(frames):
+        mean, logvar, embeds = Encoder()(frames)
+        return mean, np.where(frames.any(), np.inf, 0) + logvar, embeds
+
+    with pytest.raises(InputError, match=r"a.mp4: its encoding \(logvar\) isn't finite; nothing was cached for it"):
+        cache.build(sources, encode, chunk=CHUNK)
+    assert not list(cache.folder.iterdir())
+
+
+def test_a_disk_that_is_too_small(data, sources, tmp_path, monkeypatch):
+    """Per frame 32x24x3 bytes of pixels, two times 4x3x3 and once 3 floats: 2604; 28 frames: 72912 bytes."""
+    cache = LatentCache(tmp_path / "cache", settings(data), "key")
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 72911}))
+    with pytest.raises(InputError, match=r"cache: .* GiB are needed there"):
+        build(cache, sources)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 72912}))
+    assert build(cache, sources)[0] == 3
+
+
+def test_a_disk_that_fills_up_meanwhile(data, sources, tmp_path):
+    """A limit on the size of files, below that of the second source's frames (9 * 32 * 24 * 3), does the same."""
+    cache = LatentCache(tmp_path / "cache", settings(data), "key")
+    build(cache, sources[:1])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16384, before[1]))
+    try:
+        with pytest.raises(InputError, match=r"cache: the latent cache can't be written \(File too large\)"):
+            build(cache, sources)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in cache.folder.iterdir()] == [cache.place(sources[0]).name]
+    assert build(cache, sources)[0] == 2
+
+
+def test_a_place_that_cannot_be(data, tmp_path):
+    (tmp_path / "file").write_text("?")
+    with pytest.raises(InputError, match="file: no latent cache can be made there"):
+        LatentCache(tmp_path / "file", settings(data), "key")
+
+
+KILLED = """
+import sys, time, test_train_latent_cache as t
+from pathlib import Path
+folder, cache = map(Path, sys.argv[1:])
+encode, calls = t.Encoder(), []
+def slow(frames):
+    calls.append(1)
+    if len(calls) > 5:
+        print("now", flush=True)
+        time.sleep(60)
+    return encode(frames)
+found = t.scan(t.settings(folder)).usable
+t.LatentCache(cache, t.settings(folder), "key").build(found, slow, chunk=t.CHUNK)
+"""
+
+
+def test_a_killed_build_goes_on(data, sources, tmp_path):
+    cache = LatentCache(tmp_path / "cache", settings(data), "key")
+    process = videos.run_python(KILLED, data, cache.folder)
+    assert process.stdout.readline() == "now\n"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    time.sleep(0.1)
+    assert len(list(cache.folder.iterdir())) == 2  # one whole, one half
+    assert [cache.is_complete(s) for s in sources] == [True, False, False]
+    assert build(cache, sources) == (2, 6)
+    assert len(list(cache.folder.iterdir())) == 3

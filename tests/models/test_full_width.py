@@ -1,0 +1,55 @@
+"""SVD-XT's real widths, 1.5 billion parameters in float32: heavy (pytest -m heavy tests/models/test_full_width.py)."""
+
+from __future__ import annotations
+
+import goldens
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sample.benchmarking import host_memory
+from svdjax import pipeline
+from svdjax.config import SVDConfig, UNetConfig
+from svdjax.models import svd
+from svdjax.models.overlay import VALUES, expected_names
+from svdjax.models.unet import UNet
+
+pytestmark = pytest.mark.heavy
+SEED = 7
+
+
+@pytest.fixture(scope="module")
+def unet():
+    return goldens.drawn(UNet, UNetConfig(), jnp.float32, seed=SEED)
+
+
+@pytest.mark.parametrize("shape", ["1x2x8x16", "1x14x8x16", "1x14x16x24"])
+def test_full_width_golden(unet, shape):
+    """rel-L2 of 1e-4 as everywhere: depth and width add rounding, 5e-6 was measured."""
+    b, f, h, w = map(int, shape.split("x"))
+    sample = goldens.channels_last(goldens.draw(f"in:sample:{shape}", (b, f, 8, h, w), SEED))
+    embeds = goldens.draw(f"in:ehs:{b}", (b, 1, 1024), SEED)
+    ids = np.asarray([[6, 127, 0.02]], np.float32)
+    out = jax.jit(lambda unet, *args: unet(*args))(unet, sample, jnp.full(b, 0.7311), embeds, ids)
+    recorded = goldens.channels_last(np.load(goldens.DATA.parent / "full_width.npz")[f"{shape}/out"])
+    distance = goldens.relative(out, recorded)
+    print(f"{shape}: rel-L2 {distance:.1e}")
+    assert distance < 1e-4
+
+
+def test_interpolation_at_full_width(unet):
+    """Photographs to frames through all three networks at SVD-XT's widths: 14 frames of 192x128, 2 steps, recurrence."""
+    config = SVDConfig()
+    networks = {
+        name: goldens.drawn(cls, getattr(config, name), jnp.float32) for name, cls in svd.NETWORKS.items() if name != "unet"
+    }
+    tensors = svd.leaves(unet)
+    backward = {name: tensors[name] * 1.01 for name in expected_names(tensors, VALUES)}
+    assert sum(x.size for n, x in backward.items() if n.endswith("kernel")) == 24_780_800
+    model = svd.SVD(config, unet, **networks, backward=backward)
+    first, last = (np.random.default_rng(i).integers(0, 256, (128, 192, 3), np.uint8) for i in range(2))
+    frames = pipeline.interpolate(model, first, last, num_frames=14, steps=2, recurrence=1)
+    assert frames.shape == (14, 128, 192, 3)
+    assert frames.std() > 1
+    print(f"peak memory {host_memory.peak() / 2**30:.1f} GiB")

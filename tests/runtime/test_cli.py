@@ -1,0 +1,49 @@
+"""Commands end in a status and at most one line."""
+
+import pytest
+
+from svdjax.errors import InputError
+from svdjax.runtime import cli
+
+
+def parse(argv):
+    parser = cli.Parser(prog="thing")
+    parser.add_argument("--count", type=int, default=1)
+    count = parser.parse_args(argv).count
+    if count == 0:
+        raise InputError("nothing\nto do")
+    if count < 0:
+        raise KeyboardInterrupt
+    if count > 9:
+        raise RuntimeError("a mistake of ours")
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "line"),
+    [
+        ([], 0, ""),
+        (["--count", "0"], 2, "error: nothing to do\n"),
+        (["--count", "x"], 2, "error: argument --count: invalid int value: 'x' (--help lists the options)\n"),
+        (["--cou", "3"], 2, "error: unrecognized arguments: --cou 3 (--help lists the options)\n"),
+        (["--count", "-1"], 130, "interrupted\n"),
+    ],
+)
+def test_status_and_line(capsys, argv, status, line):
+    assert cli.run(parse, argv) == status
+    assert capsys.readouterr() == ("", line)
+
+
+def test_our_own_mistakes_are_not_hidden():
+    with pytest.raises(RuntimeError):
+        cli.run(parse, ["--count", "10"])
+
+
+def test_leave(monkeypatch):
+    """Ctrl-C ends the process without waiting for its threads; everything else as usual."""
+    at_once = []
+    monkeypatch.setattr("os._exit", at_once.append)
+    for status in (0, 2, 130):
+        with pytest.raises(SystemExit) as stop:
+            cli.leave(status)
+        assert stop.value.code == status
+    assert at_once == [130]

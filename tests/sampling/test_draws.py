@@ -1,0 +1,91 @@
+"""Random draws: one seed makes them all, a pair's don't depend on its batch, and a file can replace them."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from svdjax.errors import InputError
+from svdjax.sampling.draws import draw, load_draws
+
+IMAGE, LATENT = (16, 24, 3), (3, 2, 3, 4)
+
+
+def test_the_same_seed_gives_the_same_draws():
+    a, b, other = (draw([seed], IMAGE, LATENT) for seed in (5, 5, 6))
+    np.testing.assert_array_equal(a.initial, b.initial)
+    np.testing.assert_array_equal(a.recurrence_noise(2), b.recurrence_noise(2))
+    assert not np.array_equal(a.initial, other.initial)
+    assert not np.array_equal(a.recurrence_noise(2), other.recurrence_noise(2))
+
+
+def test_a_pair_has_its_own_draws_whatever_its_batch():
+    both, second = draw([1, 2], IMAGE, LATENT), draw([2], IMAGE, LATENT)
+    np.testing.assert_array_equal(both.augmentation[1], second.augmentation[0])
+    np.testing.assert_array_equal(both.initial[1], second.initial[0])
+    np.testing.assert_array_equal(both.recurrence_noise(3)[1], second.recurrence_noise(3)[0])
+
+
+def test_draws_are_unit_normal_and_differ_from_each_other():
+    d = draw([0], (64, 64, 3), (8, 16, 16, 4))
+    draws = [d.augmentation, d.initial, d.recurrence_noise(0), d.recurrence_noise(1)]
+    for x in draws:
+        # 8,192 draws or more: four standard errors
+        assert abs(float(x.mean())) < 0.045
+        assert abs(float(x.std()) - 1) < 0.032
+    correlation = np.corrcoef(np.stack([np.ravel(x)[:8192] for x in draws]))
+    assert np.abs(correlation - np.eye(4)).max() < 0.05
+
+
+def save(path, **changes):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "augmentation": rng.standard_normal(IMAGE),
+        "initial": rng.standard_normal(LATENT),
+        "recurrence": rng.standard_normal((2, *LATENT)),
+    } | changes
+    np.savez(path, **{k: v for k, v in arrays.items() if v is not None})
+    return arrays
+
+
+def test_a_file_replaces_every_draw(tmp_path):
+    arrays = save(tmp_path / "n.npz")
+    d = load_draws(tmp_path / "n.npz", IMAGE, LATENT, 2)
+    np.testing.assert_allclose(d.augmentation[0], arrays["augmentation"], rtol=1e-6)
+    np.testing.assert_allclose(d.initial[0], arrays["initial"], rtol=1e-6)
+    np.testing.assert_allclose(d.recurrence_noise(jnp.asarray(1))[0], arrays["recurrence"][1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("recurrence", [None, np.zeros(0), np.zeros((0, *LATENT))])
+def test_recurrence_may_be_absent_or_empty_when_there_is_none(tmp_path, recurrence):
+    save(tmp_path / "n.npz", recurrence=recurrence)
+    load_draws(tmp_path / "n.npz", IMAGE, LATENT, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "recurrences", "message"),
+    [
+        ({"initial": None}, 2, "initial"),
+        ({"recurrence": None}, 2, "recurrence"),
+        ({}, 3, "recurrence has shape"),
+        ({"initial": np.zeros((1, *LATENT))}, 2, "initial has shape"),
+        ({"initial": np.full(LATENT, np.nan)}, 2, "not finite"),
+        ({"initial": np.zeros(LATENT, int)}, 2, "not finite"),
+        ({"augmentation": np.zeros((24, 16, 3))}, 2, "augmentation has shape"),
+        ({"inital": np.zeros(LATENT)}, 2, "unknown array 'inital'"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused_in_one_line(tmp_path, changes, recurrences, message):
+    save(tmp_path / "n.npz", **changes)
+    with pytest.raises(InputError, match=message) as error:
+        load_draws(tmp_path / "n.npz", IMAGE, LATENT, recurrences)
+    assert "n.npz" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_are_no_npz_are_refused(tmp_path):
+    (tmp_path / "text.npz").write_text("hello")
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    (tmp_path / "empty.npz").write_bytes(b"")
+    for name in ("text.npz", "one.npy", "empty.npz", "missing.npz"):
+        with pytest.raises(InputError, match=name):
+            load_draws(tmp_path / name, IMAGE, LATENT, 0)

@@ -1,0 +1,163 @@
+"""`train.backward` on meshes and in several processes: the numbers of one device, weights really divided."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import training
+from hosts import free_address
+from training import losses, train
+
+STEPS = 3
+BATCH = 8
+# Steps for several devices compile for minutes: run by hand.
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("compile_once")]
+
+PROGRAM = textwrap.dedent(
+    """
+    import json, sys
+    from pathlib import Path
+    import jax
+    import numpy as np
+    import training
+    from train import backward
+    from train.steps.finetuning import Finetuning
+
+    model, data, out, *rest = sys.argv[1:]
+    made = []
+
+    class Kept(Finetuning):
+        def __init__(self, *args):
+            super().__init__(*args)
+            made.append(self)
+
+    backward.Finetuning = Kept
+    for words in rest:
+        mesh, *others = words.split()
+        folder = Path(out) / "_".join(words.split())
+        assert training.train(model, data, folder, "--mesh", mesh, *others, batch_size=8, steps=3, size="32x32") == 0
+        step, = made
+        made.clear()
+
+        def share(tree):
+            whole = sum(x.nbytes for x in jax.tree.leaves(tree))
+            held = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(tree))
+            return held / whole
+
+        unet = {k: v for k, v in enumerate(jax.tree.leaves(step.model.unet)) if v.size >= 1024}
+        state = step.abstract_state
+        def planned(tree):
+            leaves = jax.tree.leaves(tree)
+            return sum(np.prod(x.sharding.shard_shape(x.shape)) for x in leaves) / sum(x.size for x in leaves)
+        print(json.dumps([words, share(unet), planned(state.trained), planned(state.optimizer)]), flush=True)
+    """
+)
+
+
+def on_meshes(model, data, out, *meshes):
+    """Runs on 8 simulated devices, in one process one after the other; shares that a device holds, by mesh."""
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
+    paths = os.pathsep.join([str(training.ROOT), str(training.ROOT / "tests")])
+    out.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, model, data, out, *meshes],
+        env=environment | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    return {words: shares for words, *shares in lines}
+
+
+@pytest.fixture(scope="module")
+def alone(training_model, training_clips, tmp_path_factory):
+    """The same on one device."""
+    out = tmp_path_factory.mktemp("alone") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        training.compile_once(patch)
+        assert train(training_model, training_clips, out, batch_size=BATCH, steps=STEPS) == 0
+    return out
+
+
+def assert_alike(out, alone, base):
+    """Losses and weights within what sums in another order do to float32.
+
+    AdamW divides a gradient by its own size, so that of a gradient near zero even the sign can differ: at most the learning
+    rate, 1e-4 a step. Nearly all weights must agree to a hundredth of that.
+    """
+    np.testing.assert_allclose(losses(out), losses(alone), rtol=2e-5)
+    found, expected = training.state(out, STEPS), training.state(alone, STEPS)
+    for name, value in expected.items():
+        if name.startswith("trained."):
+            difference = np.abs(found[name] - value)
+            assert difference.max() < 2 * STEPS * 1e-4, name
+            assert (difference < 1e-6).mean() > 0.99, name
+
+
+def check_meshes(meshes, model, data, alone, folder):
+    shares = on_meshes(model, data, folder / "meshes", *meshes)
+    for words in meshes:
+        assert_alike(folder / "meshes" / "_".join(words.split()), alone, model)
+        sizes = dict(part.split("=") for part in words.split()[0].split(","))
+        fsdp = int(sizes.get("fsdp", 1))
+        # vectors and small kernels lie whole
+        for share in shares[words]:
+            assert 1 / fsdp <= share < 1 / fsdp + 0.1 or (sizes.get("tensor") and share < 1 / fsdp + 0.1), (words, shares)
+
+
+def test_meshes(training_model, training_clips, alone, tmp_path):
+    check_meshes(["data=2,fsdp=2,tensor=2"], training_model, training_clips, alone, tmp_path)
+
+
+def test_every_mesh(training_model, training_clips, alone, tmp_path):
+    meshes = [
+        "data=8",
+        "fsdp=8",
+        "data=2,fsdp=4",
+        "data=4,tensor=2",
+        "data=2,fsdp=2,tensor=2",
+        "data=4,tensor=2 --accumulate 2",
+    ]
+    check_meshes(meshes, training_model, training_clips, alone, tmp_path)
+
+
+def test_two_processes(training_model, training_clips, alone, tmp_path):
+    """Of two devices each, stopped by SIGTERM to both, and gone on with in one process on one device."""
+    out, address = tmp_path / "run", free_address()
+    command = training.arguments(
+        *(training_model, training_clips, out, "--mesh", "data=2,fsdp=2", "--coordinator", address, "--num-processes", 2),
+        **{"batch_size": BATCH, "steps": 1000, "save_every": 1, "keep": 1000},
+    )
+    processes = [
+        training.start([*command, "--process-id", str(i)], JAX_NUM_CPU_DEVICES="2", JAX_PLATFORMS="cpu") for i in range(2)
+    ]
+    try:
+        training.wait_for(lambda: training.rows(out) >= STEPS, processes[0], 200)
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        outputs = [process.communicate(timeout=100) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    said = outputs[0][0]
+    assert "1 host, 2 processes, 4 devices (cpu), mesh data=2 fsdp=2, global batch 8" in said
+    done = training.rows(out)
+    assert f"stopped after step {done} of 1000, which is saved" in said
+    # XLA's own lines, in C++, of several threads, which can be cut into one another: nothing but their words
+    of_gloo = {"Gloo", "Rank", "is", "connected", "to", "peer", "ranks", "Expected", "number", "of"}
+    assert set(re.findall("[A-Za-z]+", outputs[1][0])) <= of_gloo, outputs[1][0]
+    np.testing.assert_allclose(losses(out)[:STEPS], losses(alone), rtol=2e-5)
+    # on another mesh
+    assert train(training_model, training_clips, out, "--resume", batch_size=BATCH, steps=done + 1) == 0
+    straight = tmp_path / "straight"
+    assert train(training_model, training_clips, straight, batch_size=BATCH, steps=done + 1, save_every=done + 1) == 0
+    np.testing.assert_allclose(losses(out), losses(straight), rtol=5e-5)

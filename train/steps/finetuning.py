@@ -1,0 +1,95 @@
+"""The backward fine-tune as the loop runs it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jax import Array
+from jax.sharding import Mesh
+
+from svdjax.losses import finetuning
+from svdjax.losses.finetuning import Examples, Moments, Noising
+from svdjax.models.svd import SVD
+from svdjax.models.unet import UNet
+from svdjax.parallel import sharding
+from train.run.loop import Result
+from train.steps.state import State
+from train.steps.step import Step, finish, run_blocks
+
+
+@dataclass(frozen=True)
+class How:
+    """What fixes a step besides its weights and its batch.
+
+    Attributes:
+        batch_size: clips of a step, over all devices.
+        num_frames: of a clip.
+        size: (width, height) of a clip in pixels.
+        seed: of sigmas and noises.
+        learning_rate: of AdamW.
+        accumulate: parts that a step is done in.
+        rotation: whether the backward pass is given the rotated forward maps.
+        remat: whether activations are computed again instead of kept.
+        noising: levels, and what the UNet is told.
+    """
+
+    batch_size: int
+    num_frames: int
+    size: tuple[int, int]
+    seed: int = 0
+    learning_rate: float = 1e-4
+    accumulate: int = 1
+    rotation: bool = True
+    remat: bool = True
+    noising: Noising = dataclasses.field(default_factory=Noising)
+
+
+def make_update(mesh: Mesh, how: How) -> Callable[[State, UNet, Mapping[str, Array], Examples], tuple[State, Result]]:
+    """One step: (state, frozen UNet, carried tensors, examples) -> the next state and what the step tells; to be jitted."""
+    optimizer = finetuning.optimizer(how.learning_rate)
+
+    def update(state: State, unet: UNet, carried: Mapping[str, Array], examples: Examples) -> tuple[State, Result]:
+        loss, losses, gradients = finetuning.loss_and_gradients(
+            state.trained,
+            unet,
+            examples,
+            accumulate=how.accumulate,
+            carried=carried,
+            rotation=how.rotation,
+            **run_blocks(mesh, how.remat),
+        )
+        return finish(state, loss, losses, examples.sigma, gradients, optimizer)
+
+    return update
+
+
+class Finetuning(Step):
+    """The step of one model on one mesh.
+
+    Args:
+        model: with weights placed by `svdjax.parallel.sharding`.
+        mesh: its mesh.
+        how: the step's settings.
+        start: the backward direction's tensors to begin with, float32 by name; those that aren't trained are carried.
+    """
+
+    def __init__(self, model: SVD, mesh: Mesh, how: How, start: Mapping[str, Array]):
+        self.model, self.how = model, how
+        names = finetuning.trained_names(start, how.rotation)
+        trained = {name: start[name] for name in names}
+        self.carried = {name: value for name, value in start.items() if name not in trained}
+        self.encoders, self.frozen = (model.image_encoder, model.vae), (model.unet, self.carried)
+        super().__init__(mesh, how.batch_size, trained, finetuning.optimizer(how.learning_rate))
+        self._update = make_update(mesh, how)
+
+    def _examples(self, encoders: Any, arrays: dict[str, Array], step: Array) -> Examples:
+        image_encoder, vae = sharding.gathered(encoders, self.mesh)
+        how = self.how.noising
+        draws = self._draws(self.model.config, step)
+        if "clips" in arrays:
+            return finetuning.encode_clips(image_encoder, vae, arrays["clips"], draws, how)
+        moments = Moments(arrays["mean"], arrays["logvar"], arrays["image_embeds"])
+        return finetuning.encode_ends(vae, arrays["keyframes"], moments, draws, how)
