@@ -6,7 +6,7 @@ The public names below are imported when first used, so that `import svdjax` sta
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+from svdjax.version import __version__ as __version__
 
 _PUBLIC = {
     "load": "svdjax.checkpoints.checkpoint",
@@ -18,7 +18,7 @@ _PUBLIC = {
     "VAE": "svdjax.models.vae",
     "CLIPVision": "svdjax.models.clip",
     "Backward": "svdjax.models.backward",
-    "backward_unet": "svdjax.models.backward",
+    "backward_unet": "svdjax.models.svd",
     "rotate_maps": "svdjax.models.attention",
     "clip_losses": "svdjax.losses.finetuning",
     "loss_and_gradients": "svdjax.losses.finetuning",

@@ -25,15 +25,15 @@ def _per_level(name: str, value: Any, levels: int) -> tuple[Any, ...]:
     return values
 
 
-def _require(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
     if not condition:
         raise InputError(message)
 
 
 def _check_widths(name: str, widths: tuple[int, ...]) -> None:
-    _require(len(widths) > 0, f"{name} is empty, expected one width a level")
+    require(len(widths) > 0, f"{name} is empty, expected one width a level")
     for width in widths:
-        _require(
+        require(
             isinstance(width, int) and width > 0 and width % NORM_GROUPS == 0,
             f"{name} has {width}, expected a positive multiple of the {NORM_GROUPS} groups of GroupNorm",
         )
@@ -78,16 +78,16 @@ class UNetConfig:
         }
         for name, known in kinds.items():
             for kind in getattr(self, name):
-                _require(kind in known, f"{name} has {kind!r}, expected one of {', '.join(known)}")
+                require(kind in known, f"{name} has {kind!r}, expected one of {', '.join(known)}")
         for width, heads in zip(self.block_out_channels, self.num_attention_heads, strict=True):
-            _require(width % heads == 0, f"block_out_channels has {width}, not divisible by its {heads} attention heads")
-        _require(
+            require(width % heads == 0, f"block_out_channels has {width}, not divisible by its {heads} attention heads")
+        require(
             self.projection_class_embeddings_input_dim == 3 * self.addition_time_embed_dim,
             f"projection_class_embeddings_input_dim is {self.projection_class_embeddings_input_dim}, expected "
             f"{3 * self.addition_time_embed_dim}: fps, motion bucket and noise augmentation, "
             f"{self.addition_time_embed_dim} features each",
         )
-        _require(
+        require(
             self.in_channels == 2 * self.out_channels,
             f"in_channels is {self.in_channels}, expected {2 * self.out_channels}: latents and image latents",
         )
@@ -113,7 +113,7 @@ class VAEConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "block_out_channels", tuple(self.block_out_channels))
         _check_widths("block_out_channels", self.block_out_channels)
-        _require(
+        require(
             self.in_channels == 3 and self.out_channels == 3,
             f"in_channels and out_channels are {self.in_channels} and {self.out_channels}, expected 3 and 3 (RGB)",
         )
@@ -144,14 +144,14 @@ class CLIPConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_mean", tuple(self.image_mean))
         object.__setattr__(self, "image_std", tuple(self.image_std))
-        _require(self.hidden_act in ("gelu", "quick_gelu"), f"hidden_act is {self.hidden_act!r}, expected gelu or quick_gelu")
-        _require(
+        require(self.hidden_act in ("gelu", "quick_gelu"), f"hidden_act is {self.hidden_act!r}, expected gelu or quick_gelu")
+        require(
             self.hidden_size % self.num_attention_heads == 0,
             f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {self.num_attention_heads}",
         )
-        _require(self.num_channels == 3, f"num_channels is {self.num_channels}, expected 3 (RGB)")
+        require(self.num_channels == 3, f"num_channels is {self.num_channels}, expected 3 (RGB)")
         for name in ("image_mean", "image_std"):
-            _require(len(getattr(self, name)) == 3, f"{name} has {len(getattr(self, name))} entries, expected 3 (RGB)")
+            require(len(getattr(self, name)) == 3, f"{name} has {len(getattr(self, name))} entries, expected 3 (RGB)")
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class EDMConfig:
     rho: float = 7.0
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             0 < self.sigma_min < self.sigma_max < math.inf,
             f"sigma_min {self.sigma_min} and sigma_max {self.sigma_max}: expected 0 < sigma_min < sigma_max",
         )
@@ -179,12 +179,12 @@ class SVDConfig:
     scheduler: EDMConfig = field(default_factory=EDMConfig)
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.vae.latent_channels == self.unet.out_channels,
             f"the VAE has {self.vae.latent_channels} latent channels, the UNet {self.unet.out_channels}",
         )
         for dim in self.unet.cross_attention_dim:
-            _require(
+            require(
                 dim == self.image_encoder.projection_dim,
                 f"the UNet's cross_attention_dim is {dim}, the image encoder's projection_dim "
                 f"{self.image_encoder.projection_dim}: expected the same",
@@ -217,57 +217,3 @@ class SVDConfig:
 
 
 COMPONENTS = {"unet": UNetConfig, "vae": VAEConfig, "image_encoder": CLIPConfig, "scheduler": EDMConfig}
-
-# What each PyTorch class must be, and settings that change the arithmetic: only the value that SVD uses is implemented.
-_CLASSES = {
-    "unet": ("_class_name", "UNetSpatioTemporalConditionModel"),
-    "vae": ("_class_name", "AutoencoderKLTemporalDecoder"),
-    "image_encoder": ("model_type", "clip_vision_model"),
-    "scheduler": ("_class_name", "EulerDiscreteScheduler"),
-}
-# Defaults of the PyTorch classes that differ from SVD's, for files that leave a setting out.
-_PYTORCH_DEFAULTS: dict[str, dict[str, Any]] = {
-    "vae": {"block_out_channels": (64,), "layers_per_block": 1},
-    "image_encoder": {
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "patch_size": 32,
-        "projection_dim": 512,
-        "hidden_act": "quick_gelu",
-    },
-}
-_IMPLEMENTED = {
-    "vae": {"down_block_types": "DownEncoderBlock2D"},
-    "scheduler": {"prediction_type": "v_prediction", "use_karras_sigmas": True, "timestep_type": "continuous"},
-}
-
-
-def from_pytorch(component: str, data: Mapping[str, Any]) -> Any:
-    """The configuration of one component from its JSON in a diffusers folder.
-
-    Args:
-        component: `unet`, `vae`, `image_encoder` or `scheduler`.
-        data: the parsed `config.json` (`scheduler_config.json`); keys that don't affect inference are ignored.
-
-    Raises:
-        InputError: another class of model, or a setting that isn't implemented; the message names it.
-    """
-    key, expected = _CLASSES[component]
-    found = data.get(key)
-    _require(found == expected, f"{component}: {key} is {found!r}, expected {expected!r}")
-    for name, value in _IMPLEMENTED.get(component, {}).items():
-        if name in data:
-            given = data[name]
-            for one in given if isinstance(given, (list, tuple)) else [given]:
-                _require(one == value, f"{component}: {name} is {one!r}, expected {value!r}")
-    cls = COMPONENTS[component]
-    names = {f.name for f in dataclasses.fields(cls)}
-    try:
-        given = {k: v for k, v in data.items() if k in names and v is not None}
-        return cls(**(_PYTORCH_DEFAULTS.get(component, {}) | given))
-    except InputError as e:
-        raise InputError(f"{component}: {e}") from None
-    except TypeError as e:  # a string where a number belongs, and the like
-        raise InputError(f"{component}: a setting has the wrong type ({e})") from None

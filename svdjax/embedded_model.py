@@ -12,8 +12,8 @@ import os
 from pathlib import Path
 
 import svdjax
-from convert.svd_to_flax import Conversion, convert
 from svdjax.checkpoints.checkpoint import is_model, read_info
+from svdjax.diffusers_layout.importing import Conversion, convert
 from svdjax.errors import InputError
 from svdjax.runtime.compilation_cache import user_folder
 

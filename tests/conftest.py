@@ -55,10 +55,10 @@ def quick_shapes(monkeypatch):
     """Loading and converting build the same small networks again and again, for their shapes: here once each."""
     import svd_folders  # which imports PyTorch
 
-    from convert import flax_to_svd, svd_to_flax
     from svdjax.checkpoints import checkpoint
+    from svdjax.diffusers_layout import exporting, importing
 
-    for module in (flax_to_svd, svd_to_flax, checkpoint):
+    for module in (exporting, importing, checkpoint):
         monkeypatch.setattr(module, "abstract", svd_folders.cached_abstract)
 
 
@@ -67,9 +67,9 @@ def save_as_npz(monkeypatch):
     """Conversions that write .npz files instead of Orbax's trees, in a fraction of the time; nothing loads them."""
     import svd_folders
 
-    from convert import svd_to_flax
+    from svdjax.diffusers_layout import importing
 
-    monkeypatch.setattr(svd_to_flax, "save_tree", svd_folders.save_npz)
+    monkeypatch.setattr(importing, "save_tree", svd_folders.save_npz)
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +105,7 @@ def model(source, tuned) -> Path:
 def base(model) -> dict[str, np.ndarray]:
     """The tensors of the temporal self-attentions of `model`'s UNet; not to be changed."""
     from svdjax.checkpoints.delta import base_tensors
-    from svdjax.models.overlay import QUERIES, VALUES
+    from svdjax.models.backward import QUERIES, VALUES
 
     return {name: np.asarray(value) for name, value in base_tensors(model, VALUES + QUERIES).items()}
 

@@ -16,8 +16,8 @@ from svdjax.data.clip_order import Order
 from svdjax.data.sources import fingerprint
 from svdjax.errors import InputError
 from svdjax.losses import finetuning
+from svdjax.models.backward import QUERIES, VALUES
 from svdjax.models.initialize import abstract
-from svdjax.models.overlay import QUERIES, VALUES
 from svdjax.models.svd import SVD, leaves
 from svdjax.models.unet import UNet
 from svdjax.parallel import cluster, sharding
@@ -30,7 +30,8 @@ from train.options.backward import Options
 from train.run import session, validation
 from train.run.loop import Task
 from train.run.session import Setup, Work
-from train.steps.finetuning import Finetuning, How
+from train.steps.finetuning import Finetuning
+from train.steps.settings import FinetuningSettings
 from train.steps.state import State
 
 
@@ -61,7 +62,7 @@ def build(given: Options, info: checkpoint.Info, setup: Setup, order: Order) -> 
     where = sharding.shardings(setup.devices)
     model = checkpoint.load(given.model, dtype=setup.dtype, shardings=where)
     base, start = starting_tensors(given, where)
-    how = How(
+    how = FinetuningSettings(
         setup.batch,
         setup.data.num_frames,
         setup.data.size,

@@ -24,9 +24,11 @@ from svdjax.checkpoints import checkpoint
 from svdjax.config import SVDConfig
 from svdjax.data import world_clips
 from svdjax.data.clip_order import Order
-from svdjax.data.sources import fingerprint, read_clip
+from svdjax.data.readers import read_clip
+from svdjax.data.sources import fingerprint
 from svdjax.errors import InputError
 from svdjax.losses.autoencoding import Autoencoding
+from svdjax.losses.finetuning import Noising
 from svdjax.models.svd import NETWORKS, SVD
 from svdjax.models.vae import VAE
 from svdjax.parallel import cluster, sharding
@@ -36,6 +38,7 @@ from svdjax.sampling.conditioning import to_levels, to_signed_unit
 from svdjax.sampling.settings import Settings
 from svdjax.world.facts import FACTS
 from train.batches.cached_batches import cached_batches
+from train.batches.clips_with_facts import read_with_facts
 from train.batches.loader import Loader
 from train.options import base
 from train.options.base import ONLY, Options
@@ -43,9 +46,9 @@ from train.run import session, validation
 from train.run.loop import Task
 from train.run.session import Setup, Work
 from train.steps import starting_weights
-from train.steps.finetuning import Noising
 from train.steps.optimizer import average_of
-from train.steps.pretraining import HEAD, How, Pretraining, of_network, trained_networks
+from train.steps.pretraining import HEAD, Pretraining, of_network, trained_networks
+from train.steps.settings import PretrainingSettings
 from train.steps.state import State
 
 _MEASURED = 64  # clips that the latents' scale is measured on
@@ -122,7 +125,7 @@ def check_stage(given: Options, config: SVDConfig, setup: Setup) -> None:
 
 def build(given: Options, config: SVDConfig, info: checkpoint.Info | None, setup: Setup, order: Order) -> Work:
     """Make or load what is trained, and the step."""
-    how = How(
+    how = PretrainingSettings(
         setup.batch,
         setup.data.num_frames,
         setup.data.size,
@@ -157,7 +160,7 @@ def build(given: Options, config: SVDConfig, info: checkpoint.Info | None, setup
         validate=validation_of(given, setup, step) if given.validate_every else None,
     )
     if given.stage == "image-encoder":
-        decode = world_clips.read_with_facts
+        decode = read_with_facts
         load = functools.partial(Loader, order, setup.batch, step.rows, workers=given.workers, decode=decode)
         return Work(step, task, lambda first: load(first_step=first))
     if given.cache_latents is None:

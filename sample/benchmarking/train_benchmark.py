@@ -13,7 +13,7 @@ from sample.benchmarking.options import Options, Training
 from sample.benchmarking.timing import Program, progress
 from sample.benchmarking.train_workload import TrainWorkload
 from svdjax.parallel import mesh
-from train.steps.finetuning import How
+from train.steps.settings import FinetuningSettings
 
 
 def training(options: Options, asked: Training) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def training(options: Options, asked: Training) -> dict[str, Any]:
     sizes = asked.mesh or {"data": 1}
     devices = mesh.make_mesh(sizes, jax.devices()[: math.prod(sizes.values())])
     mesh.check_batch(asked.batch_size, 1, devices)
-    how = How(asked.batch_size, options.num_frames, options.size, remat=asked.remat)
+    how = FinetuningSettings(asked.batch_size, options.num_frames, options.size, remat=asked.remat)
     allocate = not options.compile_only
     load = train_workload.make(options.config, how, options.dtype, devices, allocate=allocate)
     state, *_ = load.arguments

@@ -16,8 +16,8 @@ from sample.benchmarking import workloads
 from svdjax.config import SVDConfig
 from svdjax.losses import finetuning
 from svdjax.losses.finetuning import Examples
+from svdjax.models.backward import VALUES, expected_names
 from svdjax.models.initialize import abstract
-from svdjax.models.overlay import VALUES, expected_names
 from svdjax.models.svd import fill, leaves
 from svdjax.models.unet import UNet
 from svdjax.parallel import sharding
@@ -25,7 +25,8 @@ from svdjax.runtime import xla_options
 from svdjax.sampling.conditioning import added_time_ids
 from train.run.loop import Result
 from train.steps import state as states
-from train.steps.finetuning import How, make_update
+from train.steps.finetuning import make_update
+from train.steps.settings import FinetuningSettings
 from train.steps.state import State
 
 
@@ -42,7 +43,7 @@ class TrainWorkload:
     """
 
     config: SVDConfig
-    how: How
+    how: FinetuningSettings
     mesh: Mesh
     update: Callable[..., tuple[State, Result]]
     arguments: tuple[State, UNet, dict[str, Array], Examples]
@@ -53,7 +54,7 @@ class TrainWorkload:
         return {"out_shardings": outputs, "compiler_options": xla_options.memory_options()}
 
 
-def make(config: SVDConfig, how: How, dtype: Any, mesh: Mesh, *, allocate: bool) -> TrainWorkload:
+def make(config: SVDConfig, how: FinetuningSettings, dtype: Any, mesh: Mesh, *, allocate: bool) -> TrainWorkload:
     """A training step with random weights and a random batch.
 
     Args:
@@ -101,7 +102,7 @@ def _placed_like(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree, where)
 
 
-def _examples(config: SVDConfig, how: How) -> Examples:
+def _examples(config: SVDConfig, how: FinetuningSettings) -> Examples:
     """A random batch in the dtypes that encoding leaves it in."""
     keys = jax.random.split(jax.random.key(0), 4)
     width, height = (side // config.vae.down_factor for side in how.size)

@@ -14,9 +14,8 @@ from jax import Array
 
 from svdjax.config import SVDConfig, UNetConfig, VAEConfig
 from svdjax.memory.blocking import stats_dtype
-from svdjax.models.backward import Backward
+from svdjax.models.backward import VALUES, Backward, expected_names
 from svdjax.models.initialize import abstract
-from svdjax.models.overlay import VALUES, expected_names
 from svdjax.models.svd import fill, leaves
 from svdjax.models.unet import UNet
 from svdjax.models.vae import VAE

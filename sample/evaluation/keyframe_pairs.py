@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from svdjax.data.clip_order import Order
+from svdjax.data.readers import read_clip
 from svdjax.data.scan import scan
-from svdjax.data.sources import Clip, DataSettings, read_clip
+from svdjax.data.sources import Clip, DataSettings
 from svdjax.errors import InputError
 from svdjax.world.drawing import render
 from svdjax.world.scene import FRAMES, SIZE, VERSION, Scene, scene

@@ -15,14 +15,13 @@ from svdjax import embedded_model
 from svdjax.checkpoints import checkpoint, delta
 from svdjax.config import SVDConfig
 from svdjax.data import world_clips
-from svdjax.data.sources import DataSettings
+from svdjax.data.sources import DataSettings, check_apart
 from svdjax.errors import InputError
 from svdjax.media import fit
-from svdjax.models.overlay import QUERIES
+from svdjax.models.backward import QUERIES
 from svdjax.runtime import cli
 from svdjax.sampling import methods
 from svdjax.sampling.settings import Settings
-from train.run.run_folder import check_apart
 
 CROSS_FADE = "cross-fade"
 RECONSTRUCTION = "reconstruction"  # the true frames, encoded and decoded: what no method with this VAE can surpass

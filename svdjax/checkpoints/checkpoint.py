@@ -22,8 +22,8 @@ from svdjax.checkpoints.orbax_trees import Shardings, digest, restore_tree, save
 from svdjax.config import SVDConfig
 from svdjax.errors import InputError
 from svdjax.memory.blocking import stats_dtype
+from svdjax.models.backward import check_overlay
 from svdjax.models.initialize import abstract
-from svdjax.models.overlay import check_overlay
 from svdjax.models.svd import NETWORKS, SVD, fill, leaves
 from svdjax.models.unet import UNet
 from svdjax.runtime.atomic import new_folder

@@ -21,7 +21,7 @@ from svdjax.checkpoints.casting import cast_finite
 from svdjax.checkpoints.manifest import BACKWARD, is_of, read_manifest, write_manifest
 from svdjax.checkpoints.orbax_trees import Shardings, digest, restore_tree, save_tree, tree_shapes
 from svdjax.errors import InputError
-from svdjax.models.overlay import QUERIES, VALUES, check_overlay, expected_names, kind_of, trained_kinds
+from svdjax.models.backward import QUERIES, VALUES, check_overlay, expected_names, kind_of, trained_kinds
 from svdjax.runtime.atomic import new_folder
 
 
@@ -32,7 +32,7 @@ def base_tensors(model: Path, kinds: Collection[str] = VALUES, sharding: Shardin
 
     Args:
         model: the checkpoint's folder, known to be one (`svdjax.checkpoints.checkpoint.read_info`).
-        kinds: of `svdjax.models.overlay.VALUES` and `QUERIES`.
+        kinds: of `svdjax.models.backward.VALUES` and `QUERIES`.
         sharding: where a tensor goes, from its name and shape; the default device if left out.
     """
     shapes = tree_shapes(model / "unet")
@@ -56,7 +56,7 @@ def save_backward(
 
     Args:
         path: the folder to make.
-        values: the trained tensors by dotted name, float32: all of each kind that was trained (`svdjax.models.overlay`).
+        values: the trained tensors by dotted name, float32: all of each kind that was trained (`svdjax.models.backward`).
         base: the UNet's own tensors that they were trained from, from `base_tensors`; at least those of `VALUES`, and of
             `QUERIES` if any of them were trained. Those that `values` lacks are stored as not changed.
         info: anything that JSON can hold, kept under `backward`. `sources`, the hashes of the model trained from

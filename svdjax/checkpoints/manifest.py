@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from svdjax import __version__
 from svdjax.errors import InputError
+from svdjax.version import __version__
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from svdjax.data.readers import Pixels
+from svdjax.data.frame_reader import Pixels
 from svdjax.data.video_files import digest
 from svdjax.errors import InputError
 from svdjax.media.image_pixels import composite, one_line
@@ -18,7 +18,7 @@ __all__ = ["digest", "frames"]
 
 
 def frames(path: str, start: int = 0, count: int | None = None) -> Iterator[Pixels]:
-    """See `svdjax.data.readers.Kind`. Transparent parts are shown over white, as in keyframes. `count` changes nothing."""
+    """See `svdjax.data.frame_reader.FrameReader`. Transparent parts are shown over white. `count` is unused."""
     try:
         with Image.open(path, formats=("GIF", "WEBP")) as image:
             for number in itertools.count():

@@ -21,7 +21,7 @@ UNRELATED = (
 
 @dataclass(frozen=True)
 class Place:
-    """A candidate source: its name relative to the data folder, its path, a key of `svdjax.data.readers.KINDS`."""
+    """A candidate source: its name relative to the data folder, its path, a key of `svdjax.data.readers.READERS`."""
 
     name: str
     path: str

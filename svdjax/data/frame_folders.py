@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from svdjax.data.readers import Pixels
+from svdjax.data.frame_reader import Pixels
 from svdjax.data.video_files import digest as file_digest
 from svdjax.errors import InputError
 from svdjax.media.images import load_image
@@ -37,13 +37,13 @@ def is_frame(path: str) -> bool:
 
 
 def frames(path: str, start: int = 0, count: int | None = None) -> Iterator[Pixels]:
-    """See `svdjax.data.readers.Kind`. `count` changes nothing."""
+    """See `svdjax.data.frame_reader.FrameReader`. `count` changes nothing."""
     for file in _files(path)[start:]:
         yield functools.partial(_pixels, file)
 
 
 def digest(path: str) -> tuple[int, str]:
-    """See `svdjax.data.readers.Kind`: of the frames' names, order and content."""
+    """See `svdjax.data.frame_reader.FrameReader`: of the frames' names, order and content."""
     total, whole = 0, hashlib.sha256()
     for file in _files(path):
         size, content = file_digest(file)

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from svdjax.data.discover import Place
-from svdjax.data.readers import kind
+from svdjax.data.readers import reader
 from svdjax.data.sources import Source
 from svdjax.errors import InputError
 
@@ -61,7 +61,7 @@ def measure(place: Place, num_frames: int, stride: int, min_motion: float) -> So
     """
     try:
         width, height, differences, frames = _read(place, stride)
-        size_in_bytes, digest = kind(place.kind).digest(place.path)
+        size_in_bytes, digest = reader(place.kind).digest(place.path)
     except _MixedSizes as e:
         return Skipped(place.name, place.kind, MIXED_SIZES, str(e))
     except InputError as e:
@@ -90,7 +90,7 @@ def _read(place: Place, stride: int) -> tuple[int, int, np.ndarray, int]:
     before: deque[np.ndarray] = deque(maxlen=stride)
     differences: list[float] = []
     shape, number = None, -1
-    for number, pixels in enumerate(kind(place.kind).frames(place.path)):
+    for number, pixels in enumerate(reader(place.kind).frames(place.path)):
         frame = pixels()
         shape = shape or frame.shape
         if frame.shape != shape:

@@ -1,42 +1,19 @@
-"""Kinds of sources: what a module must offer so that training can read frames through it, and which modules do."""
+"""Read the frames of a source with the reader of its kind. Only the libraries of that reader are imported."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
-from typing import Protocol, cast
+from typing import cast
 
 import numpy as np
 
-Pixels = Callable[[], np.ndarray]
+from svdjax.data.frame_reader import FrameReader
+from svdjax.data.sources import Clip, Source
+from svdjax.errors import InputError
+from svdjax.media.fit import fit as fit_image
 
-
-class Kind(Protocol):
-    """What reads the sources of one kind: a module with these two functions, importable without JAX.
-
-    Both raise `InputError` with one line that begins with the file's name where something can't be read.
-    """
-
-    def frames(self, path: str, start: int = 0, count: int | None = None) -> Iterator[Pixels]:
-        """The frames in order of display, from number `start` on (the first is 0).
-
-        Args:
-            path: of the source.
-            start: the first frame wanted.
-            count: how many frames the source is known to have, where it is.
-
-        Yields:
-            For each frame a function that gives its pixels, uint8 (H, W, 3), upright, sRGB. It may be called until the next
-            frame is asked for, and a frame whose pixels nobody asks for costs as little as the format allows.
-        """
-        ...
-
-    def digest(self, path: str) -> tuple[int, str]:
-        """Bytes on disk, and the SHA-256 of the content in hexadecimal."""
-        ...
-
-
-KINDS = {  # by the name that a source and `data.csv` carry
+READERS = {  # by the kind that a `Source` and `data.csv` name
     "video": "svdjax.data.video_files",
     "animation": "svdjax.data.animations",
     "frames": "svdjax.data.frame_folders",
@@ -44,6 +21,48 @@ KINDS = {  # by the name that a source and `data.csv` carry
 }
 
 
-def kind(name: str) -> Kind:
-    """The module of a kind; only its own libraries are imported."""
-    return cast(Kind, import_module(KINDS[name]))
+def reader(kind: str) -> FrameReader:
+    """The reader module of a kind, a key of `READERS`."""
+    return cast(FrameReader, import_module(READERS[kind]))
+
+
+def read_clip(source: Source, start: int, num_frames: int, stride: int, size: tuple[int, int], fit: str = "crop") -> np.ndarray:
+    """Decode one clip; no other frame is converted to pixels or kept.
+
+    Args:
+        source: where from.
+        start: number of the first frame, from 0.
+        num_frames, stride: as in `DataSettings`.
+        size: (width, height).
+        fit: `crop`, `pad` or `stretch`.
+
+    Returns:
+        uint8 (f, height, width, 3), forward in time.
+
+    Raises:
+        InputError: the source can't be read, or isn't what it was when it was scanned.
+    """
+    clip = np.empty((num_frames, size[1], size[0], 3), np.uint8)
+    for i, frame in enumerate(read_frames(source, Clip(source, start, num_frames, stride).frames, size, fit)):
+        clip[i] = frame
+    return clip
+
+
+def read_frames(source: Source, numbers: Sequence[int], size: tuple[int, int], fit: str = "crop") -> Iterator[np.ndarray]:
+    """Frames of ascending `numbers`, one at a time: uint8 (height, width, 3). Otherwise as `read_clip`."""
+    wanted = iter(numbers)
+    next_wanted = next(wanted, None)
+    if next_wanted is None:
+        return
+    for number, pixels in enumerate(reader(source.kind).frames(source.path, next_wanted, source.frames), next_wanted):
+        if number < next_wanted:
+            continue
+        frame = pixels()
+        if frame.shape != (source.height, source.width, 3):
+            found = f"frame {number} is {frame.shape[1]}x{frame.shape[0]}, it was {source.width}x{source.height}"
+            raise InputError(f"{source.path}: has changed since it was scanned: {found}")
+        yield fit_image(frame, size, fit)
+        next_wanted = next(wanted, None)
+        if next_wanted is None:
+            return
+    raise InputError(f"{source.path}: has changed since it was scanned: no frame {next_wanted}, it had {source.frames}")

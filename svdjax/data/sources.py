@@ -6,16 +6,11 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from svdjax.data.readers import kind
 from svdjax.errors import InputError
 from svdjax.media.fit import FITS
-from svdjax.media.fit import fit as fit_image
 
 
 @dataclass(frozen=True)
@@ -73,7 +68,7 @@ class Source:
     Attributes:
         name: path relative to the data folder, with `/`.
         path: where this process reads it.
-        kind: a key of `svdjax.data.readers.KINDS`.
+        kind: a key of `svdjax.data.readers.READERS`.
         frames: how many were decoded.
         width, height: pixels, as it is shown.
         motion: mean over the whole source, in levels (`svdjax.data.motion.measure`).
@@ -140,48 +135,6 @@ def fingerprint(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def read_clip(source: Source, start: int, num_frames: int, stride: int, size: tuple[int, int], fit: str = "crop") -> np.ndarray:
-    """Decode one clip; no other frame is converted to pixels or kept.
-
-    Args:
-        source: where from.
-        start: number of the first frame, from 0.
-        num_frames, stride: as in `DataSettings`.
-        size: (width, height).
-        fit: `crop`, `pad` or `stretch`.
-
-    Returns:
-        uint8 (f, height, width, 3), forward in time.
-
-    Raises:
-        InputError: the source can't be read, or isn't what it was when it was scanned.
-    """
-    clip = np.empty((num_frames, size[1], size[0], 3), np.uint8)
-    for i, frame in enumerate(read_frames(source, Clip(source, start, num_frames, stride).frames, size, fit)):
-        clip[i] = frame
-    return clip
-
-
-def read_frames(source: Source, numbers: Sequence[int], size: tuple[int, int], fit: str = "crop") -> Iterator[np.ndarray]:
-    """Frames of ascending `numbers`, one at a time: uint8 (height, width, 3). Otherwise as `read_clip`."""
-    wanted = iter(numbers)
-    next_wanted = next(wanted, None)
-    if next_wanted is None:
-        return
-    for number, pixels in enumerate(kind(source.kind).frames(source.path, next_wanted, source.frames), next_wanted):
-        if number < next_wanted:
-            continue
-        frame = pixels()
-        if frame.shape != (source.height, source.width, 3):
-            found = f"frame {number} is {frame.shape[1]}x{frame.shape[0]}, it was {source.width}x{source.height}"
-            raise InputError(f"{source.path}: has changed since it was scanned: {found}")
-        yield fit_image(frame, size, fit)
-        next_wanted = next(wanted, None)
-        if next_wanted is None:
-            return
-    raise InputError(f"{source.path}: has changed since it was scanned: no frame {next_wanted}, it had {source.frames}")
-
-
 def check_folder(folder: str | os.PathLike[str]) -> Path:
     """The data folder as an absolute path.
 
@@ -199,3 +152,15 @@ def check_folder(folder: str | os.PathLike[str]) -> Path:
     except OSError as e:
         raise InputError(f"{folder}: can't be read ({e.strerror or e})") from None
     return path
+
+
+def check_apart(out: Path, data: Path) -> None:
+    """Refuse a run's folder within the data, where its pictures would be read as data.
+
+    Raises:
+        InputError: it is there.
+    """
+    if out.resolve().is_relative_to(data.resolve()):
+        raise InputError(
+            f"--out {out}: lies in --data {data}, where the run's pictures would be read as data; expected elsewhere"
+        )

@@ -16,7 +16,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from PIL import Image
 
-from svdjax.data.readers import Pixels
+from svdjax.data.frame_reader import Pixels
 from svdjax.errors import InputError
 from svdjax.media.image_pixels import composite, one_line
 from svdjax.media.images import WHITE
@@ -38,7 +38,7 @@ _BOXES = (b"ftyp", b"moov", b"mdat", b"moof", b"free", b"skip", b"wide", b"uuid"
 
 
 def frames(path: str, start: int = 0, count: int | None = None) -> Iterator[Pixels]:
-    """See `svdjax.data.readers.Kind`. A variable frame rate is not evened out: frames are those that are stored.
+    """See `svdjax.data.frame_reader.FrameReader`. A variable frame rate is not evened out: frames are those that are stored.
 
     Rotation by quarter turns (phones) is applied and pixels that aren't square are made so. Colours follow the file's
     matrix and range; without any BT.709 is taken above 1280x576 and BT.601 below, as players do. Transparency is
@@ -55,7 +55,7 @@ def frames(path: str, start: int = 0, count: int | None = None) -> Iterator[Pixe
 
 
 def digest(path: str) -> tuple[int, str]:
-    """See `svdjax.data.readers.Kind`."""
+    """See `svdjax.data.frame_reader.FrameReader`."""
     try:
         with open(path, "rb") as file:
             return os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from svdjax.data.readers import Pixels
-from svdjax.data.sources import Clip, DataSettings, Source, read_clip
+from svdjax.data.frame_reader import Pixels
+from svdjax.data.sources import DataSettings, Source
 from svdjax.errors import InputError
 from svdjax.world.drawing import background, draw_on, render, to_levels
-from svdjax.world.facts import facts
 from svdjax.world.scene import FRAMES, SIZE, VERSION, Scene, scene
 
 NAME = "world"  # what is said instead of a folder
@@ -36,20 +35,20 @@ def data_folder(text: str) -> Path:
 
 
 def frames(path: str, start: int = 0, count: int | None = None) -> Iterator[Pixels]:
-    """As `svdjax.data.readers.Kind` says; `path` ends as `_place` reads it, frame n is frame n % 8 of clip n // 8 from it."""
-    split, first = _place(path)
+    """See `svdjax.data.frame_reader.FrameReader`; `path` is read by `place_in_world`, frame n is frame n % 8 of clip n // 8."""
+    split, first = place_in_world(path)
     for number in itertools.count(first * FRAMES + start):
         yield functools.partial(_frame, split, number)
 
 
 def digest(path: str) -> tuple[int, str]:
     """No bytes on disk, and what changes with the clips."""
-    split, first = _place(path)
+    split, first = place_in_world(path)
     which = f"{split} {first}" if first else split
     return 0, hashlib.sha256(f"svdjax world {VERSION} {which}".encode()).hexdigest()
 
 
-def _place(path: str) -> tuple[str, int]:
+def place_in_world(path: str) -> tuple[str, int]:
     """The split and the first clip, which are the last parts of a source's path: `train`, or `train/1024`."""
     *_, before, last = path.replace(os.sep, "/").split("/")
     return (last, 0) if last in CLIPS else (before, int(last))
@@ -76,17 +75,9 @@ def sources(settings: DataSettings) -> list[Source]:
     for name, count in counts.items():
         path = os.path.abspath(os.path.join(NAME, name))
         size, content = digest(path)
-        motion, starts = _motion(_place(path)[0]), ((0, count * FRAMES),)
+        motion, starts = _motion(place_in_world(path)[0]), ((0, count * FRAMES),)
         found.append(Source(name, path, NAME, count * FRAMES, SIZE, SIZE, motion, starts, size, content, FRAMES))
     return found
-
-
-def read_with_facts(clip: Clip, size: tuple[int, int], fit: str) -> dict[str, np.ndarray]:
-    """A clip of the world, `clips` (f, H, W, 3), and `facts` (f, n) of its frames (`svdjax.world.facts`)."""
-    split, first = _place(clip.source.path)
-    of = scene(split, first + clip.start // FRAMES)
-    known = np.stack([facts(of, number % FRAMES) for number in clip.frames])
-    return {"clips": read_clip(clip.source, clip.start, clip.num_frames, clip.stride, size, fit), "facts": known}
 
 
 @functools.lru_cache(maxsize=4)

@@ -14,7 +14,7 @@ from svdjax.diffusers_layout import name_table
 from svdjax.diffusers_layout.model_folder import open_unet
 from svdjax.diffusers_layout.safetensors_reader import Weights
 from svdjax.errors import InputError
-from svdjax.models.overlay import QUERIES, VALUES, expected_names, kind_of, trained_kinds
+from svdjax.models.backward import QUERIES, VALUES, expected_names, kind_of, trained_kinds
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Overlay:
     """Backward weights.
 
     Attributes:
-        values: float32 arrays in our layout, by dotted name here (`svdjax.models.overlay`).
+        values: float32 arrays in our layout, by dotted name here (`svdjax.models.backward`).
         notes: what the user should know about them, one line each.
     """
 

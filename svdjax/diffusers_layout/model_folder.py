@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from svdjax.config import SVDConfig, from_pytorch
+from svdjax.config import SVDConfig
+from svdjax.diffusers_layout.config_files import from_pytorch
 from svdjax.diffusers_layout.safetensors_reader import Weights
 from svdjax.errors import InputError
 

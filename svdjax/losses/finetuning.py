@@ -21,9 +21,9 @@ from svdjax.memory.accumulation import Trained
 from svdjax.memory.blocking import stats_dtype
 from svdjax.memory.rematerialise import RunBlock, run_plainly, run_rematerialised
 from svdjax.models.attention import rotate_maps
-from svdjax.models.backward import backward_unet
+from svdjax.models.backward import QUERIES, expected_names
 from svdjax.models.clip import CLIPVision
-from svdjax.models.overlay import QUERIES, expected_names
+from svdjax.models.svd import backward_unet
 from svdjax.models.unet import UNet
 from svdjax.models.vae import VAE
 from svdjax.sampling import edm
@@ -188,7 +188,7 @@ def clip_losses(
     denoised latents weighted by (1 + sigma^2) / sigma^2, but does not cancel at small sigma.
 
     Args:
-        trained: the backward direction's own tensors, by dotted name (`svdjax.models.overlay`).
+        trained: the backward direction's own tensors, by dotted name (`svdjax.models.backward`).
         unet: the frozen UNet. It gives the maps, and everything that is not in `trained` or `carried`.
         examples: the batch.
         carried: tensors that the backward direction has of its own without their being trained, such as output biases.

@@ -12,7 +12,8 @@ from jax import Array
 from svdjax.config import CLIPConfig
 from svdjax.errors import InputError
 from svdjax.models.attention import spatial_attention
-from svdjax.models.layers import Conv, LayerNorm, Linear, gelu
+from svdjax.models.convolution import Conv
+from svdjax.models.layers import LayerNorm, Linear, gelu
 
 
 def quick_gelu(x: Array) -> Array:

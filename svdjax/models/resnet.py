@@ -10,8 +10,9 @@ from flax import nnx
 from jax import Array
 
 from svdjax.memory.blocking import stats_dtype
+from svdjax.models.convolution import Conv, TemporalConv, convolve
 from svdjax.models.initialize import Keys
-from svdjax.models.layers import Conv, GroupNorm, Linear, TemporalConv, convolve
+from svdjax.models.layers import GroupNorm, Linear
 
 
 class ResnetBlock(nnx.Module):

@@ -24,7 +24,7 @@ class SVD:
     Attributes:
         config: shapes and schedule.
         unet, vae, image_encoder: the networks; their `dtype` is that of their computation.
-        backward: the backward direction's own tensors by dotted name (`svdjax.models.overlay`), or None if there are none.
+        backward: the backward direction's own tensors by dotted name (`svdjax.models.backward`), or None if there are none.
     """
 
     config: SVDConfig
@@ -45,3 +45,15 @@ def fill(network: Any, values: Mapping[str, Array]) -> Any:
     graphdef, state = nnx.split(network)
     flat = [(path, variable.replace(values[".".join(map(str, path))])) for path, variable in nnx.to_flat_state(state)]
     return nnx.merge(graphdef, nnx.from_flat_state(flat))
+
+
+def backward_unet(unet: UNet, params: Mapping[str, Array]) -> UNet:
+    """A UNet with the tensors of `params` (see `Backward`) in place of its own: the second network of an explicit pass."""
+    graphdef, state = nnx.split(unet)
+    flat = {".".join(map(str, path)): path for path, _ in nnx.to_flat_state(state)}
+    leaves = dict(nnx.to_flat_state(state))
+    for name, value in params.items():
+        if name not in flat:
+            raise KeyError(f"{name} is not a tensor of the UNet")
+        leaves[flat[name]] = leaves[flat[name]].replace(value)
+    return nnx.merge(graphdef, nnx.from_flat_state(leaves))

@@ -12,8 +12,9 @@ from jax import Array
 from svdjax.config import UNetConfig
 from svdjax.memory.rematerialise import RunBlock, run_plainly
 from svdjax.models.backward import Backward
+from svdjax.models.convolution import Conv
 from svdjax.models.initialize import Keys
-from svdjax.models.layers import Conv, GroupNorm, TimestepEmbedding, timestep_embedding
+from svdjax.models.layers import GroupNorm, TimestepEmbedding, timestep_embedding
 from svdjax.models.transformer import Conditions, Maps
 from svdjax.models.unet_blocks import DownBlock, MidBlock, UpBlock
 

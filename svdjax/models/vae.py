@@ -10,7 +10,7 @@ from jax import Array
 
 from svdjax.config import VAEConfig
 from svdjax.memory.blocking import BLOCK_BYTES, map_blocks, stats_dtype
-from svdjax.models.layers import Conv
+from svdjax.models.convolution import Conv
 from svdjax.models.vae_decoder import TemporalDecoder
 from svdjax.models.vae_encoder import Encoder
 

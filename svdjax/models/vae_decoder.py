@@ -21,7 +21,8 @@ from jax import Array, lax
 
 from svdjax.config import VAEConfig
 from svdjax.memory.blocking import block_size, stats_dtype
-from svdjax.models.layers import Conv, GroupNorm, TemporalConv
+from svdjax.models.convolution import Conv, TemporalConv
+from svdjax.models.layers import GroupNorm
 from svdjax.models.resnet import SpatioTemporalResBlock, Upsample
 from svdjax.models.vae_encoder import EPS, AttentionBlock
 

@@ -10,7 +10,8 @@ from jax import Array
 
 from svdjax.config import VAEConfig
 from svdjax.models.attention import SpatialAttention
-from svdjax.models.layers import Conv, GroupNorm
+from svdjax.models.convolution import Conv
+from svdjax.models.layers import GroupNorm
 from svdjax.models.resnet import Downsample, ResnetBlock
 
 EPS = 1e-6  # of every GroupNorm that sees single images

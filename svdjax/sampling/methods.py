@@ -7,8 +7,7 @@ from collections.abc import Collection, Mapping
 from jax import Array
 
 from svdjax.errors import InputError
-from svdjax.models.backward import NOWHERE, UP_BLOCKS, Backward
-from svdjax.models.overlay import QUERIES
+from svdjax.models.backward import NOWHERE, QUERIES, UP_BLOCKS, Backward
 
 METHODS = {
     "dual": "both directions, the backward one fine-tuned and given the rotated forward maps",
@@ -44,7 +43,7 @@ def check(method: str, names: Collection[str] | None) -> None:
 
     Args:
         method: a key of `METHODS`.
-        names: of the tensors, or of their kinds (`svdjax.models.overlay`); None where there are none.
+        names: of the tensors, or of their kinds (`svdjax.models.backward`); None where there are none.
     """
     if method not in METHODS:
         raise InputError(f"method {method!r}: unknown, expected one of {', '.join(METHODS)}")

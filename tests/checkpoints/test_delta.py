@@ -21,7 +21,7 @@ from convert.svd_to_flax import main
 from svdjax.checkpoints.checkpoint import read_info
 from svdjax.checkpoints.delta import base_tensors, content, read_backward_info, save_backward, transfer_note
 from svdjax.checkpoints.orbax_trees import restore_tree, tree_shapes
-from svdjax.models.overlay import QUERIES, VALUES
+from svdjax.models.backward import QUERIES, VALUES
 from svdjax.models.svd import leaves
 
 pytestmark = pytest.mark.usefixtures("quick_shapes")

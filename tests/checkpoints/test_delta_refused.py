@@ -13,7 +13,7 @@ import svdjax
 from svdjax.checkpoints import checkpoint
 from svdjax.checkpoints.delta import read_backward_info, save_backward
 from svdjax.errors import InputError
-from svdjax.models.overlay import VALUES
+from svdjax.models.backward import VALUES
 
 pytestmark = pytest.mark.usefixtures("quick_shapes")
 

@@ -9,8 +9,9 @@ import pytest
 import videos
 
 from svdjax.data.clip_order import Order
+from svdjax.data.readers import read_clip
 from svdjax.data.scan import scan
-from svdjax.data.sources import DataSettings, read_clip
+from svdjax.data.sources import DataSettings
 from svdjax.data.worker_pool import WorkerDied, Workers
 from svdjax.errors import InputError
 from train.batches.loader import Loader

@@ -14,8 +14,8 @@ from PIL import Image
 
 from svdjax.data.discover import Place, find
 from svdjax.data.motion import Skipped, measure
-from svdjax.data.readers import KINDS, kind
-from svdjax.data.sources import Clip, Source, read_clip, read_frames
+from svdjax.data.readers import READERS, read_clip, read_frames, reader
+from svdjax.data.sources import Clip, Source
 from svdjax.errors import InputError
 from svdjax.media import video
 from svdjax.media.fit import fit
@@ -24,7 +24,7 @@ SIZE = videos.SIZE
 
 
 def all_frames(path, name="video"):
-    return np.stack([pixels() for pixels in kind(name).frames(str(path))])
+    return np.stack([pixels() for pixels in reader(name).frames(str(path))])
 
 
 def encoders():
@@ -62,7 +62,7 @@ def test_frame_numbers_are_those_of_reading_from_the_beginning(coded, name):
     every = all_frames(coded[name], how)
     assert videos.numbers(every) == list(range(130))
     for start in (0, 1, 19, 20, 21, 47, 48, 59, 60, 61, 79, 81, 100, 119, 120, 121, 129):
-        pixels = next(kind(how).frames(str(coded[name]), start, 130))()
+        pixels = next(reader(how).frames(str(coded[name]), start, 130))()
         np.testing.assert_array_equal(pixels, every[start])
 
 
@@ -203,7 +203,7 @@ def test_names_of_clips(tmp_path):
 
 def test_further_kinds_fit_in(monkeypatch):
     """A kind is a module with two functions; nothing else needs to know of it."""
-    monkeypatch.setitem(KINDS, "made", __name__)
+    monkeypatch.setitem(READERS, "made", __name__)
     skipped = measure(Place("x", "6", "made"), 9, 1, 0)
     assert isinstance(skipped, Skipped)
     source = measure(Place("x", "6", "made"), 4, 1, 0)

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from svdjax.data.clip_order import Order
+from svdjax.data.readers import read_clip
 from svdjax.data.scan import Found, scan
-from svdjax.data.sources import Clip, DataSettings, read_clip
-from svdjax.data.world_clips import read_with_facts
+from svdjax.data.sources import Clip, DataSettings
 from svdjax.errors import InputError
 from svdjax.world.drawing import render
 from svdjax.world.facts import FACTS, facts
 from svdjax.world.scene import KINDS, scene
+from train.batches.clips_with_facts import read_with_facts
 from train.batches.loader import Loader
 
 SETTINGS = DataSettings("world", 8, (64, 64), hold_out=1)

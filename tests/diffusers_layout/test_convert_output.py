@@ -11,8 +11,8 @@ import svd_folders
 from media import open_folder, unprivileged
 from svd_folders import assert_holds, refused, weights_file
 
-from convert import svd_to_flax
 from convert.svd_to_flax import main
+from svdjax.diffusers_layout import importing
 
 pytestmark = pytest.mark.usefixtures("quick_shapes")
 
@@ -42,7 +42,7 @@ def test_a_run_that_stops_leaves_the_old_checkpoint(source, tmp_path, capsys, mo
             raise failure
         path.mkdir()
 
-    monkeypatch.setattr(svd_to_flax, "save_tree", save_tree)
+    monkeypatch.setattr(importing, "save_tree", save_tree)
     capsys.readouterr()
     if status is None:
         with pytest.raises(failure):

@@ -17,13 +17,14 @@ from diffusers import EulerDiscreteScheduler, StableVideoDiffusionPipeline, UNet
 from safetensors.numpy import save_file
 from svd_folders import converted, tensors, weights_file
 
-from convert import flax_to_svd, svd_to_flax
+from convert import svd_to_flax
 from convert.flax_to_svd import main
 from svdjax.checkpoints.checkpoint import read_info
 from svdjax.checkpoints.delta import base_tensors, save_backward
-from svdjax.config import UNetConfig, from_pytorch
-from svdjax.diffusers_layout.config_files import unet_json
-from svdjax.models.overlay import QUERIES, VALUES
+from svdjax.config import UNetConfig
+from svdjax.diffusers_layout import exporting
+from svdjax.diffusers_layout.config_files import from_pytorch, unet_json
+from svdjax.models.backward import QUERIES, VALUES
 
 pytestmark = pytest.mark.usefixtures("quick_shapes")
 
@@ -138,14 +139,14 @@ def test_what_was_trained_must_be_all_of_it(source, tuned, tmp_path, capsys):
 
 def test_tensors_are_read_a_few_at_a_time(model, tuned, tmp_path, monkeypatch):
     groups = []
-    whole = flax_to_svd.stream_tree
+    whole = exporting.stream_tree
 
     def stream_tree(path, expected, at_once, **options):
-        assert at_once == flax_to_svd.AT_ONCE
+        assert at_once == exporting.AT_ONCE
         groups.append(path.name)
         return whole(path, expected, 20_000, **options)
 
-    monkeypatch.setattr(flax_to_svd, "stream_tree", stream_tree)
+    monkeypatch.setattr(exporting, "stream_tree", stream_tree)
     assert main([str(model), str(tmp_path / "unet")]) == 0
     assert groups == ["backward", "unet"]
     assert_same(tensors(tmp_path / "unet" / FILE), tensors(tuned / FILE))
@@ -206,7 +207,7 @@ def test_bad_input(model, forward_only, source, delta, tmp_path, capsys):
 def test_weights_of_another_unet_are_refused_before_the_work(model, base, tmp_path, capsys, monkeypatch):
     theirs = {name: value for name, value in base.items() if "mid_block" not in name}
     save_backward(tmp_path / "b", theirs, theirs, {})
-    monkeypatch.setattr(flax_to_svd, "stream_tree", None)
+    monkeypatch.setattr(exporting, "stream_tree", None)
     line = refused(capsys, model, tmp_path / "out", "--backward", tmp_path / "b")
     assert line.startswith(f"{tmp_path}/b/delta: lacks mid_block.")
     assert not (tmp_path / "out").exists()

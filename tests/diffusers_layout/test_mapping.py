@@ -12,8 +12,9 @@ import svd_folders
 import torch
 from jax import numpy as jnp
 
-from svdjax.config import SVDConfig, from_pytorch
+from svdjax.config import SVDConfig
 from svdjax.diffusers_layout import name_table
+from svdjax.diffusers_layout.config_files import from_pytorch
 from svdjax.errors import InputError
 from svdjax.models.initialize import abstract
 from svdjax.models.svd import NETWORKS, leaves

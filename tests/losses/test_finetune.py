@@ -15,14 +15,15 @@ import torch
 import training
 from goldens import channels_last, relative
 
-from svdjax.config import UNetConfig, from_pytorch
+from svdjax.config import UNetConfig
+from svdjax.diffusers_layout.config_files import from_pytorch
 from svdjax.diffusers_layout.name_table import torch_row
 from svdjax.losses import finetuning
 from svdjax.losses.finetuning import Draws, Examples, Noising
 from svdjax.memory.rematerialise import run_plainly
+from svdjax.models.backward import VALUES, expected_names
 from svdjax.models.clip import CLIPVision
 from svdjax.models.initialize import abstract
-from svdjax.models.overlay import VALUES, expected_names
 from svdjax.models.svd import leaves
 from svdjax.models.unet import UNet
 from svdjax.models.vae import VAE

@@ -12,7 +12,7 @@ from sample.benchmarking import host_memory
 from svdjax import pipeline
 from svdjax.config import SVDConfig, UNetConfig
 from svdjax.models import svd
-from svdjax.models.overlay import VALUES, expected_names
+from svdjax.models.backward import VALUES, expected_names
 from svdjax.models.unet import UNet
 
 pytestmark = pytest.mark.heavy

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from svdjax.models.convolution import TemporalConv, convolve
 from svdjax.models.initialize import Keys
-from svdjax.models.layers import FeedForward, GroupNorm, TemporalConv, convolve, geglu, gelu, timestep_embedding
+from svdjax.models.layers import FeedForward, GroupNorm, geglu, gelu, timestep_embedding
 from svdjax.models.resnet import Upsample
 from svdjax.models.svd import fill
 

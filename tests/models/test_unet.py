@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from networks import TINY, overlay
 
-from svdjax.config import UNetConfig, from_pytorch
+from svdjax.config import UNetConfig
+from svdjax.diffusers_layout.config_files import from_pytorch
 from svdjax.models.attention import rotate_maps
-from svdjax.models.backward import EVERYWHERE, NOWHERE, UP_BLOCKS, Backward, backward_unet
+from svdjax.models.backward import EVERYWHERE, NOWHERE, UP_BLOCKS, Backward
 from svdjax.models.initialize import abstract
-from svdjax.models.svd import leaves
+from svdjax.models.svd import backward_unet, leaves
 from svdjax.models.unet import UNet
 
 # Float32 against float32: PyTorch's own float32 is 3.5e-6 (max abs) from its float64 here, and outputs measure 2e-6.

@@ -18,7 +18,7 @@ from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
 
 from svdjax.config import SVDConfig
-from svdjax.models.overlay import VALUES, expected_names
+from svdjax.models.backward import VALUES, expected_names
 from svdjax.models.svd import NETWORKS, leaves
 from svdjax.parallel.mesh import AXES
 from svdjax.parallel.sharding import batch_sharding, device_bytes, like_tree, replicated, rules_of, sharding_of

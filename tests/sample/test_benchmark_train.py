@@ -25,9 +25,9 @@ from svdjax.losses import finetuning
 from svdjax.models.svd import leaves
 from svdjax.parallel import sharding
 from svdjax.parallel.mesh import AXES, make_mesh
-from train.steps.finetuning import How
+from train.steps.settings import FinetuningSettings
 
-HOW = How(batch_size=2, num_frames=3, size=(24, 16), remat=False)
+HOW = FinetuningSettings(batch_size=2, num_frames=3, size=(24, 16), remat=False)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_activations_cost_operations_or_memory():
     """In frames of sixteen times the size, where memory is mostly activations."""
     count, scratch = {}, {}
     for remat in (False, True):
-        how = How(batch_size=1, num_frames=3, size=(96, 64), remat=remat)
+        how = FinetuningSettings(batch_size=1, num_frames=3, size=(96, 64), remat=remat)
         load = train_workload.make(TINY, how, "float32", one_device(), allocate=False)
         count[remat] = flops.count(load.update, *load.arguments)
         program = timing.compile_program(load.update, load.arguments, warm=False, steps=True, **load.jit_options())
@@ -165,7 +165,7 @@ def test_compile_only_on_a_simulated_mesh(model, tmp_path):
     half = results["unet_parameters"] / 2
     assert 2 * 2 * half < sent["all-gather", "fsdp"] < 3 * 4 * half
     mesh = AbstractMesh((2, 2, 1), AXES)
-    load = train_workload.make(TINY, How(4, 3, (24, 16)), "bfloat16", one_device(), allocate=False)
+    load = train_workload.make(TINY, FinetuningSettings(4, 3, (24, 16)), "bfloat16", one_device(), allocate=False)
     unet = sharding.device_bytes(leaves(load.arguments[1]), mesh)
     assert unet < results["train_step_argument_bytes"] < 1.6 * unet
     assert "MB sent by each device" in done.stdout

@@ -11,8 +11,7 @@ from PIL import Image
 import svdjax
 from sample import interpolate
 from svdjax import pipeline
-from svdjax.models.backward import EVERYWHERE, NOWHERE, UP_BLOCKS
-from svdjax.models.overlay import QUERIES, VALUES
+from svdjax.models.backward import EVERYWHERE, NOWHERE, QUERIES, UP_BLOCKS, VALUES
 from svdjax.sampling import methods
 from svdjax.sampling.methods import METHODS
 from svdjax.sampling.settings import Settings

@@ -23,7 +23,8 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 import svdjax.models.svd
-from svdjax.config import SVDConfig, from_pytorch
+from svdjax.config import SVDConfig
+from svdjax.diffusers_layout.config_files import from_pytorch
 from svdjax.diffusers_layout.name_table import table
 from svdjax.models.initialize import abstract
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from svdjax.config import from_pytorch
+from svdjax.diffusers_layout.config_files import from_pytorch
 from svdjax.models.clip import CLIPVision
 from svdjax.models.initialize import abstract
 from svdjax.models.unet import UNet

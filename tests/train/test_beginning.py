@@ -14,12 +14,12 @@ from svdjax.models.svd import fill, leaves
 from svdjax.models.unet import UNet
 from svdjax.models.vae import VAE
 from train.steps.optimizer import optimizer
-from train.steps.pretraining import How
+from train.steps.settings import PretrainingSettings
 from train.steps.zero_branches import begin
 
 
 def how(**options):
-    return How(1, 2, (16, 16), 10, learning_rate=0.1, warmup=0, **options)
+    return PretrainingSettings(1, 2, (16, 16), 10, learning_rate=0.1, warmup=0, **options)
 
 
 @pytest.fixture(scope="module")

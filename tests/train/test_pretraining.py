@@ -24,7 +24,8 @@ from svdjax.models.unet import UNet
 from svdjax.sampling import edm
 from svdjax.sampling.conditioning import embed_images, to_signed_unit
 from train.steps.optimizer import averaged
-from train.steps.pretraining import How, noises, to_reconstruct
+from train.steps.pretraining import noises, to_reconstruct
+from train.steps.settings import PretrainingSettings
 
 NO_TERMS = Autoencoding(moving=0, edges=0, divergence=0)
 
@@ -128,7 +129,7 @@ def test_squares_have_room_for_offsets(clips, crop):
     """Of all directions, in the share of the clips that was asked for; none without."""
     many = np.tile(clips[:1], (400, 1, 1, 1, 1))
     posterior, keys = np.zeros((400, 4, 8, 8, 1), np.float32), jax.random.split(jax.random.key(0), 400)
-    how = How(400, 4, (16, 16), 1, crop=crop)
+    how = PretrainingSettings(400, 4, (16, 16), 1, crop=crop)
     taken, noise, offsets = to_reconstruct(many, posterior, keys, how, 2)
     assert offsets is None
     assert taken.shape[2:4] == (crop or 16,) * 2
@@ -157,7 +158,7 @@ def test_crops_follow_what_moves(clips):
 
 def test_levels_of_a_batchs_noises_are_spread_evenly():
     """One in each of the distribution's equally likely shares, a clip's in each quarter, which together are the whole of it."""
-    how = How(5, 2, (8, 8), 1, noises=4, noising=Noising(log_sigma_mean=0.5, log_sigma_std=2.0))
+    how = PretrainingSettings(5, 2, (8, 8), 1, noises=4, noising=Noising(log_sigma_mean=0.5, log_sigma_std=2.0))
     keys = jax.random.split(jax.random.key(0), (100, 5))
     draw = jax.vmap(lambda key, row: noises(key, row, how, (2, 3)))
     noise, sigma = jax.vmap(lambda keys: draw(keys, jnp.arange(5)))(keys)

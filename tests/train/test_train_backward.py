@@ -12,7 +12,7 @@ from training import assert_same_run, losses, train
 
 from svdjax.checkpoints import checkpoint
 from svdjax.checkpoints.delta import read_backward_info
-from svdjax.models.overlay import kind_of
+from svdjax.models.backward import kind_of
 from svdjax.models.svd import NETWORKS, leaves
 from train import backward
 from train.run.metrics import Metrics

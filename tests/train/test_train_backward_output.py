@@ -17,7 +17,7 @@ from training import assert_same_run, losses, train
 import convert.flax_to_svd
 import sample.interpolate
 from svdjax.checkpoints import checkpoint
-from svdjax.models.backward import backward_unet
+from svdjax.models.svd import backward_unet
 from train.run import loss_curve
 from train.run.metrics import Row
 

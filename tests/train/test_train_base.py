@@ -11,8 +11,9 @@ import training
 from training import assert_same_arrays, losses, one_line
 
 import svdjax
+from svdjax.data.readers import read_clip
 from svdjax.data.scan import scan
-from svdjax.data.sources import DataSettings, read_clip
+from svdjax.data.sources import DataSettings
 from svdjax.losses.autoencoding import Autoencoding
 from svdjax.models.svd import NETWORKS, leaves
 from svdjax.sampling.conditioning import to_signed_unit

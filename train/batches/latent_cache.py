@@ -19,7 +19,8 @@ import numpy as np
 from numpy.lib import format as npy
 from tqdm import tqdm
 
-from svdjax.data.sources import Clip, DataSettings, Source, fingerprint, read_frames
+from svdjax.data.readers import read_frames
+from svdjax.data.sources import Clip, DataSettings, Source, fingerprint
 from svdjax.errors import InputError
 from svdjax.runtime.atomic import new_folder, require_space
 

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from svdjax.data.clip_order import Order
-from svdjax.data.sources import Clip, read_clip
+from svdjax.data.readers import read_clip
+from svdjax.data.sources import Clip
 from svdjax.data.worker_pool import WorkerDied, Workers
 from svdjax.errors import InputError
 from train.batches.latent_cache import LatentCache

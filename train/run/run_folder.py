@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from svdjax import __version__
 from svdjax.errors import InputError
 from svdjax.runtime.atomic import new_file
+from svdjax.version import __version__
 
 FORMAT = "svdjax-run"
 VERSION = 1
@@ -44,18 +44,6 @@ def check_new_or_continued(out: Path, resume: bool) -> bool:
     if not resume:
         raise InputError(f"{out}: holds a run already; --resume continues it, another --out begins a new one")
     return True
-
-
-def check_apart(out: Path, data: Path) -> None:
-    """Refuse a run's folder within the data, where its pictures would be read as data.
-
-    Raises:
-        InputError: it is there.
-    """
-    if out.resolve().is_relative_to(data.resolve()):
-        raise InputError(
-            f"--out {out}: lies in --data {data}, where the run's pictures would be read as data; expected elsewhere"
-        )
 
 
 def read(out: Path) -> dict[str, Any] | None:

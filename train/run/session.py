@@ -17,7 +17,7 @@ from svdjax.config import SVDConfig
 from svdjax.data import report
 from svdjax.data.clip_order import Order
 from svdjax.data.scan import Found, scan
-from svdjax.data.sources import DataSettings
+from svdjax.data.sources import DataSettings, check_apart
 from svdjax.errors import InputError
 from svdjax.media import fit
 from svdjax.parallel import cluster, mesh
@@ -108,7 +108,7 @@ def set_up(given: Options, config: SVDConfig, check: Callable[[], None] = lambda
     batch = given.batch_size or given.accumulate * devices.shape["data"] * devices.shape["fsdp"]
     mesh.check_batch(batch, given.accumulate, devices)
     check()
-    run_folder.check_apart(given.out, given.data)
+    check_apart(given.out, given.data)
     continued = on_main(lambda: run_folder.check_new_or_continued(given.out, given.resume))
     if given.resume and not continued:
         say(f"{given.out}: there is no run to resume, so one begins")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from svdjax.data.sources import DataSettings, Source, read_clip
+from svdjax.data.readers import read_clip
+from svdjax.data.sources import DataSettings, Source
 from svdjax.errors import InputError
 from svdjax.media import video
 from svdjax.parallel import cluster

@@ -2,52 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from jax import Array
 from jax.sharding import Mesh
 
 from svdjax.losses import finetuning
-from svdjax.losses.finetuning import Examples, Moments, Noising
+from svdjax.losses.finetuning import Examples, Moments
 from svdjax.models.svd import SVD
 from svdjax.models.unet import UNet
 from svdjax.parallel import sharding
 from train.run.loop import Result
+from train.steps.settings import FinetuningSettings
 from train.steps.state import State
 from train.steps.step import Step, finish, run_blocks
 
 
-@dataclass(frozen=True)
-class How:
-    """What fixes a step besides its weights and its batch.
-
-    Attributes:
-        batch_size: clips of a step, over all devices.
-        num_frames: of a clip.
-        size: (width, height) of a clip in pixels.
-        seed: of sigmas and noises.
-        learning_rate: of AdamW.
-        accumulate: parts that a step is done in.
-        rotation: whether the backward pass is given the rotated forward maps.
-        remat: whether activations are computed again instead of kept.
-        noising: levels, and what the UNet is told.
-    """
-
-    batch_size: int
-    num_frames: int
-    size: tuple[int, int]
-    seed: int = 0
-    learning_rate: float = 1e-4
-    accumulate: int = 1
-    rotation: bool = True
-    remat: bool = True
-    noising: Noising = dataclasses.field(default_factory=Noising)
-
-
-def make_update(mesh: Mesh, how: How) -> Callable[[State, UNet, Mapping[str, Array], Examples], tuple[State, Result]]:
+def make_update(
+    mesh: Mesh, how: FinetuningSettings
+) -> Callable[[State, UNet, Mapping[str, Array], Examples], tuple[State, Result]]:
     """One step: (state, frozen UNet, carried tensors, examples) -> the next state and what the step tells; to be jitted."""
     optimizer = finetuning.optimizer(how.learning_rate)
 
@@ -76,7 +50,7 @@ class Finetuning(Step):
         start: the backward direction's tensors to begin with, float32 by name; those that aren't trained are carried.
     """
 
-    def __init__(self, model: SVD, mesh: Mesh, how: How, start: Mapping[str, Array]):
+    def __init__(self, model: SVD, mesh: Mesh, how: FinetuningSettings, start: Mapping[str, Array]):
         self.model, self.how = model, how
         names = finetuning.trained_names(start, how.rotation)
         trained = {name: start[name] for name in names}

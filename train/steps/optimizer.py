@@ -1,10 +1,10 @@
-"""How training from scratch follows its gradients: Muon and AdamW, a falling rate, and the mean of the weights."""
+"""Optimizer of training from scratch: Muon, AdamW, learning rate schedule, moving average of the weights."""
 
 from __future__ import annotations
 
 import functools
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,8 @@ from jax import Array
 from jax.sharding import Mesh
 
 from train.steps.muon import scale_by_muon
+from train.steps.settings import PretrainingSettings
 from train.steps.state import State
-
-if TYPE_CHECKING:
-    from train.steps.pretraining import How
 
 _SMALL = 32  # inputs or outputs of a kernel that is no matrix to Muon
 
@@ -43,7 +41,7 @@ def averaged(decay: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def optimizer(how: How, mesh: Mesh | None = None) -> optax.GradientTransformation:
+def optimizer(how: PretrainingSettings, mesh: Mesh | None = None) -> optax.GradientTransformation:
     """Gradients clipped to a global norm of 1, Muon whose rate rises and then falls as a cosine, the mean of the weights.
 
     Muon takes the kernels, as matrices of inputs by outputs, AdamW all else; updates of both are of the size of AdamW's
@@ -58,7 +56,7 @@ def optimizer(how: How, mesh: Mesh | None = None) -> optax.GradientTransformatio
     return optax.chain(optax.clip_by_global_norm(1.0), muon, frozen, averaged(how.average))
 
 
-def _frozen(trained: Any, how: How) -> Any:
+def _frozen(trained: Any, how: PretrainingSettings) -> Any:
     """Which tensors stay as they are."""
     freeze = how.freeze_encoder
     return {name: freeze and name.startswith("vae.") and not name.startswith("vae.decoder.") for name in trained}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -15,10 +13,9 @@ from jax.sharding import Mesh
 
 from svdjax.config import SVDConfig
 from svdjax.losses import finetuning
-from svdjax.losses.autoencoding import Autoencoding, crop, reconstruct
+from svdjax.losses.autoencoding import crop, reconstruct
 from svdjax.losses.denoising import Noised, denoising_losses
 from svdjax.losses.facts import fact_losses
-from svdjax.losses.finetuning import Noising
 from svdjax.memory import accumulation
 from svdjax.models.clip import CLIPVision
 from svdjax.models.initialize import abstract
@@ -30,54 +27,13 @@ from svdjax.parallel.mesh import BATCH_AXES
 from svdjax.sampling.conditioning import added_time_ids, embed_images, to_signed_unit
 from train.run.loop import Result
 from train.steps.optimizer import optimizer
+from train.steps.settings import PretrainingSettings
 from train.steps.state import State
 from train.steps.step import Step, finish, run_blocks
 
 STAGES = {"vae": ("vae",), "image-encoder": ("image_encoder",), "unet": ("unet", "image_encoder")}  # what each trains
 HEAD = ("head.kernel", "head.bias")  # that reads facts off the embedding, trained beside the image encoder and dropped
 _DROPOUT, _CROP, _NOISES, _OFFSET = 100, 101, 102, 103  # tell these draws from those of `svdjax.losses.finetuning.draw`
-
-
-@dataclass(frozen=True)
-class How:
-    """What fixes a step besides its weights and its batch.
-
-    Attributes:
-        batch_size: clips of a step, over all devices.
-        num_frames: of a clip.
-        size: (width, height) of a clip in pixels.
-        steps: of the whole run, at whose end the learning rate is zero.
-        seed: of sigmas and noises.
-        learning_rate: of Muon and AdamW, at its highest.
-        warmup: steps until it is.
-        average: decay of the mean of the weights, which is what is kept.
-        dropout: share of clips that aren't told their first frame.
-        noises: of each clip that the UNet is trained on at once: the VAE encodes it once for all. A batch's levels are
-            spread evenly.
-        crop: side of the square of each clip that the VAE is trained on, in pixels; None is the whole clip.
-        freeze_encoder: whether the VAE's encoder stays, or the image encoder beside the UNet.
-        accumulate: parts that a step is done in.
-        remat: whether activations are computed again instead of kept.
-        noising: levels, and what the UNet is told.
-        autoencoding: the VAE's loss.
-    """
-
-    batch_size: int
-    num_frames: int
-    size: tuple[int, int]
-    steps: int
-    seed: int = 0
-    learning_rate: float = 3e-3
-    warmup: int = 200
-    average: float = 0.999
-    dropout: float = 0.1
-    noises: int = 1
-    crop: int | None = None
-    freeze_encoder: bool = False
-    accumulate: int = 1
-    remat: bool = True
-    noising: Noising = dataclasses.field(default_factory=Noising)
-    autoencoding: Autoencoding = dataclasses.field(default_factory=Autoencoding)
 
 
 def trained_networks(stage: str, freeze_encoder: bool) -> tuple[str, ...]:
@@ -90,7 +46,7 @@ def of_network(tensors: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {leaf.removeprefix(f"{name}."): value for leaf, value in tensors.items() if leaf.startswith(f"{name}.")}
 
 
-def noises(key: Array, row: Array, how: How, shape: tuple[int, ...]) -> tuple[Array, Array]:
+def noises(key: Array, row: Array, how: PretrainingSettings, shape: tuple[int, ...]) -> tuple[Array, Array]:
     """Noises (n, *shape) of one clip of a batch and their sigmas (n,).
 
     Of the levels' equally likely shares, as many as the batch has noises, each is drawn from once; a clip's are far apart.
@@ -103,7 +59,9 @@ def noises(key: Array, row: Array, how: How, shape: tuple[int, ...]) -> tuple[Ar
     return jax.random.normal(of_noise, (count, *shape)), sigma
 
 
-def to_reconstruct(clips: Array, posterior: Array, keys: Array, how: How, factor: int) -> tuple[Array, Array, Array | None]:
+def to_reconstruct(
+    clips: Array, posterior: Array, keys: Array, how: PretrainingSettings, factor: int
+) -> tuple[Array, Array, Array | None]:
     """What `reconstruct` takes: clips or squares of them, their noise, and offsets, None where no latents are to be moved.
 
     Where some are, a square is larger by a latent if the frame has room: what is compared is as large as it would be.
@@ -144,7 +102,7 @@ class Pretraining(Step):
         start: Mapping[str, Array],
         frozen: Mapping[str, Any],
         mesh: Mesh,
-        how: How,
+        how: PretrainingSettings,
         dtype: Any,
     ):
         self.stage, self.config, self.how = stage, config, how
