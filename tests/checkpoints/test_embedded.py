@@ -12,12 +12,13 @@ from PIL import Image
 
 import svdjax
 from sample import contact_sheet, figures
-from sample.evaluate import reconstruct
 from sample.evaluation import keyframe_pairs, metrics
+from sample.evaluation.generate import reconstruct
 from sample.interpolate import main
 from svdjax import embedded_model
-from svdjax.checkpoints import checkpoint
+from svdjax.loading import find_model
 from svdjax.media import video
+from svdjax.models.svd import leaves
 from svdjax.presets import PRESETS
 from svdjax.sampling import methods
 
@@ -37,7 +38,7 @@ def test_what_is_shipped():
 
 
 def test_its_shapes_are_those_of_the_recipe():
-    config = checkpoint.read_info(embedded_model.checkpoint()).config
+    config = find_model("embedded").config
     vae = dataclasses.replace(config.vae, scaling_factor=PRESETS["tiny"].vae.scaling_factor)  # it is measured in training
     assert dataclasses.replace(config, vae=vae) == PRESETS["tiny"]
 
@@ -61,7 +62,7 @@ def test_diffusers_loads_it():
             embedded_model.SOURCE, subfolder=name, torch_dtype=torch.float32, output_loading_info=True
         )
         assert not [key for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if found[key]], name
-    ours = svdjax.load(embedded_model.checkpoint(), dtype="float32")
+    ours = svdjax.load("embedded", dtype="float32")
     r = np.random.default_rng(0)
     sample, embeds, picture, latents = (
         r.normal(size=shape).astype(np.float32) for shape in ((1, 8, 16, 16, 12), (1, 1, 64), (1, 64, 64, 3), (1, 8, 16, 16, 6))
@@ -106,7 +107,7 @@ def test_the_demo(demo):
     assert frames.shape == (8, 384, 384, 3)
     said = video.read_metadata(demo / "svdjax-demo.mp4")
     assert said["model"] == "the embedded model"
-    assert {name: int(said[name]) for name in embedded_model.SETTINGS} == embedded_model.SETTINGS
+    assert {name: int(said[name]) for name in embedded_model.DEFAULTS} == embedded_model.DEFAULTS
     height, width = np.asarray(Image.open(demo / "svdjax-demo.png")).shape[:2]
     assert width > 8 * 96
     assert height > 3 * 96
@@ -122,7 +123,7 @@ def test_any_two_keyframes(tmp_path, capsys):
     assert main([*words, "--steps", str(STEPS), "-o", str(tmp_path / "out"), "--sheet", str(tmp_path / "sheet.png")]) == 0
     assert np.stack([np.asarray(Image.open(p)) for p in sorted((tmp_path / "out").iterdir())]).shape == (8, 64, 64, 3)
     said = capsys.readouterr().out
-    assert "no --model: this is the embedded toy model (8 frames of 64x64" in said
+    assert "no --model: the embedded toy model is used (8 frames of 64x64" in said
     assert "python -m convert.svd_to_flax" in said
     assert (tmp_path / "sheet.png").exists()
 
@@ -131,8 +132,15 @@ def test_any_two_keyframes(tmp_path, capsys):
 def test_each_method_has_its_backward_weights(method):
     folder = embedded_model.checkpoint(method)
     assert embedded_model.checkpoint(method) == folder  # converted once
-    assert embedded_model.is_embedded(folder)
-    methods.check(method, svdjax.load(folder).backward)
+    model = svdjax.load(folder, dtype="float32")
+    methods.check_backward_weights(method, model.backward)
+    direct = find_model("embedded", method).load(dtype="float32")
+    assert dict(direct.defaults) == embedded_model.DEFAULTS
+    for name, value in direct.backward.items():
+        np.testing.assert_array_equal(value, model.backward[name])
+    for network in ("unet", "vae", "image_encoder"):
+        for name, value in leaves(getattr(direct, network)).items():
+            np.testing.assert_array_equal(value, leaves(getattr(model, network))[name])
     sources = json.loads((folder / "config.json").read_text())["sources"]
     assert "unet/diffusion_pytorch_model.safetensors" in sources
 
@@ -145,7 +153,7 @@ def between(model, pair, method):
 
 def test_it_beats_what_it_is_compared_with():
     """On a few pairs that no training saw; the whole measurement is `sample.evaluate`."""
-    model = svdjax.load(embedded_model.checkpoint(), dtype="float32")
+    model = svdjax.load("embedded", dtype="float32")
     chosen = keyframe_pairs.of_world(6).pairs
     truth = [pair.read() for pair in chosen]
     made = {"cross-fade": [contact_sheet.cross_fade(clip[0], clip[-1], 8) for clip in truth]}
@@ -153,7 +161,10 @@ def test_it_beats_what_it_is_compared_with():
         made[method] = [between(model, pair, method) for pair in chosen]
     errors = {
         name: np.mean(
-            [metrics.figures(a, b, pair.scene)["trajectory_error"] for a, b, pair in zip(truth, clips, chosen, strict=True)]
+            [
+                metrics.clip_metrics(a, b, pair.scene)["trajectory_error"]
+                for a, b, pair in zip(truth, clips, chosen, strict=True)
+            ]
         )
         for name, clips in made.items()
     }
@@ -175,15 +186,15 @@ def test_the_vae():
 
     On these few; `sample.evaluate --methods reconstruction` is the whole measurement.
     """
-    model = svdjax.load(embedded_model.checkpoint(), dtype="float32")
+    model = svdjax.load("embedded", dtype="float32")
     found = []
     for pair in keyframe_pairs.of_world(6).pairs:
         clip = pair.read()
-        found.append(metrics.figures(clip, reconstruct(model, clip), pair.scene))
+        found.append(metrics.clip_metrics(clip, reconstruct(model, clip), pair.scene))
     assert np.mean([one["psnr"] for one in found]) > 30
     assert np.mean([one["region_psnr"] for one in found]) > 24
 
 
 def test_figures_need_a_folder(tmp_path, capsys):
     assert figures.main(["--out", str(tmp_path / "none")]) == 2
-    assert "there is no such folder" in capsys.readouterr().err
+    assert "no such folder" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from transformers import CLIPImageProcessor
 
 import svdjax
 from svdjax import pipeline
+from svdjax.sampling import generation
 from svdjax.sampling.draws import Draws
 from svdjax.sampling.settings import Settings
 
@@ -74,7 +75,7 @@ def test_it_is_the_pipeline_of_diffusers(theirs, draws, monkeypatch):
     pictures = (theirs.video_processor.postprocess_video(decoded, output_type="np")[0] * 255).round()
 
     settings = {"steps": 3, "guidance": (1.5, 2.5), "fps": 12, "motion_bucket_id": 40, "noise_aug_strength": 0.1}
-    latents = pipeline.sample_image(goldens.svd(), image[None], Settings(num_frames=5, **settings), draws=draws)
+    latents = generation.sample_image(goldens.svd(), image[None], Settings(num_frames=5, **settings), draws=draws)
     assert goldens.relative(latents, goldens.channels_last(np.asarray(want))) < TOLERANCE
     frames = svdjax.animate(goldens.svd(), image, draws=draws, **settings)
     assert frames.dtype == np.uint8

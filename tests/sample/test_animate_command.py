@@ -16,9 +16,10 @@ from skimage import data
 
 import svdjax
 from sample import animate
-from sample.animate import duration, main, remaining
-from svdjax import pipeline
+from sample.animate import main, remaining
+from sample.console import duration
 from svdjax.media import video
+from svdjax.sampling import generation
 
 pytestmark = pytest.mark.usefixtures("quick_shapes")
 
@@ -106,7 +107,7 @@ def test_a_run_that_stopped_goes_on(model, photos, tmp_path, capsys, monkeypatch
     out = tmp_path / "clips"
     names = {"mp4": ["cat.mp4", "cup.v2.mp4"], "frames": ["cat", "cup.v2"]}[form]
     made = []
-    real = pipeline.sample_image
+    real = generation.sample_image
 
     def stopping(model, image, settings, **options):
         if len(made) == 1:
@@ -114,19 +115,19 @@ def test_a_run_that_stopped_goes_on(model, photos, tmp_path, capsys, monkeypatch
         made.append(settings.seed)
         return real(model, image, settings, **options)
 
-    monkeypatch.setattr(pipeline, "sample_image", stopping)
+    monkeypatch.setattr(generation, "sample_image", stopping)
     assert run(model, out, *photos, "--format", form) == 130
     assert [path.name for path in out.iterdir()] == names[:1]
     first = contents(out / names[0])
     capsys.readouterr()
-    monkeypatch.setattr(pipeline, "sample_image", real)
+    monkeypatch.setattr(generation, "sample_image", real)
     assert run(model, out, *photos, "--format", form) == 0
     kept = f"{out / names[0]}{os.sep if form == 'frames' else ''}"
     assert f"{kept}: exists and is kept (--overwrite makes it again)\n" in capsys.readouterr().out
     assert sorted(path.name for path in out.iterdir()) == names
     assert contents(out / names[0]) == first
     # nothing is left to do: no model is loaded
-    monkeypatch.setattr(animate.checkpoint, "load", None)
+    monkeypatch.setattr(animate, "run", None)
     assert run(model, out, *photos, "--format", form, "--seed", 9) == 0
     printed = capsys.readouterr().out
     assert f"{kept}: exists and is kept, although it was made with seed 0 instead of 9 (--overwrite makes it again)" in printed
@@ -164,12 +165,12 @@ def test_latents_that_are_not_finite_stop_the_run_and_keep_what_is_there(model, 
 REFUSED = {
     "no images": (["--model", "MODEL", "-o", "out"], "no images given, expected at least one image file"),
     "no model": (["CAT", "-o", "out", "--model", "nothing"], "nothing: no such folder"),
-    "no out": (["CAT", "--model", "MODEL"], "--out is missing: the folder for the clips"),
+    "no out": (["CAT", "--model", "MODEL"], "--out is missing, expected a folder for the clips"),
     "missing image": (["CAT", "no.png", "--model", "MODEL", "-o", "out"], "no.png: no such file"),
-    "bad image": (["CAT", "TEXT", "--model", "MODEL", "-o", "out"], "text.png: not an image that can be read"),
+    "bad image": (["CAT", "TEXT", "--model", "MODEL", "-o", "out"], "text.png: not an image of a supported format"),
     "two of a name": (
         ["CAT", "CUP", "CAT", "--model", "MODEL", "-o", "out"],
-        "cat.png: its clip would have the name of that of ",
+        "cat.png: its clip would have the same name as that of ",
     ),
     "not a model": (["CAT", "--model", "HERE", "-o", "out"], "config.json: can't be read"),
     "none": (["CAT", "--model", "MODEL", "-o", "out", "--clips-per-image", "0"], "--clips-per-image is 0, expected"),
@@ -195,7 +196,7 @@ def test_mistakes_are_one_line_and_write_nothing(case, model, photos, tmp_path, 
     here.mkdir()
     monkeypatch.chdir(here)
     (tmp_path / "text.png").write_text("text")
-    monkeypatch.setattr(animate.checkpoint, "load", None)
+    monkeypatch.setattr(animate, "run", None)
     names = {
         "CAT": photos[0],
         "CUP": photos[1],

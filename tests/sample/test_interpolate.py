@@ -11,7 +11,7 @@ from skimage import data
 
 import svdjax
 from convert.svd_to_flax import main as convert
-from sample.interpolate import check, main
+from sample.interpolate import main, parse
 from svdjax.checkpoints.checkpoint import read_info
 from svdjax.checkpoints.delta import base_tensors, save_backward
 from svdjax.checkpoints.orbax_trees import restore_tree, tree_shapes
@@ -103,9 +103,9 @@ def test_the_seed_fixes_the_video_and_python_makes_the_same(small, tmp_path):
 def test_the_model_decides_about_steps_and_recurrence(small):
     """The embedded model has other defaults than one that is named (`test_embedded.py`)."""
     words = [*KEYFRAMES, "--model", str(small / "svd"), "--size", "192x128"]
-    settings = check(words).settings
+    settings = parse(words).settings
     assert (settings.steps, settings.recurrence) == (50, 0)
-    settings = check([*words, "--steps", "7", "--recurrence", "2"]).settings
+    settings = parse([*words, "--steps", "7", "--recurrence", "2"]).settings
     assert (settings.steps, settings.recurrence) == (7, 2)
 
 
@@ -123,8 +123,25 @@ def test_photographs_of_different_sizes_and_three_keyframes(small, tmp_path, cap
     assert movie.shape == (5, 32, 32, 3)
     assert iio.immeta(out, plugin="pyav")["fps"] == 5
     assert np.load(latents)["latents"].shape == (2, 3, 16, 16, 4)
-    printed = capsys.readouterr().out
-    assert "1.png 600x400: scaled and cropped to 32x32" in printed
+    printed = capsys.readouterr()
+    assert "1.png 600x400: scaled and cropped to 32x32" in printed.out
+    assert "sampling 2 clips: 100%" in printed.err
+
+
+def test_a_chain_in_python_is_its_pairs(small):
+    """Neighbouring clips share a keyframe, which is shown once; progress counts the evaluations of all pairs."""
+    model = svdjax.load(small / "svd")
+    keyframes = [fit(goldens.keyframe(i), (24, 16), "crop") for i in (1, 2, 1)]
+    settings = {"steps": 4, "recurrence": 1, "num_frames": 5, "seed": 3}
+    seen = []
+    chain = svdjax.interpolate(model, *keyframes, **settings, progress=lambda done, total: seen.append((done, total)))
+    assert chain.shape == (9, 16, 24, 3)
+    first, second = (svdjax.interpolate(model, *keyframes[i : i + 2], **settings, progress=print) for i in (0, 1))
+    np.testing.assert_array_equal(chain, np.concatenate([first, second[1:]]))
+    assert seen[-1] == (12, 12)
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+    with pytest.raises(svdjax.InputError, match="1 keyframe given, expected at least two"):
+        svdjax.interpolate(model, keyframes[0])
 
 
 @pytest.mark.parametrize("ending", [".gif", ".webp"])
@@ -138,7 +155,7 @@ def test_other_formats(folder, tmp_path, ending):
 REFUSED = {
     "no keyframes": (["--model", "SVD"], "0 keyframes"),
     "one keyframe": (["FRAME", "--model", "SVD"], "1 keyframes"),
-    "a demo of something else": (["--demo", "--model", "SVD"], "--demo is the embedded model on keyframes of its own"),
+    "a demo of something else": (["--demo", "--model", "SVD"], "--demo has its own model and keyframes"),
     "a demo into nothing": (["--demo", "-o", ""], "-o is empty, expected a file or a folder"),
     "a sheet": (["FRAME", "FRAME", "--model", "SVD", "--sheet", "a.jpg"], "--sheet a.jpg: expected a file name ending in .png"),
     "missing model": (["FRAME", "FRAME", "--model", "nowhere"], "nowhere"),
