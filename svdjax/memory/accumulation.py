@@ -1,4 +1,4 @@
-"""Loss and gradients of a batch, at once or in parts; losses of the clips of each device together."""
+"""Gradient accumulation: loss and gradients of a batch, computed at once or in parts."""
 
 from __future__ import annotations
 
@@ -12,51 +12,53 @@ from jax import Array, lax
 Trained = Mapping[str, Array]
 
 
-def loss_and_gradients(
-    losses: Callable[[Trained, Any], Array], trained: Trained, batch: Any, accumulate: int = 1
+def accumulate_gradients(
+    losses: Callable[[Trained, Any], Array], trained: Trained, batch: Any, parts: int = 1
 ) -> tuple[Array, Array, dict[str, Array]]:
-    """Mean loss of a batch, the loss of each clip (b,), and the gradient for every trained tensor.
+    """Mean loss of a batch, loss of each clip, and gradient of the mean loss.
 
     Args:
-        losses: the loss of each clip of a batch, or of a part of one, (b,).
-        trained: what gradients are of, by name.
-        batch: arrays whose first axis is the clips.
-        accumulate: into how many parts the batch is divided, one after the other, to need that much less memory.
+        losses: maps the trained tensors and a batch, or a part of a batch, to the loss of each clip, (b,).
+        trained: the tensors to differentiate, by name.
+        batch: arrays with the clips on the first axis.
+        parts: number of equal parts, a divisor of b, computed one after the other. More parts need less memory.
+
+    Returns:
+        The mean loss, the loss of each clip (b,), and the gradients by name.
     """
 
     def mean_loss(trained: Trained, part: Any) -> tuple[Array, Array]:
-        of_clips = losses(trained, part)
-        return of_clips.mean(), of_clips
+        clip_losses = losses(trained, part)
+        return clip_losses.mean(), clip_losses
 
     gradient = jax.value_and_grad(mean_loss, has_aux=True)
-    if accumulate == 1:
-        (loss, of_clips), gradients = gradient(trained, batch)
-        return loss, of_clips, gradients
+    if parts == 1:
+        (loss, clip_losses), gradients = gradient(trained, batch)
+        return loss, clip_losses, gradients
 
-    # Part i is rows i, i + accumulate, ...: every device that holds consecutive rows has its share of each.
-    parts = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
+    # Part i is rows i, i + parts, ...: a device that holds consecutive rows then has its share of every part.
+    split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
 
     def add(total: dict[str, Array], part: Any) -> tuple[dict[str, Array], Array]:
-        (_, of_clips), gradients = gradient(trained, part)
-        return jax.tree.map(jnp.add, total, gradients), of_clips
+        (_, clip_losses), gradients = gradient(trained, part)
+        return jax.tree.map(jnp.add, total, gradients), clip_losses
 
-    zeros = jax.tree.map(jnp.zeros_like, dict(trained))
-    total, of_clips = lax.scan(add, zeros, parts)
-    of_clips = of_clips.swapaxes(0, 1).reshape(-1)
-    return of_clips.mean(), of_clips, jax.tree.map(lambda x: x / accumulate, total)
+    total, clip_losses = lax.scan(add, jax.tree.map(jnp.zeros_like, dict(trained)), split)
+    clip_losses = clip_losses.swapaxes(0, 1).reshape(-1)
+    return clip_losses.mean(), clip_losses, jax.tree.map(lambda x: x / parts, total)
 
 
 def in_groups(losses: Callable[[Any], Array], batch: Any, groups: int) -> Array:
-    """The loss of each clip, (b,), from a function of consecutive clips together.
+    """Loss of each clip, (b,), computed for `groups` groups of consecutive clips in parallel.
 
-    As many groups as there are devices that a batch is divided over: loops over frames and rows inside then never run over
-    clips of several devices, which would have to be gathered. Not clip by clip: each would have its own gradient of every
-    kernel, all to be added up, and a step of the tiny UNet on a CPU takes a quarter more.
+    Use one group per device that the batch is divided over. Then no loop over frames or rows inside `losses` mixes clips of
+    several devices, which would have to be gathered. One group per clip is slower: each clip would have its own gradient of
+    every kernel, and the sum of these gradients makes a step of the tiny UNet 25 % longer on a CPU.
 
     Args:
-        losses: of each of some clips.
-        batch: arrays whose first axis is the clips.
-        groups: divides b.
+        losses: maps the clips of one group to the loss of each clip, (b / groups,).
+        batch: arrays with the clips on the first axis.
+        groups: a divisor of b.
     """
     grouped = jax.tree.map(lambda x: x.reshape(groups, -1, *x.shape[1:]), batch)
     return jax.vmap(losses)(grouped).reshape(-1)

@@ -1,41 +1,42 @@
-"""Work on large arrays piece by piece, so that intermediates stay within a stated number of bytes."""
+"""Computation block by block, so that intermediates stay within a given number of bytes."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import jax
 from jax import Array, lax
 
-# The most that one blocked intermediate may take. Large enough for a GPU to stay busy on one block; at SVD-XT's full size
-# it divides attention logits and feed-forward activations into a handful of blocks.
+# Largest intermediate of one block. Large enough to keep a GPU busy; at SVD-XT's full size it divides attention logits and
+# feed-forward activations into a handful of blocks.
 BLOCK_BYTES = 2**30
-# The most that one intermediate may take to be kept for a gradient. A feed-forward keeps about eight of that size.
+# Largest intermediate that is kept for a gradient; larger ones are recomputed. A feed-forward layer
+# keeps about eight of this size.
 KEPT_BYTES = 2**24
-# On a CPU, a block that stays in cache: feed-forwards of the widths of SVD ran 1.2 to 2.2 times as fast as undivided.
+# Block size on a CPU: small enough for its cache. Feed-forward layers at SVD's widths ran 1.2 to 2.2
+# times as fast as without blocks.
 CPU_BLOCK_BYTES = 2**22
 
 
 def block_bytes() -> int:
-    """The size of one block for intermediates that are cheap to divide, on the default device."""
+    """Block size of cheap computations such as feed-forward layers, in bytes, on the default device."""
     return CPU_BLOCK_BYTES if jax.default_backend() == "cpu" else BLOCK_BYTES
 
 
 def block_size(items: int, bytes_per_item: int, limit: int = BLOCK_BYTES) -> int:
-    """The largest divisor of `items` whose block stays within `limit` bytes (at least 1)."""
+    """Items per block: the largest divisor of `items` that keeps a block within `limit` bytes; at least 1."""
     most = max(1, min(items, limit // max(1, bytes_per_item)))
     return max(d for d in range(1, most + 1) if items % d == 0)
 
 
 def map_blocks(fn: Callable[[Array], Array], x: Array, bytes_per_item: int, limit: int = BLOCK_BYTES) -> Array:
-    """`fn(x)` for an `fn` that treats the entries of the leading axis independently, at most `limit` bytes at a time.
+    """`fn(x)`, computed in blocks of the leading axis.
 
     Args:
-        fn: maps (m, ...) to (m, ...), entry by entry.
+        fn: maps (m, ...) to (m, ...), each entry of the leading axis independently.
         x: (n, ...).
         bytes_per_item: size of `fn`'s largest intermediate for one entry.
-        limit: bytes that the intermediate of one block may take.
+        limit: largest size of this intermediate for one block, in bytes.
     """
     size = block_size(x.shape[0], bytes_per_item, limit)
     fn = recomputed_if_large(fn, x.shape[0] * bytes_per_item)
@@ -46,21 +47,12 @@ def map_blocks(fn: Callable[[Array], Array], x: Array, bytes_per_item: int, limi
 
 
 def recomputed_if_large(fn: Callable[..., Array], size: int) -> Callable[..., Array]:
-    """`fn`, whose intermediates a gradient computes again instead of keeping them if they take more than `KEPT_BYTES`.
+    """`fn`, with its intermediates recomputed for a gradient instead of kept if they take more than `KEPT_BYTES`.
 
-    Without this, differentiating a loop over blocks keeps what dividing the work was to avoid.
+    Without this, the gradient of a loop over blocks would keep the intermediates of all blocks.
 
     Args:
-        size: bytes of the largest intermediate, of all blocks together.
+        fn: any function of arrays.
+        size: bytes of the largest intermediate, all blocks together.
     """
     return jax.checkpoint(fn) if size > KEPT_BYTES else fn
-
-
-def flatten_leading(x: Array, count: int) -> Array:
-    """Merge the first `count` axes into one."""
-    return x.reshape(math.prod(x.shape[:count]), *x.shape[count:])
-
-
-def stats_dtype(dtype: jax.typing.DTypeLike) -> jax.typing.DTypeLike:
-    """The precision of norms, softmax and sigmas: never below float32, and float64 stays float64."""
-    return jax.numpy.promote_types(dtype, jax.numpy.float32)

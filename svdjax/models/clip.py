@@ -1,4 +1,4 @@
-"""CLIP's vision tower with projection: what the UNet is told about a keyframe. Paths: transformers' CLIP vision model."""
+"""CLIP's vision tower with projection, for the image embedding of a keyframe. Parameter paths as in transformers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from jax import Array
 
 from svdjax.config import CLIPConfig
 from svdjax.errors import InputError
-from svdjax.models.attention import spatial_attention
-from svdjax.models.convolution import Conv
+from svdjax.models.convolution import NO_PADDING, Conv
+from svdjax.models.initialize import Keys
 from svdjax.models.layers import LayerNorm, Linear, gelu
+from svdjax.models.spatial_attention import spatial_attention
 
 
 def quick_gelu(x: Array) -> Array:
-    """x * sigmoid(1.702 x), the approximation of GELU that OpenAI's CLIP was trained with."""
+    """x * sigmoid(1.702 x), the approximation of GELU in OpenAI's CLIP."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 
@@ -25,14 +26,14 @@ ACTIVATIONS = {"gelu": gelu, "quick_gelu": quick_gelu}
 
 
 class Embeddings(nnx.Module):
-    """Patches of the image as tokens, a class token before them, and a learned position for each."""
+    """A class token and the patches of the image as tokens, with learned position embeddings."""
 
     def __init__(self, config: CLIPConfig, **kw: Any):
         dim, patch = config.hidden_size, config.patch_size
         positions = (config.image_size // patch) ** 2 + 1
         init = nnx.initializers.normal(0.02)
         self.class_embedding = nnx.Param(init(kw["rngs"].params(), (dim,), kw["param_dtype"]))
-        self.patch_embedding = Conv(config.num_channels, dim, patch, stride=patch, padding="VALID", use_bias=False, **kw)
+        self.patch_embedding = Conv(config.num_channels, dim, patch, stride=patch, pads=NO_PADDING, use_bias=False, **kw)
         self.position_embedding = nnx.Embed(positions, dim, **kw)
 
     def __call__(self, pixel_values: Array) -> Array:
@@ -62,7 +63,7 @@ class SelfAttention(nnx.Module):
 
 
 class MLP(nnx.Module):
-    """Two dense layers with the configured activation between."""
+    """Two dense layers with the configured activation between them."""
 
     def __init__(self, config: CLIPConfig, **kw: Any):
         self.fc1 = Linear(config.hidden_size, config.intermediate_size, **kw)
@@ -70,11 +71,12 @@ class MLP(nnx.Module):
         self.activation = ACTIVATIONS[config.hidden_act]
 
     def __call__(self, x: Array) -> Array:
+        """(b, s, c) -> (b, s, c)."""
         return self.fc2(self.activation(self.fc1(x)))
 
 
 class EncoderLayer(nnx.Module):
-    """Attention and feed-forward, each normalised before and added to its input."""
+    """Attention and MLP, each after a norm and with a residual connection."""
 
     def __init__(self, config: CLIPConfig, **kw: Any):
         self.layer_norm1 = LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps, **kw)
@@ -83,17 +85,19 @@ class EncoderLayer(nnx.Module):
         self.mlp = MLP(config, **kw)
 
     def __call__(self, x: Array) -> Array:
+        """(b, s, c) -> (b, s, c)."""
         x = x + self.self_attn(self.layer_norm1(x))
         return x + self.mlp(self.layer_norm2(x))
 
 
 class Encoder(nnx.Module):
-    """The transformer's layers."""
+    """All layers of the transformer."""
 
     def __init__(self, config: CLIPConfig, **kw: Any):
         self.layers = nnx.List([EncoderLayer(config, **kw) for _ in range(config.num_hidden_layers)])
 
     def __call__(self, x: Array) -> Array:
+        """(b, s, c) -> (b, s, c)."""
         for layer in self.layers:
             x = layer(x)
         return x
@@ -110,25 +114,26 @@ class VisionModel(nnx.Module):
 
 
 class CLIPVision(nnx.Module):
-    """transformers' `CLIPVisionModelWithProjection`, channels last.
+    """Image embeddings (transformers: CLIPVisionModelWithProjection), channels last.
 
     Args of the constructor:
-        config: sizes, patch, activation and pixel statistics.
-        dtype: of the computation; norm statistics and softmax are never below float32.
-        param_dtype, rngs: of the parameters.
+        config: widths, image and patch size, activation, mean and standard deviation of the pixels.
+        dtype: compute dtype; norm statistics and softmax are never below float32.
+        param_dtype: dtype of the parameters.
+        rngs: keys for a random initialisation.
     """
 
-    def __init__(self, config: CLIPConfig, *, dtype: Any, param_dtype: Any, rngs: nnx.Rngs):
+    def __init__(self, config: CLIPConfig, *, dtype: Any, param_dtype: Any, rngs: Keys):
         kw = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.config = config
         self.vision_model = VisionModel(config, **kw)
         self.visual_projection = Linear(config.hidden_size, config.projection_dim, use_bias=False, **kw)
 
     def last_hidden_state(self, pixel_values: Array) -> Array:
-        """Tokens after the last layer, before the closing norm: (b, h, w, 3) -> (b, s, c), the class token first."""
+        """Tokens after the last layer, before the final norm: (b, h, w, 3) -> (b, s, c), the class token first."""
         size = self.config.image_size
         if pixel_values.shape[1:] != (size, size, 3):
-            raise InputError(f"pixel_values are {pixel_values.shape}, expected (b, {size}, {size}, 3)")
+            raise InputError(f"pixel_values has shape {pixel_values.shape}, expected (b, {size}, {size}, 3)")
         model = self.vision_model
         return model.encoder(model.pre_layrnorm(model.embeddings(pixel_values)))
 
@@ -137,10 +142,13 @@ class CLIPVision(nnx.Module):
 
         Args:
             pixel_values: (b, image_size, image_size, 3), normalised with `config.image_mean` and `config.image_std`
-                (`conditioning.clip_pixels`).
+                (see `conditioning.clip_pixels`).
 
         Returns:
             image_embeds (b, projection_dim).
+
+        Raises:
+            InputError: images of another size.
         """
         class_token = self.last_hidden_state(pixel_values)[:, 0]
         return self.visual_projection(self.vision_model.post_layernorm(class_token))

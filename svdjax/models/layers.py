@@ -1,4 +1,4 @@
-"""The simplest layers, shared by all networks. Channels last everywhere: (b, f, h, w, c)."""
+"""Layers shared by all networks. Channels last: (b, f, h, w, c)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from flax import nnx
 from jax import Array
 
 from svdjax.config import NORM_GROUPS
-from svdjax.memory.blocking import block_bytes, flatten_leading, map_blocks, stats_dtype
+from svdjax.memory.blocking import block_bytes, map_blocks
+from svdjax.memory.precision import stats_dtype
 from svdjax.models.initialize import Keys
 
 LayerNorm = functools.partial(nnx.LayerNorm, epsilon=1e-5, use_fast_variance=False)
 
 
 def dense(x: Array, kernel: Array, bias: Array | None, dtype: Any) -> Array:
-    """`x @ kernel + bias` in `dtype`, as one product of matrices: (..., c) -> (..., c').
+    """`x @ kernel + bias` in `dtype`, as one matrix product: (..., c) -> (..., c').
 
-    The leading axes are merged first: with them apart, XLA's CPU backend adds the bias of a wide layer 1.4 times as slowly.
+    The leading axes are merged first: otherwise XLA on a CPU takes 1.4 times as long to add the bias of a wide layer.
     """
     y = x.astype(dtype).reshape(-1, x.shape[-1]) @ kernel.astype(dtype)
     y = y if bias is None else y + bias.astype(dtype)
@@ -31,14 +32,15 @@ def dense(x: Array, kernel: Array, bias: Array | None, dtype: Any) -> Array:
 class Linear(nnx.Linear):
     """A dense layer over the last axis."""
 
-    def __call__(self, x: Array) -> Array:
-        return dense(x, self.kernel[...], self.bias[...] if self.use_bias else None, self.dtype)
+    # without the `out_sharding` of nnx: models do not depend on a mesh
+    def __call__(self, x: Array) -> Array:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return dense(x, self.kernel[...], None if self.bias is None else self.bias[...], self.dtype)
 
 
 def gelu(x: Array) -> Array:
     """Exact GELU, x/2 (1 + erf(x / sqrt 2)), in at least float32.
 
-    `jax.nn.gelu` goes through erfc, which is no nearer to PyTorch's values and takes 1.4 times as long on a CPU.
+    `jax.nn.gelu` uses erfc, which is no closer to PyTorch's values and takes 1.4 times as long on a CPU.
     """
     wide = x.astype(stats_dtype(x.dtype))
     return (0.5 * wide * (1 + jax.lax.erf(wide * math.sqrt(0.5)))).astype(x.dtype)
@@ -46,7 +48,7 @@ def gelu(x: Array) -> Array:
 
 @jax.custom_vjp
 def geglu(values: Array, gates: Array) -> Array:
-    """`values` times the exact GELU of `gates`. A gradient keeps these two alone, half of what JAX would keep by itself."""
+    """`values` times the exact GELU of `gates`. A gradient keeps only these two arrays, half of what JAX would keep."""
     return values * gelu(gates)
 
 
@@ -54,13 +56,14 @@ def _geglu_fwd(values: Array, gates: Array) -> tuple[Array, tuple[Array, Array]]
     return geglu(values, gates), (values, gates)
 
 
-def _geglu_bwd(kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    values, gates = kept
+def _geglu_bwd(inputs: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    values, gates = inputs
     wide = gates.astype(stats_dtype(gates.dtype))
-    below = 0.5 * (1 + jax.lax.erf(wide * math.sqrt(0.5)))  # of the normal distribution, as `density`
+    # distribution function and density of the standard normal distribution: gelu(x) = x cdf(x)
+    cdf = 0.5 * (1 + jax.lax.erf(wide * math.sqrt(0.5)))
     density = jnp.exp(-0.5 * jnp.square(wide)) * (2 * math.pi) ** -0.5
-    of_values = gradient * (wide * below).astype(gradient.dtype)
-    return of_values, gradient * values * (below + wide * density).astype(gradient.dtype)
+    values_gradient = gradient * (wide * cdf).astype(gradient.dtype)
+    return values_gradient, gradient * values * (cdf + wide * density).astype(gradient.dtype)
 
 
 geglu.defvjp(_geglu_fwd, _geglu_bwd)
@@ -80,25 +83,26 @@ def timestep_embedding(t: Array, dim: int) -> Array:
 
 
 class TimestepEmbedding(nnx.Module):
-    """Two dense layers with SiLU between, as diffusers' class of the same name."""
+    """Two dense layers with SiLU between them (diffusers: `TimestepEmbedding`)."""
 
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, **kw: Any):
         self.linear_1 = Linear(in_dim, hidden_dim, **kw)
         self.linear_2 = Linear(hidden_dim, out_dim, **kw)
 
     def __call__(self, x: Array) -> Array:
+        """(..., in_dim) -> (..., out_dim)."""
         return self.linear_2(jax.nn.silu(self.linear_1(x)))
 
 
 class GroupNorm(nnx.Module):
-    """GroupNorm over 32 groups of channels, statistics in at least float32 and in two passes.
+    """GroupNorm over 32 groups of channels, with two-pass statistics in at least float32.
 
-    `axes` of a call names what shares statistics besides the channels of a group: (-3, -2) is a frame, as in the spatial
-    layers; (-4, -3, -2) is the whole clip, as in the temporal ones.
+    The statistics of a group span its channels and the `axes` of a call: (-3, -2) for one frame, as in the spatial layers;
+    (-4, -3, -2) for the whole clip, as in the temporal layers.
     """
 
     def __init__(self, channels: int, eps: float, *, dtype: Any, param_dtype: Any, rngs: Keys):
-        del rngs  # constants: nothing to draw
+        del rngs  # the initial values are constants
         self.scale = nnx.Param(jnp.ones(channels, param_dtype))
         self.bias = nnx.Param(jnp.zeros(channels, param_dtype))
         self.eps = eps
@@ -113,7 +117,7 @@ class GroupNorm(nnx.Module):
             return jnp.broadcast_to(groups.mean(-1, keepdims=True), groups.shape).reshape(per_channel.shape)
 
         def mean_over_axes(x: Array) -> Array:
-            # One axis at a time, the innermost first: short sums, which round less and run faster than one long one.
+            # One axis at a time, the innermost first: short sums have less rounding error and run faster than one long sum.
             for axis in sorted(axes, reverse=True):
                 x = x.mean(axis, keepdims=True)
             return x
@@ -123,24 +127,27 @@ class GroupNorm(nnx.Module):
         return mean, group_mean(mean_over_axes(jnp.square(x - mean)))
 
     def normalize(self, x: Array, mean: Array, variance: Array) -> Array:
+        """`x` normalised with given statistics, scaled and shifted, in the compute dtype."""
         factor = jax.lax.rsqrt(variance + self.eps) * self.scale[...].astype(mean.dtype)
         return ((x.astype(mean.dtype) - mean) * factor + self.bias[...].astype(mean.dtype)).astype(self.dtype)
 
     def __call__(self, x: Array, axes: tuple[int, ...] = (-3, -2)) -> Array:
+        """(b, f, h, w, c) -> (b, f, h, w, c)."""
         return self.normalize(x, *self.statistics(x, axes))
 
 
 class FeedForward(nnx.Module):
-    """GEGLU feed-forward: one projection to values and gates, exact GELU on the gates, one projection back."""
+    """GEGLU feed-forward: a projection to values and gates, exact GELU on the gates, a projection back."""
 
     def __init__(self, dim: int, **kw: Any):
         self.proj_in = Linear(dim, 8 * dim, **kw)
         self.proj_out = Linear(4 * dim, dim, **kw)
 
     def __call__(self, x: Array) -> Array:
-        """(b, f, s, c) -> (b, f, s, c); its eightfold wide intermediate is bounded (`blocking`)."""
-        # The projection's weights are taken apart rather than its result, which may be divided over devices by channels:
-        # then weights are sent, which are smaller.
+        """(b, f, s, c) -> (b, f, s, c), computed in blocks: the intermediate is eight times as wide."""
+        # Split the projection's weights, not its result. Where the channels are divided over devices, a split moves data
+        # between them, and the weights are smaller than the result.
+        assert self.proj_in.bias is not None
         dtype = self.proj_in.dtype
         kernels = jnp.split(self.proj_in.kernel[...], 2, axis=-1)
         biases = jnp.split(self.proj_in.bias[...], 2)
@@ -149,6 +156,6 @@ class FeedForward(nnx.Module):
             values, gates = (dense(x, kernel, bias, dtype) for kernel, bias in zip(kernels, biases, strict=True))
             return self.proj_out(geglu(values, gates))
 
-        rows = flatten_leading(x, x.ndim - 1)
+        rows = x.reshape(-1, x.shape[-1])
         bytes_per_row = 8 * x.shape[-1] * x.dtype.itemsize
         return map_blocks(feed, rows, bytes_per_row, block_bytes()).reshape(x.shape)

@@ -1,4 +1,4 @@
-"""Residual blocks, spatial and temporal, and the layers between resolutions. Channels last: (b, f, h, w, c)."""
+"""Residual blocks, spatial and temporal, and the layers that change the resolution. Channels last: (b, f, h, w, c)."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from svdjax.memory.blocking import stats_dtype
-from svdjax.models.convolution import Conv, TemporalConv, convolve
+from svdjax.memory.precision import stats_dtype
+from svdjax.models.convolution import Conv, Pads, TemporalConv, convolve
 from svdjax.models.initialize import Keys
 from svdjax.models.layers import GroupNorm, Linear
 
 
 class ResnetBlock(nnx.Module):
-    """norm, SiLU, 3x3 convolution, time embedding, norm, SiLU, 3x3 convolution, shortcut: diffusers' ResnetBlock2D.
+    """norm, SiLU, 3x3 convolution, time embedding, norm, SiLU, 3x3 convolution, shortcut (diffusers: ResnetBlock2D).
 
-    The temporal blocks are the same with convolutions over frames and statistics over the clip: `temporal=True`.
-    `temb_channels=None` leaves the time embedding out, as the VAE does.
+    Args of the constructor:
+        temb_channels: width of the time embedding, or None for a block without it, as in the VAE.
+        temporal: whether convolutions run over frames, and norm statistics span the clip.
     """
 
     def __init__(
@@ -38,15 +39,17 @@ class ResnetBlock(nnx.Module):
         """x (b, f, h, w, c), temb (b, c_t) after its SiLU -> (b, f, h, w, c')."""
         h = self.conv1(jax.nn.silu(self.norm1(x, self.axes)))
         if self.time_emb_proj is not None:
+            assert temb is not None
             h = h + self.time_emb_proj(temb)[:, None, None, None, :]
         h = self.conv2(jax.nn.silu(self.norm2(h, self.axes)))
         return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
 class AlphaBlender(nnx.Module):
-    """Blend of spatial and temporal features by one learned factor.
+    """Blend of spatial and temporal features by a learned factor.
 
-    `switched` exchanges the two, as the VAE's decoder does (diffusers: `switch_spatial_to_temporal_mix`).
+    Args of the constructor:
+        switched: exchange the two weights, as in the VAE's decoder (diffusers: `switch_spatial_to_temporal_mix`).
     """
 
     def __init__(self, switched: bool, *, dtype: Any, param_dtype: Any, rngs: Keys):
@@ -56,13 +59,14 @@ class AlphaBlender(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, spatial: Array, temporal: Array) -> Array:
+        """(b, f, h, w, c) twice -> (b, f, h, w, c)."""
         mix = self.mix_factor[...]
         alpha = jax.nn.sigmoid(mix.astype(stats_dtype(mix.dtype))).astype(self.dtype)
         return (1 - alpha) * spatial + alpha * temporal if self.switched else alpha * spatial + (1 - alpha) * temporal
 
 
 class SpatioTemporalResBlock(nnx.Module):
-    """A spatial ResnetBlock, then a temporal one, blended."""
+    """A spatial ResnetBlock, then a temporal one, blended (diffusers: SpatioTemporalResBlock)."""
 
     def __init__(
         self,
@@ -81,26 +85,28 @@ class SpatioTemporalResBlock(nnx.Module):
         self.time_mixer = AlphaBlender(switched, **kw)
 
     def __call__(self, x: Array, temb: Array | None = None) -> Array:
+        """x (b, f, h, w, c), temb (b, c_t) after its SiLU -> (b, f, h, w, c')."""
         x = self.spatial_res_block(x, temb)
         return self.time_mixer(x, self.temporal_res_block(x, temb))
 
 
 class Downsample(nnx.Module):
-    """A 3x3 convolution of stride 2. `padding` is the UNet's symmetric one unless given (the VAE's is ((0, 1), (0, 1)))."""
+    """A 3x3 convolution of stride 2, with the UNet's symmetric padding by default."""
 
-    def __init__(self, channels: int, padding: Any = None, **kw: Any):
-        self.conv = Conv(channels, channels, stride=2, padding=padding, **kw)
+    def __init__(self, channels: int, pads: Pads | None = None, **kw: Any):
+        self.conv = Conv(channels, channels, stride=2, pads=pads, **kw)
 
     def __call__(self, x: Array) -> Array:
+        """(..., h, w, c) -> (..., h/2, w/2, c)."""
         return self.conv(x)
 
 
 class Upsample(nnx.Module):
-    """Nearest neighbour to twice the size, then a 3x3 convolution: both as one 2x2 convolution of the small image.
+    """Nearest neighbour to twice the size, then a 3x3 convolution: computed as one 2x2 convolution of the small image.
 
-    Of the three rows that the convolution would read, two are copies of one small row: rows i-1 and i of the small image
-    give row 2i, with taps (k0, k1 + k2), and rows i and i+1 give row 2i + 1, with taps (k0 + k1, k2); so too for columns.
-    This is exact but for rounding, with 4/9 of the products.
+    Two of the three rows that the 3x3 convolution reads are copies of one small row. So rows i-1 and i of the small image
+    give row 2i, with taps (k0, k1 + k2), and rows i and i+1 give row 2i + 1, with taps (k0 + k1, k2). Columns are the same.
+    This is exact except for rounding, with 4/9 of the products.
     """
 
     def __init__(self, channels: int, **kw: Any):
@@ -111,16 +117,17 @@ class Upsample(nnx.Module):
         *lead, h, w, c = x.shape
         dtype = self.conv.dtype
 
-        def taps(kernel: Array, axis: int) -> list[Array]:
+        def merge_taps(kernel: Array, axis: int) -> list[Array]:
+            """3 taps -> 2 taps, for even and for odd positions of the result."""
             k0, k1, k2 = jnp.split(kernel, 3, axis)
             return [jnp.concatenate([k0, k1 + k2], axis), jnp.concatenate([k0 + k1, k2], axis)]
 
         kernel = self.conv.kernel[...]
         kernel = kernel.astype(stats_dtype(kernel.dtype))
-        # (2, 2, c, 4c'): one output for each of the four pixels that a small pixel becomes
-        kernel = jnp.concatenate([k for rows in taps(kernel, 0) for k in taps(rows, 1)], -1).astype(dtype)
+        # (2, 2, c, 4c): one output for each of the four pixels that a small pixel becomes
+        kernel = jnp.concatenate([k for rows in merge_taps(kernel, 0) for k in merge_taps(rows, 1)], -1).astype(dtype)
         y = convolve(x.astype(dtype).reshape(-1, h, w, c), kernel, 1, ((1, 1), (1, 1)))
         y = y.reshape(-1, h + 1, w + 1, 2, 2, c)
-        # output (i, j) of the 2x2 grid comes from the windows that start i rows and j columns further on
+        # result pixel (2y + i, 2x + j) is output (i, j) of the window at (y + i, x + j)
         rows = [jnp.stack([y[:, i : i + h, j : j + w, i, j] for j in (0, 1)], axis=3) for i in (0, 1)]
-        return jnp.stack(rows, axis=2).reshape(*lead, 2 * h, 2 * w, c) + self.conv.bias[...].astype(dtype)
+        return self.conv.add_bias(jnp.stack(rows, axis=2).reshape(*lead, 2 * h, 2 * w, c))

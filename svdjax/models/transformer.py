@@ -11,27 +11,29 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from svdjax.memory.precision import stats_dtype
 from svdjax.memory.rematerialise import RunBlock
-from svdjax.models.attention import OneTokenCrossAttention, SpatialAttention, TemporalAttention
 from svdjax.models.backward import Backward
 from svdjax.models.layers import FeedForward, GroupNorm, LayerNorm, Linear, TimestepEmbedding, timestep_embedding
 from svdjax.models.resnet import AlphaBlender
+from svdjax.models.spatial_attention import SpatialAttention
+from svdjax.models.temporal_attention import TemporalAttention
 
 Maps = dict[str, Array]  # temporal self-attention maps (b*h*w, n, f, f) by module path
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """What every block of one UNet call is given besides its input.
+    """Inputs shared by all blocks of one UNet call.
 
     Attributes:
         temb: SiLU of the time embedding, (b, c_t).
-        context: the CLIP image embedding, (b, 1, c_context).
+        context: CLIP image embedding, (b, 1, c_context).
         attn_maps: maps to use instead of the layers' own, by path.
-        backward: set when the batch is [forward; backward]; its second half then runs as the backward direction.
-        return_attn_maps: whether the maps are wanted back.
-        run: how the resnets and transformers are run.
+        backward: set for a batch [forward; backward]; the second half then runs as the backward direction.
+        return_attn_maps: whether blocks return their maps.
+        run_block: runs a resnet, transformer, down- or upsampler, see `rematerialise`.
     """
 
     temb: Array
@@ -39,16 +41,34 @@ class Conditions:
     attn_maps: Mapping[str, Array]
     backward: Backward | None
     return_attn_maps: bool = field(metadata={"static": True})
-    run: RunBlock = field(metadata={"static": True})
+    run_block: RunBlock = field(metadata={"static": True})
+
+
+class OneTokenCrossAttention(nnx.Module):
+    """Cross-attention to a single token, the CLIP image embedding.
+
+    The softmax over one key is 1, so the output is `to_out(to_v(token))` for every query, and queries and keys are never
+    computed. Their weights are kept for checkpoints and for exports to diffusers.
+    """
+
+    def __init__(self, dim: int, context_dim: int, **kw: Any):
+        self.to_q = Linear(dim, dim, use_bias=False, **kw)
+        self.to_k = Linear(context_dim, dim, use_bias=False, **kw)
+        self.to_v = Linear(context_dim, dim, use_bias=False, **kw)
+        self.to_out = Linear(dim, dim, **kw)
+
+    def __call__(self, context: Array) -> Array:
+        """(b, 1, c_context) -> (b, 1, 1, c), to be added to every frame and pixel."""
+        return self.to_out(self.to_v(context))[:, :, None, :]
 
 
 class SpatialBlock(nnx.Module):
-    """Self-attention within frames, cross-attention to the image embedding, feed-forward: diffusers' BasicTransformerBlock."""
+    """Self-attention within frames, cross-attention to the image embedding, feed-forward (diffusers: BasicTransformerBlock)."""
 
     def __init__(self, dim: int, heads: int, context_dim: int, **kw: Any):
         self.norm1 = LayerNorm(dim, **kw)
         self.attn1 = SpatialAttention(dim, heads, **kw)
-        self.norm2 = LayerNorm(dim, **kw)  # normalises the queries of attn2, which one token makes unnecessary
+        self.norm2 = LayerNorm(dim, **kw)  # unused: norm of the queries of attn2, which a single token makes unnecessary
         self.attn2 = OneTokenCrossAttention(dim, context_dim, **kw)
         self.norm3 = LayerNorm(dim, **kw)
         self.ff = FeedForward(dim, **kw)
@@ -62,20 +82,20 @@ class SpatialBlock(nnx.Module):
 
 
 class TemporalBlock(nnx.Module):
-    """Feed-forward, self-attention over frames, cross-attention, feed-forward: diffusers' TemporalBasicTransformerBlock."""
+    """Feed-forward, self-attention over frames, cross-attention, feed-forward (diffusers: TemporalBasicTransformerBlock)."""
 
     def __init__(self, dim: int, heads: int, context_dim: int, path: str, **kw: Any):
         self.norm_in = LayerNorm(dim, **kw)
         self.ff_in = FeedForward(dim, **kw)
         self.norm1 = LayerNorm(dim, **kw)
         self.attn1 = TemporalAttention(dim, heads, f"{path}.attn1", **kw)
-        self.norm2 = LayerNorm(dim, **kw)  # as in SpatialBlock
+        self.norm2 = LayerNorm(dim, **kw)  # unused, as in SpatialBlock
         self.attn2 = OneTokenCrossAttention(dim, context_dim, **kw)
         self.norm3 = LayerNorm(dim, **kw)
         self.ff = FeedForward(dim, **kw)
 
     def __call__(self, x: Array, cond: Conditions) -> tuple[Array, Maps]:
-        """(b, f, s, c) -> (b, f, s, c) and the maps of attn1, if wanted."""
+        """(b, f, s, c) -> (b, f, s, c) and the maps of attn1, if requested."""
         x = x + self.ff_in(self.norm_in(x))
         h = self.norm1(x)
         if cond.backward is None:
@@ -89,7 +109,7 @@ class TemporalBlock(nnx.Module):
 
 
 class TransformerSpatioTemporal(nnx.Module):
-    """Spatial and temporal blocks in turn, blended: diffusers' TransformerSpatioTemporalModel."""
+    """Pairs of a spatial and a temporal block, blended (diffusers: TransformerSpatioTemporalModel)."""
 
     def __init__(self, dim: int, heads: int, layers: int, context_dim: int, path: str, **kw: Any):
         self.norm = GroupNorm(dim, 1e-6, **kw)
@@ -103,11 +123,11 @@ class TransformerSpatioTemporal(nnx.Module):
         self.proj_out = Linear(dim, dim, **kw)
 
     def __call__(self, x: Array, cond: Conditions) -> tuple[Array, Maps]:
-        """(b, f, h, w, c) -> (b, f, h, w, c) and the temporal maps, if wanted."""
+        """(b, f, h, w, c) -> (b, f, h, w, c) and its temporal maps, if requested."""
         b, f, h, w, c = x.shape
         # pixels become one axis: (b, f, s, c)
         y = self.proj_in(self.norm(x).reshape(b, f, h * w, c))
-        frame_numbers = jnp.arange(f, dtype=y.dtype if y.dtype == jnp.float64 else jnp.float32)
+        frame_numbers = jnp.arange(f, dtype=stats_dtype(y.dtype))
         frame_embedding = self.time_pos_embed(timestep_embedding(frame_numbers, c).astype(y.dtype))[None, :, None, :]
         maps: Maps = {}
         for spatial, temporal in zip(self.transformer_blocks, self.temporal_transformer_blocks, strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, overload
 
 import jax
 from flax import nnx
@@ -20,13 +20,13 @@ from svdjax.models.unet_blocks import DownBlock, MidBlock, UpBlock
 
 
 class UNet(nnx.Module):
-    """Predicts v from noisy latents, one image embedding and three time ids (diffusers: UNetSpatioTemporalConditionModel).
+    """Predicts v from noisy latents, an image embedding and three time ids (diffusers: UNetSpatioTemporalConditionModel).
 
     Args of the constructor:
         config: widths, depths, heads; any number of levels.
-        dtype: compute dtype. Norm statistics, softmax and embeddings of time are never below float32.
+        dtype: compute dtype. Norm statistics, softmax and time embeddings are never below float32.
         param_dtype: dtype of the parameters.
-        rngs: for a random initialisation.
+        rngs: keys for a random initialisation.
     """
 
     def __init__(self, config: UNetConfig, *, dtype: Any, param_dtype: Any, rngs: Keys):
@@ -38,53 +38,40 @@ class UNet(nnx.Module):
         self.conv_in = Conv(config.in_channels, widths[0], **kw)
         self.time_embedding = TimestepEmbedding(widths[0], temb_dim, temb_dim, **kw)
         self.add_embedding = TimestepEmbedding(config.projection_class_embeddings_input_dim, temb_dim, temb_dim, **kw)
-
-        def attention(level: int, kind: str) -> dict[str, int] | None:
-            if not kind.startswith("CrossAttn"):
-                return None
-            return {
-                "heads": config.num_attention_heads[level],
-                "layers": config.transformer_layers_per_block[level],
-                "context_dim": config.cross_attention_dim[level],
-            }
-
-        last = len(widths) - 1
-        down, skip_channels = [], [widths[0]]
-        for i, width in enumerate(widths):
-            layers = config.layers_per_block[i]
-            down.append(
-                DownBlock(
-                    widths[max(i - 1, 0)],
-                    width,
-                    layers,
-                    temb_dim,
-                    attention(i, config.down_block_types[i]),
-                    downsample=i < last,
-                    path=f"down_blocks.{i}",
-                    **kw,
-                )
-            )
-            skip_channels += [width] * (layers + (i < last))
-        self.down_blocks = nnx.List(down)
-        self.mid_block = MidBlock(widths[-1], temb_dim, attention(last, "CrossAttn"), path="mid_block", **kw)
-        up = []
-        for i, level in enumerate(reversed(range(len(widths)))):
-            layers = config.layers_per_block[level] + 1
-            up.append(
-                UpBlock(
-                    widths[min(level + 1, last)],
-                    widths[level],
-                    [skip_channels.pop() for _ in range(layers)],
-                    temb_dim,
-                    attention(level, config.up_block_types[i]),
-                    upsample=level > 0,
-                    path=f"up_blocks.{i}",
-                    **kw,
-                )
-            )
-        self.up_blocks = nnx.List(up)
+        down_blocks, skip_channels = _down_blocks(config, temb_dim, kw)
+        self.down_blocks = nnx.List(down_blocks)
+        self.mid_block = MidBlock(widths[-1], temb_dim, _attention(config, len(widths) - 1), path="mid_block", **kw)
+        self.up_blocks = nnx.List(_up_blocks(config, temb_dim, skip_channels, kw))
         self.conv_norm_out = GroupNorm(widths[0], 1e-5, **kw)
         self.conv_out = Conv(widths[0], config.out_channels, **kw)
+
+    @overload
+    def __call__(
+        self,
+        sample: Array,
+        c_noise: Array,
+        image_embeds: Array,
+        added_time_ids: Array,
+        *,
+        attn_maps: Mapping[str, Array] | None = ...,
+        backward: Backward | None = ...,
+        return_attn_maps: Literal[False] = ...,
+        run_block: RunBlock = ...,
+    ) -> Array: ...
+
+    @overload
+    def __call__(
+        self,
+        sample: Array,
+        c_noise: Array,
+        image_embeds: Array,
+        added_time_ids: Array,
+        *,
+        attn_maps: Mapping[str, Array] | None = ...,
+        backward: Backward | None = ...,
+        return_attn_maps: Literal[True],
+        run_block: RunBlock = ...,
+    ) -> tuple[Array, Maps]: ...
 
     def __call__(
         self,
@@ -101,25 +88,26 @@ class UNet(nnx.Module):
         """One prediction for a batch of clips.
 
         Args:
-            sample: (b, f, h, w, c_in), scaled noisy latents and image latents along the channels.
+            sample: (b, f, h, w, c_in), scaled noisy latents and image latents, concatenated along the channels.
             c_noise: (b,), 0.25 ln sigma.
             image_embeds: (b, 1, c), CLIP image embeddings; zeros for the unconditional prediction.
             added_time_ids: (b, 3): fps - 1, motion bucket id, noise augmentation strength.
-            attn_maps: temporal self-attention maps to use instead of the layers' own: path of the layer, such as
-                `mid_block.attentions.0.temporal_transformer_blocks.0.attn1`, to (b*h*w, n, f, f) at that level's h, w.
-                Layers that it doesn't name use their own.
-            backward: if given, the batch is [forward; backward], half and half: the second half, in reversed time, has
-                the temporal tensors of `backward` and uses the first half's maps, rotated, where `backward` says so.
-            return_attn_maps: also return the maps, by path; with `backward` those of the forward half.
-            run_block: how resnets, transformers and the layers between levels are run, for training:
-                `rematerialise.run_rematerialised` keeps no activations within them.
+            attn_maps: temporal self-attention maps to use instead of the layers' own. Maps the path of a layer, such as
+                `mid_block.attentions.0.temporal_transformer_blocks.0.attn1`, to (b*h*w, n, f, f), with h and w of its
+                level. Layers without an entry use their own maps.
+            backward: for a batch [forward; backward] of two equal halves. The second half, in reversed time, uses the
+                temporal tensors of `backward`, and the first half's maps, rotated, in the layers that `backward` selects.
+            return_attn_maps: also return the maps; with `backward` those of the forward half.
+            run_block: runs resnets, transformers and the layers between levels. For training,
+                `rematerialise.run_rematerialised` keeps only their inputs and recomputes their activations.
 
         Returns:
-            (b, f, h, w, c_out) in the compute dtype, or a pair of that and the maps.
+            The prediction (b, f, h, w, c_out) in the compute dtype; with `return_attn_maps` also the maps by path.
 
         Raises:
-            ValueError: a size that the levels can't halve, more than one token, an unknown path in `attn_maps`, maps of
-                another shape, or both `attn_maps` and `backward`.
+            ValueError: a wrong number of channels, a size that the levels cannot halve, more than one token per clip, an
+                unknown path in `attn_maps`, maps of a wrong shape, both `attn_maps` and `backward`, or an odd batch
+                with `backward`.
         """
         self._check(sample, image_embeds, attn_maps, backward)
         temb = self.time_embedding(timestep_embedding(c_noise, self.config.block_out_channels[0]).astype(self.dtype))
@@ -127,7 +115,12 @@ class UNet(nnx.Module):
         ids = timestep_embedding(added_time_ids, self.config.addition_time_embed_dim).reshape(sample.shape[0], -1)
         temb = temb + self.add_embedding(ids.astype(self.dtype))
         cond = Conditions(
-            jax.nn.silu(temb), image_embeds.astype(self.dtype), attn_maps or {}, backward, return_attn_maps, run_block
+            temb=jax.nn.silu(temb),
+            context=image_embeds.astype(self.dtype),
+            attn_maps=attn_maps or {},
+            backward=backward,
+            return_attn_maps=return_attn_maps,
+            run_block=run_block,
         )
 
         x = self.conv_in(sample.astype(self.dtype))
@@ -145,7 +138,7 @@ class UNet(nnx.Module):
         return (x, maps) if return_attn_maps else x
 
     def temporal_attention_paths(self) -> list[str]:
-        """Paths of the temporal self-attentions, the keys of `attn_maps`, in the order they run."""
+        """Paths of the temporal self-attentions, the keys of `attn_maps`, in the order in which they run."""
         blocks = [*self.down_blocks, self.mid_block, *self.up_blocks]
         transformers = [t for block in blocks if block.attentions is not None for t in block.attentions]
         return [layer.attn1.path for t in transformers for layer in t.temporal_transformer_blocks]
@@ -158,12 +151,65 @@ class UNet(nnx.Module):
             raise ValueError(f"sample has {c} channels, expected {self.config.in_channels}")
         if h % self.config.down_factor or w % self.config.down_factor:
             raise ValueError(
-                f"latents of {h}x{w}: expected multiples of {self.config.down_factor}, to be halved at every level"
+                f"sample has {h}x{w} latents, expected multiples of {self.config.down_factor}: each level halves the size"
             )
         if image_embeds.shape[:2] != (b, 1):
-            raise ValueError(f"image_embeds has shape {image_embeds.shape}, expected ({b}, 1, ...): one token a clip")
+            raise ValueError(f"image_embeds has shape {image_embeds.shape}, expected ({b}, 1, ...): one token per clip")
         if backward is not None and (attn_maps or b % 2):
-            raise ValueError("a lock-step call takes a batch of two equal halves and no attn_maps")
+            raise ValueError(f"backward with a batch of {b}, expected two equal halves [forward; backward] and no attn_maps")
         unknown = set(attn_maps or ()) - set(self.temporal_attention_paths())
         if unknown:
-            raise ValueError(f"attn_maps names {sorted(unknown)[0]!r}, which is not a temporal self-attention of this UNet")
+            raise ValueError(f"attn_maps has {sorted(unknown)[0]!r}, expected paths of this UNet's temporal self-attentions")
+
+
+def _attention(config: UNetConfig, level: int) -> dict[str, int]:
+    """Arguments of the transformers of a level."""
+    return {
+        "heads": config.num_attention_heads[level],
+        "layers": config.transformer_layers_per_block[level],
+        "context_dim": config.cross_attention_dim[level],
+    }
+
+
+def _down_blocks(config: UNetConfig, temb_dim: int, kw: dict[str, Any]) -> tuple[list[DownBlock], list[int]]:
+    """The blocks, and the widths of all skip connections in the order of the computation, the one of `conv_in` first."""
+    widths = config.block_out_channels
+    blocks, skip_channels = [], [widths[0]]
+    for level, width in enumerate(widths):
+        layers, downsample = config.layers_per_block[level], level < len(widths) - 1
+        attends = config.down_block_types[level].startswith("CrossAttn")
+        blocks.append(
+            DownBlock(
+                widths[max(level - 1, 0)],
+                width,
+                layers,
+                temb_dim,
+                _attention(config, level) if attends else None,
+                downsample=downsample,
+                path=f"down_blocks.{level}",
+                **kw,
+            )
+        )
+        skip_channels += [width] * (layers + downsample)
+    return blocks, skip_channels
+
+
+def _up_blocks(config: UNetConfig, temb_dim: int, skip_channels: list[int], kw: dict[str, Any]) -> list[UpBlock]:
+    """The blocks, from the lowest resolution up. Each takes the last of the remaining skip connections."""
+    widths, remaining = config.block_out_channels, list(skip_channels)
+    blocks = []
+    for i, level in enumerate(reversed(range(len(widths)))):
+        attends = config.up_block_types[i].startswith("CrossAttn")
+        blocks.append(
+            UpBlock(
+                widths[min(level + 1, len(widths) - 1)],
+                widths[level],
+                [remaining.pop() for _ in range(config.layers_per_block[level] + 1)],
+                temb_dim,
+                _attention(config, level) if attends else None,
+                upsample=level > 0,
+                path=f"up_blocks.{i}",
+                **kw,
+            )
+        )
+    return blocks

@@ -1,4 +1,4 @@
-"""The levels of the UNet: down, middle, up. Module names and epsilons are those of diffusers' unet_3d_blocks.py."""
+"""Levels of the UNet: down, middle, up. Module names and epsilons as in diffusers' unet_3d_blocks.py."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from svdjax.models.resnet import Downsample, SpatioTemporalResBlock, Upsample
 from svdjax.models.transformer import Conditions, Maps, TransformerSpatioTemporal
 
 
-def _attentions(channels: list[int], attention: dict[str, int] | None, path: str, kw: dict[str, Any]) -> nnx.List | None:
-    if attention is None:
-        return None
-    paths = [f"{path}.attentions.{i}" for i in range(len(channels))]
-    return nnx.List([TransformerSpatioTemporal(c, **attention, path=p, **kw) for c, p in zip(channels, paths, strict=True)])
+def _attentions(channels: int, count: int, attention: dict[str, int], path: str, kw: dict[str, Any]) -> nnx.List:
+    paths = [f"{path}.attentions.{i}" for i in range(count)]
+    return nnx.List([TransformerSpatioTemporal(channels, **attention, path=p, **kw) for p in paths])
 
 
 class DownBlock(nnx.Module):
-    """Resnets, each followed by a transformer where the level has attention; then half the size.
+    """Resnets, each followed by a transformer if the level has attention; then a downsampler, except on the last level.
 
     Args of the constructor:
+        layers: number of resnets.
         attention: `heads`, `layers` and `context_dim` of the transformers, or None for a level without attention.
+        downsample: whether the block ends in a downsampler.
         path: the module's path in the UNet.
     """
 
@@ -41,20 +41,21 @@ class DownBlock(nnx.Module):
         inputs = [in_channels] + [out_channels] * (layers - 1)
         eps = 1e-5 if attention is None else 1e-6
         self.resnets = nnx.List([SpatioTemporalResBlock(c, out_channels, temb_dim, eps, **kw) for c in inputs])
-        self.attentions = _attentions([out_channels] * layers, attention, path, kw)
+        self.attentions = None if attention is None else _attentions(out_channels, layers, attention, path, kw)
         self.downsamplers = nnx.List([Downsample(out_channels, **kw)]) if downsample else None
 
     def __call__(self, x: Array, cond: Conditions) -> tuple[Array, list[Array], Maps]:
-        """(b, f, h, w, c) -> the level's output, the skip connections it leaves, its temporal maps."""
-        skips, maps = [], {}
+        """(b, f, h, w, c) -> the level's output, its skip connections, its temporal maps."""
+        skips: list[Array] = []
+        maps: Maps = {}
         for i, resnet in enumerate(self.resnets):
-            x = cond.run(resnet, x, cond.temb)
+            x = cond.run_block(resnet, x, cond.temb)
             if self.attentions is not None:
-                x, layer_maps = cond.run(self.attentions[i], x, cond)
+                x, layer_maps = cond.run_block(self.attentions[i], x, cond)
                 maps |= layer_maps
             skips.append(x)
         if self.downsamplers is not None:
-            x = cond.run(self.downsamplers[0], x)
+            x = cond.run_block(self.downsamplers[0], x)
             skips.append(x)
         return x, skips, maps
 
@@ -64,19 +65,22 @@ class MidBlock(nnx.Module):
 
     def __init__(self, channels: int, temb_dim: int, attention: dict[str, int], path: str, **kw: Any):
         self.resnets = nnx.List([SpatioTemporalResBlock(channels, channels, temb_dim, 1e-5, **kw) for _ in range(2)])
-        self.attentions = _attentions([channels], attention, path, kw)
+        self.attentions = _attentions(channels, 1, attention, path, kw)
 
     def __call__(self, x: Array, cond: Conditions) -> tuple[Array, Maps]:
         """(b, f, h, w, c) -> (b, f, h, w, c) and its temporal maps."""
-        x = cond.run(self.resnets[0], x, cond.temb)
-        x, maps = cond.run(self.attentions[0], x, cond)
-        return cond.run(self.resnets[1], x, cond.temb), maps
+        x = cond.run_block(self.resnets[0], x, cond.temb)
+        x, maps = cond.run_block(self.attentions[0], x, cond)
+        return cond.run_block(self.resnets[1], x, cond.temb), maps
 
 
 class UpBlock(nnx.Module):
-    """Resnets on the concatenation with a skip connection, each followed by a transformer where the level has attention.
+    """Resnets on the input and a skip connection, each followed by a transformer if the level has attention.
 
-    Args of the constructor: as of `DownBlock`; `skip_channels` are the widths of the skips in the order they are used.
+    Args of the constructor:
+        skip_channels: widths of the skip connections in the order of their use, one per resnet.
+        upsample: whether the block ends in an upsampler.
+        others: see `DownBlock`.
     """
 
     def __init__(
@@ -97,15 +101,15 @@ class UpBlock(nnx.Module):
                 for c, skip in zip(inputs, skip_channels, strict=True)
             ]
         )
-        self.attentions = _attentions([out_channels] * len(inputs), attention, path, kw)
+        self.attentions = None if attention is None else _attentions(out_channels, len(inputs), attention, path, kw)
         self.upsamplers = nnx.List([Upsample(out_channels, **kw)]) if upsample else None
 
     def __call__(self, x: Array, skips: list[Array], cond: Conditions) -> tuple[Array, Maps]:
-        """(b, f, h, w, c) and the level's skips, last one first -> the level's output and its temporal maps."""
+        """(b, f, h, w, c) and the level's skip connections, the last one first -> the level's output and its temporal maps."""
         maps: Maps = {}
         for i, (resnet, skip) in enumerate(zip(self.resnets, skips, strict=True)):
-            x = cond.run(resnet, jnp.concatenate([x, skip], axis=-1), cond.temb)
+            x = cond.run_block(resnet, jnp.concatenate([x, skip], axis=-1), cond.temb)
             if self.attentions is not None:
-                x, layer_maps = cond.run(self.attentions[i], x, cond)
+                x, layer_maps = cond.run_block(self.attentions[i], x, cond)
                 maps |= layer_maps
-        return (x if self.upsamplers is None else cond.run(self.upsamplers[0], x)), maps
+        return (x if self.upsamplers is None else cond.run_block(self.upsamplers[0], x)), maps

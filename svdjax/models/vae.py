@@ -1,4 +1,4 @@
-"""The VAE of Stable Video Diffusion: images to latents, latents of a clip to its frames."""
+"""The VAE of Stable Video Diffusion: encodes single images, decodes the latents of whole clips."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from flax import nnx
 from jax import Array
 
 from svdjax.config import VAEConfig
-from svdjax.memory.blocking import BLOCK_BYTES, map_blocks, stats_dtype
+from svdjax.memory.blocking import BLOCK_BYTES, map_blocks
+from svdjax.memory.precision import stats_dtype
 from svdjax.models.convolution import Conv
+from svdjax.models.initialize import Keys
 from svdjax.models.vae_decoder import TemporalDecoder
 from svdjax.models.vae_encoder import Encoder
 
@@ -19,13 +21,14 @@ class VAE(nnx.Module):
     """diffusers' `AutoencoderKLTemporalDecoder`, channels last.
 
     Args of the constructor:
-        config: widths, highest resolution first, and layers a level.
-        dtype: of the computation. `config.force_upcast` says that the weights were trained for float32 only; whether to
-            follow it is the caller's choice. Norm statistics, softmax and what the methods return are never below float32.
-        param_dtype, rngs: of the parameters.
+        config: widths, from the highest resolution down, and layers per level.
+        dtype: compute dtype. `config.force_upcast` means that the weights were trained for float32 only; the caller
+            decides whether to follow it. Norm statistics, softmax and results are never below float32.
+        param_dtype: dtype of the parameters.
+        rngs: keys for a random initialisation.
     """
 
-    def __init__(self, config: VAEConfig, *, dtype: Any, param_dtype: Any, rngs: nnx.Rngs):
+    def __init__(self, config: VAEConfig, *, dtype: Any, param_dtype: Any, rngs: Keys):
         kw = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.config = config
         self.encoder = Encoder(config, **kw)
@@ -33,15 +36,15 @@ class VAE(nnx.Module):
         self.decoder = TemporalDecoder(config, **kw)
 
     def encode(self, images: Array, block_bytes: int = BLOCK_BYTES) -> tuple[Array, Array]:
-        """Mean and log variance of the latents of each image, not multiplied by the scaling factor.
+        """Mean and log variance of the latents of each image, without the scaling factor.
 
         Args:
             images: (b, H, W, 3) in [-1, 1]; H and W multiples of `config.down_factor`.
-            block_bytes: images are encoded in groups whose widest activation stays within this.
+            block_bytes: images are encoded in groups that keep the widest activation within this many bytes.
 
         Returns:
-            mean (which is also the mode) and logvar, clamped to [-30, 20] as diffusers' `DiagonalGaussianDistribution`
-            does: (b, h, w, 4) each.
+            The mean, which is also the mode, and the log variance, clamped to [-30, 20] as in diffusers'
+            `DiagonalGaussianDistribution`: (b, h, w, 4) each.
         """
         dtype = stats_dtype(images.dtype)
         bytes_per_image = images[0].size // 3 * self.config.block_out_channels[0] * dtype.itemsize
@@ -50,15 +53,14 @@ class VAE(nnx.Module):
         return mean, jnp.clip(logvar, -30.0, 20.0)
 
     def decode(self, latents: Array, block_bytes: int = BLOCK_BYTES) -> Array:
-        """All frames of each clip together, exactly, in bounded memory (`vae_decoder`).
+        """Decode all frames of each clip together, exactly, in bounded memory (see `vae_decoder`).
 
         Args:
             latents: (b, f, h, w, 4), already divided by the scaling factor.
-            block_bytes: about the size of the largest intermediate beside the frame buffer. It divides the work without
-                changing the result, beyond rounding.
+            block_bytes: approximate size of the largest intermediate besides the frame buffer. It affects only rounding.
 
         Returns:
-            frames (b, f, H, W, 3), nominally in [-1, 1], not clipped.
+            Frames (b, f, H, W, 3), nominally in [-1, 1], not clipped.
         """
         dtype = stats_dtype(latents.dtype)
         pixels = latents[0, ..., 0].size * self.config.down_factor**2
@@ -66,10 +68,17 @@ class VAE(nnx.Module):
         return map_blocks(lambda z: self.decoder(z, block_bytes), latents, bytes_per_clip, block_bytes)
 
     def decode_chunked(self, latents: Array, chunk: int, block_bytes: int = BLOCK_BYTES) -> Array:
-        """`decode` of each group of `chunk` consecutive frames as if it were a clip of its own; the last may be shorter.
+        """Decode each group of `chunk` consecutive frames as a separate clip; the last group may be shorter.
 
-        This is diffusers' `decode_latents` with `decode_chunk_size`. It changes the picture: norm statistics and temporal
-        convolutions then end at the borders of a group. Prefer `decode`, whose memory is bounded too.
+        This is diffusers' `decode_latents` with `decode_chunk_size`. The result differs from `decode`, because norm
+        statistics and temporal convolutions end at the borders of a group. Prefer `decode`: its memory is bounded too.
+
+        Args:
+            latents, block_bytes: see `decode`.
+            chunk: frames per group.
+
+        Returns:
+            See `decode`.
         """
         b, f, *latent = latents.shape
         whole = f - f % chunk

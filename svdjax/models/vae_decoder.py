@@ -1,12 +1,15 @@
-"""The VAE's temporal decoder: exact for a whole clip, in bounded memory. Channels last: (b, f, h, w, c).
+"""Temporal decoder of the VAE: exact for a whole clip, in bounded memory. Channels last: (b, f, h, w, c).
 
-The decoder alternates two kinds of work. Spatial layers see one frame at a time, so they run over blocks of frames.
-Temporal resnets see one pixel at a time, apart from the statistics of their norms, which span the clip: they run over
-blocks of image rows, given those statistics. Each kind writes its result over its input where shapes allow, and layers
-between two temporal resnets are one stage, so that no tensor wider than a resnet's output is stored for all frames. What
-remains is about one full-size activation of the narrowest level. A stage that fits `block_bytes` whole is not divided.
+The decoder alternates between two kinds of layers:
+- Spatial layers depend on one frame at a time. They run over blocks of frames.
+- Temporal resnets depend on one pixel at a time, except for their norm statistics, which span the clip. They run over
+  blocks of image rows, with statistics computed beforehand.
 
-Paths and constants: diffusers' `TemporalDecoder`.
+The result overwrites the input where shapes allow. All spatial layers between two temporal resnets run as one stage, so no
+tensor wider than a resnet's output is stored for all frames. The memory needed is about one full-size activation of the
+narrowest level. A stage that fits into `block_bytes` is not divided.
+
+Parameter paths and constants as in diffusers' `TemporalDecoder`.
 """
 
 from __future__ import annotations
@@ -20,14 +23,15 @@ from flax import nnx
 from jax import Array, lax
 
 from svdjax.config import VAEConfig
-from svdjax.memory.blocking import block_size, stats_dtype
+from svdjax.memory.blocking import block_size
+from svdjax.memory.precision import stats_dtype
 from svdjax.models.convolution import Conv, TemporalConv
 from svdjax.models.layers import GroupNorm
 from svdjax.models.resnet import SpatioTemporalResBlock, Upsample
 from svdjax.models.vae_encoder import EPS, AttentionBlock
 
 TEMPORAL_EPS = 1e-5
-TEMPORAL_LIVE = 8  # tensors the size of its input that a temporal resnet holds at once, about
+TEMPORAL_LIVE = 8  # approximate number of tensors of its input's size alive at once in a temporal resnet
 FRAMES, ROWS = 1, 2  # axes of (b, f, h, w, c)
 
 Layer = Callable[[Array], Array]
@@ -41,32 +45,34 @@ def _resnets(in_channels: int, out_channels: int, count: int, **kw: Any) -> nnx.
 
 
 class DecoderMidBlock(nnx.Module):
-    """Resnet, attention, resnet. The attention has weights but no use when there is a single resnet."""
+    """Resnet, attention, resnet. With a single resnet the attention has weights but is not used."""
 
     def __init__(self, channels: int, layers: int, **kw: Any):
         self.resnets = _resnets(channels, channels, layers, **kw)
         self.attentions = nnx.List([AttentionBlock(channels, **kw)])
 
     def layers(self) -> Iterator[nnx.Module]:
+        """The layers that run, in order."""
         yield self.resnets[0]
-        # One attention only, so that of three or more resnets the third and later are never reached, as in diffusers.
+        # There is only one attention, so only two resnets ever run, as in diffusers.
         for attention, resnet in zip(self.attentions, list(self.resnets)[1:], strict=False):
             yield from (attention, resnet)
 
 
 class DecoderBlock(nnx.Module):
-    """One resolution level: resnets, then twice the size unless it is the last."""
+    """A level: resnets, then an upsampler, except on the last level."""
 
     def __init__(self, in_channels: int, out_channels: int, layers: int, last: bool, **kw: Any):
         self.resnets = _resnets(in_channels, out_channels, layers, **kw)
         self.upsamplers = nnx.List([] if last else [Upsample(out_channels, **kw)])
 
     def layers(self) -> Iterator[nnx.Module]:
+        """The layers in order."""
         yield from (*self.resnets, *self.upsamplers)
 
 
 class TemporalDecoder(nnx.Module):
-    """Latents of a clip to its frames."""
+    """Decodes the latents of clips to frames."""
 
     def __init__(self, config: VAEConfig, **kw: Any):
         widths = config.block_out_channels[::-1]
@@ -79,13 +85,13 @@ class TemporalDecoder(nnx.Module):
             ]
         )
         self.conv_norm_out = GroupNorm(widths[-1], EPS, **kw)
-        # Three channels cost nothing in float32, and 16 bits would cost a quarter of a grey level.
-        picture = kw | {"dtype": stats_dtype(kw["dtype"])}
+        # At least float32: it costs nothing for three channels, and 16 bits would add an error of a quarter of a grey level.
+        picture: dict[str, Any] = kw | {"dtype": stats_dtype(kw["dtype"])}
         self.conv_out = Conv(widths[-1], config.out_channels, **picture)
         self.time_conv_out = TemporalConv(config.out_channels, config.out_channels, **picture)
 
     def layers(self) -> Iterator[nnx.Module]:
-        """Every layer between `conv_in` and `conv_norm_out`, in order."""
+        """The layers between `conv_in` and `conv_norm_out`, in order."""
         yield from self.mid_block.layers()
         for block in self.up_blocks:
             yield from block.layers()
@@ -93,7 +99,7 @@ class TemporalDecoder(nnx.Module):
     def __call__(self, latents: Array, block_bytes: int) -> Array:
         """(b, f, h, w, c) -> (b, f, H, W, 3) in at least float32, with intermediates of about `block_bytes` bytes."""
         x = latents
-        stage: list[Layer] = [self.conv_in]  # spatial layers not yet run
+        stage: list[Layer] = [self.conv_in]  # spatial layers that have not run yet
         for layer in self.layers():
             if isinstance(layer, SpatioTemporalResBlock):
                 x = over_frames([*stage, layer.spatial_res_block], x, block_bytes)
@@ -106,7 +112,7 @@ class TemporalDecoder(nnx.Module):
 
 
 def over_frames(layers: Sequence[Layer], x: Array, block_bytes: int) -> Array:
-    """Spatial `layers` one after the other: (b, f, h, w, c) -> (b, f, h', w', c')."""
+    """Spatial `layers` in sequence, over blocks of frames: (b, f, h, w, c) -> (b, f, h', w', c')."""
 
     def run(x: Array) -> Array:
         for layer in layers:
@@ -114,7 +120,7 @@ def over_frames(layers: Sequence[Layer], x: Array, block_bytes: int) -> Array:
         return x
 
     out = x
-    widest = 0  # elements of the largest tensor between two layers
+    widest = 0  # elements of the largest output of a layer
     for layer in layers:
         out = jax.eval_shape(lambda x, layer=layer: layer(x), out)
         widest = max(widest, out.size)
@@ -124,15 +130,15 @@ def over_frames(layers: Sequence[Layer], x: Array, block_bytes: int) -> Array:
         return run(x)
     if (out.shape, out.dtype) == (x.shape, x.dtype):
         return write_blocks(run, None, x, FRAMES, size)
-    # Every entry is overwritten. A fill that depends on `x` keeps the buffer from existing before `x` does.
+    # The fill is overwritten everywhere. It depends on `x`, so that the buffer is not allocated before `x` exists.
     return write_blocks(run, x, jnp.full(out.shape, x[0, 0, 0, 0, 0], out.dtype), FRAMES, size)
 
 
 def temporal_over_rows(block: SpatioTemporalResBlock, x: Array, block_bytes: int) -> Array:
-    """The temporal half of `block`, blended with its input: (b, f, h, w, c) -> (b, f, h, w, c).
+    """The temporal half of `block`, blended with its input, over blocks of rows: (b, f, h, w, c) -> (b, f, h, w, c).
 
-    Undivided it is `time_mixer(x, temporal_res_block(x))`; divided, the same, with the first convolution computed twice
-    (once for the statistics of the second norm) rather than stored.
+    Equal to `time_mixer(x, temporal_res_block(x))`. In blocks, the first convolution is computed twice instead of stored:
+    the first time for the statistics of the second norm.
     """
     resnet, mix = block.temporal_res_block, block.time_mixer
     rows = x.shape[ROWS]
@@ -155,24 +161,24 @@ def temporal_over_rows(block: SpatioTemporalResBlock, x: Array, block_bytes: int
 
 
 def clip_statistics(norm: GroupNorm, fn: Layer, x: Array, size: int) -> tuple[Array, Array]:
-    """`norm.statistics` of `fn(x)` over the whole clip, from blocks of `size` rows.
+    """`norm.statistics` of `fn(x)` over the whole clip, computed from blocks of `size` rows.
 
-    Blocks are equally large, so the mean is the mean of their means, and the variance the mean of their variances plus
-    the variance of their means: no sums of squares that cancel.
+    All blocks have the same size, so the mean is the mean of the blocks' means. The variance is the mean of their variances
+    plus the variance of their means, which avoids the cancellation of a formula with sums of squares.
     """
 
-    def of_block(i: Array) -> tuple[Array, Array]:
+    def block_statistics(i: Array) -> tuple[Array, Array]:
         return norm.statistics(fn(lax.dynamic_slice_in_dim(x, i * size, size, ROWS)), (-4, -3, -2))
 
-    means, variances = lax.map(of_block, jnp.arange(x.shape[ROWS] // size))
+    means, variances = lax.map(block_statistics, jnp.arange(x.shape[ROWS] // size))
     mean = means.mean(0)
     return mean, variances.mean(0) + jnp.square(means - mean).mean(0)
 
 
 def write_blocks(fn: Layer, source: Array | None, out: Array, axis: int, size: int) -> Array:
-    """`out` with `fn` of each block of `size` entries along `axis` of `source` in its place.
+    """Apply `fn` to each block of `size` entries of `source` along `axis`, and write the results to the same place in `out`.
 
-    Without a source the blocks are those of `out` itself, so that the loop needs one buffer.
+    Without a source, `out` is both input and output, so that the loop needs a single buffer.
     """
 
     def body(i: Array, out: Array) -> Array:

@@ -1,4 +1,4 @@
-"""The VAE's image encoder. Channels last: (b, h, w, c). Paths and constants: diffusers' `Encoder`."""
+"""Image encoder of the VAE. Channels last: (b, h, w, c). Parameter paths and constants as in diffusers' `Encoder`."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from flax import nnx
 from jax import Array
 
 from svdjax.config import VAEConfig
-from svdjax.models.attention import SpatialAttention
 from svdjax.models.convolution import Conv
 from svdjax.models.layers import GroupNorm
 from svdjax.models.resnet import Downsample, ResnetBlock
+from svdjax.models.spatial_attention import SpatialAttention
 
-EPS = 1e-6  # of every GroupNorm that sees single images
+EPS = 1e-6  # epsilon of every GroupNorm over single images
 
 
 class AttentionBlock(SpatialAttention):
-    """Single-head self-attention over the pixels of each image, normalised before and added to its input."""
+    """Single-head self-attention over the pixels of each image, with a norm before it and a residual connection."""
 
     def __init__(self, channels: int, **kw: Any):
         super().__init__(channels, heads=1, bias=True, **kw)
@@ -32,15 +32,16 @@ class AttentionBlock(SpatialAttention):
 
 
 class EncoderBlock(nnx.Module):
-    """One resolution level: resnets, then half the size unless it is the last."""
+    """A level: resnets, then a downsampler, except on the last level."""
 
     def __init__(self, in_channels: int, out_channels: int, layers: int, last: bool, **kw: Any):
         widths = (in_channels,) + (out_channels,) * (layers - 1)
         self.resnets = nnx.List([ResnetBlock(width, out_channels, None, EPS, **kw) for width in widths])
-        # Zeros on the right and below only, as diffusers pads here (`downsample_padding=0`).
-        self.downsamplers = nnx.List([] if last else [Downsample(out_channels, padding=((0, 1), (0, 1)), **kw)])
+        # Zeros only below and on the right, as in diffusers (`downsample_padding=0`).
+        self.downsamplers = nnx.List([] if last else [Downsample(out_channels, pads=((0, 1), (0, 1)), **kw)])
 
     def __call__(self, x: Array) -> Array:
+        """(b, h, w, c) -> (b, h/2, w/2, c'), the last level (b, h, w, c')."""
         for layer in (*self.resnets, *self.downsamplers):
             x = layer(x)
         return x
@@ -54,11 +55,12 @@ class EncoderMidBlock(nnx.Module):
         self.attentions = nnx.List([AttentionBlock(channels, **kw)])
 
     def __call__(self, x: Array) -> Array:
+        """(b, h, w, c) -> (b, h, w, c)."""
         return self.resnets[1](self.attentions[0](self.resnets[0](x)))
 
 
 class Encoder(nnx.Module):
-    """Images to the moments of the latents' distribution, before `quant_conv`."""
+    """Maps images to the mean and log variance of their latents, before `quant_conv`."""
 
     def __init__(self, config: VAEConfig, **kw: Any):
         widths = config.block_out_channels

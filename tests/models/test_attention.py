@@ -1,11 +1,12 @@
-"""Attention as functions: blocks, maps and their rotation."""
+"""Attention as functions: blocks, maps and their rotation, each against its definition."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from svdjax.models.attention import apply_maps, attention_maps, blocked_attention, rotate_maps
+from svdjax.models.spatial_attention import blocked_attention
+from svdjax.models.temporal_attention import apply_maps, attention_maps, rotate_maps
 
 
 def normal(*shape, seed=0):
@@ -21,7 +22,7 @@ def reference(q, k, v):
 
 # 6 frames of 12 tokens, 2 heads, float64: logits of 13,824 bytes; of one head of one frame 1,152, of one of its queries 96
 @pytest.mark.parametrize("limit", [2**30, 1152, 400, 1], ids=["whole", "a head", "queries", "one query"])
-def test_blocked_attention_is_attention_however_it_is_divided(limit):
+def test_blocked_attention_equals_plain_attention(limit):
     with jax.enable_x64(True):
         q, k, v = normal(3, 6, 12, 2, 4)
         np.testing.assert_allclose(blocked_attention(q, k, v, limit), reference(q, k, v), rtol=1e-12, atol=1e-14)
@@ -29,7 +30,7 @@ def test_blocked_attention_is_attention_however_it_is_divided(limit):
 
 def test_blocked_attention_never_holds_more_logits_than_its_limit():
     q = jax.ShapeDtypeStruct((4, 64, 2, 8), jnp.float32)
-    limit = 16 * 64 * 4  # the logits of 16 of the 64 queries of one head
+    limit = 16 * 64 * 4  # logits of 16 of the 64 queries of one head
     jaxpr = jax.make_jaxpr(lambda q, k, v: blocked_attention(q, k, v, limit))(q, q, q)
 
     def shapes(jaxpr):
@@ -62,14 +63,14 @@ def test_rotating_maps_is_reversing_time_on_both_sides():
     """rot180(A) V = flip(A flip(V)), the identity that lets both directions share one product."""
     with jax.enable_x64(True):
         maps = jax.nn.softmax(normal(6, 2, 5, 5))
-        v = normal(1, 2, 5, 3, 2, 4)
+        v = jnp.asarray(normal(1, 2, 5, 3, 2, 4))
         rotated = apply_maps(rotate_maps(maps), v)
         np.testing.assert_allclose(rotated, jnp.flip(apply_maps(maps, jnp.flip(v, 2)), 2), rtol=1e-12)
         np.testing.assert_array_equal(rotate_maps(maps)[0, 0, 1, 0], maps[0, 0, 3, 4])
 
 
-def test_maps_are_right_where_a_sum_of_products_is_not():
-    """At this size jaxlib 0.10.2 fuses a sum of products with the softmax wrongly on a CPU (jax-ml/jax#39103)."""
+def test_maps_are_right_where_a_sum_of_products_is_wrong():
+    """jaxlib 0.10.2 on a CPU would fuse a sum of products of this size with the softmax, wrongly (jax-ml/jax#39103)."""
     q, k = normal(2, 2, 14, 256, 1, 32).astype(np.float32)
     logits = np.einsum("bfsnc,bgsnc->bsnfg", q, k) / np.sqrt(32)
     want = np.exp(logits - logits.max(-1, keepdims=True))
@@ -78,7 +79,7 @@ def test_maps_are_right_where_a_sum_of_products_is_not():
     np.testing.assert_allclose(jax.jit(attention_maps)(q, k), want.reshape(512, 1, 14, 14), rtol=1e-4, atol=1e-6)
 
 
-def test_applied_maps_have_the_gradient_of_their_definition():
+def test_apply_maps_has_the_gradient_of_its_definition():
     with jax.enable_x64(True):
         # maps (b*s, n, f, f), values (d, b, f, s, n, c); vmapped, as in training
         maps, v = normal(3, 8, 2, 5, 5), normal(3, 2, 2, 5, 4, 2, 6)

@@ -1,4 +1,4 @@
-"""The CLIP vision tower against recorded outputs and against transformers."""
+"""CLIP vision tower: parity with recorded outputs and with transformers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from svdjax.models.clip import CLIPVision
 from svdjax.models.initialize import abstract
 from svdjax.sampling.conditioning import clip_pixels, to_signed_unit
 
-# Float32 rounding through a few layers measures below 1e-6; a mistake of structure gives 1e-2 or more.
+# Float32 rounding through a few layers is below 1e-6; a structural error gives 1e-2 or more.
 TOLERANCE = 5e-6
 
 
@@ -26,8 +26,8 @@ def clip() -> CLIPVision:
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_golden(clip, number):
-    """From the keyframe on: the resize before the model adds a little (`test_conditioning`)."""
-    pixels = clip_pixels(to_signed_unit(goldens.keyframe(number)[None]), clip.config)
+    """From the keyframe on: the resize before the model adds a small error (see `test_conditioning`)."""
+    pixels = clip_pixels(to_signed_unit(jnp.asarray(goldens.keyframe(number)[None])), clip.config)
     recorded = goldens.keyframe_stages()
     embeds = goldens.call(clip, "__call__", pixels)
     assert goldens.relative(embeds, recorded[f"clip/frame{number}/image_embeds"][0]) < 1e-5
@@ -36,7 +36,7 @@ def test_golden(clip, number):
         assert goldens.relative(tokens, recorded["clip/last_hidden_state"]) < 1e-5
 
 
-# Patch 14 and 32, a size that the patches don't fill, both activations, one and several heads, another epsilon.
+# Patch 14 and 32, a size that is no multiple of the patch, both activations, one and several heads, two epsilons.
 CONFIGS = [
     {"patch_size": 14, "image_size": 42, "hidden_act": "gelu", "num_attention_heads": 4, "layer_norm_eps": 1e-5},
     {"patch_size": 32, "image_size": 70, "hidden_act": "quick_gelu", "num_attention_heads": 1, "layer_norm_eps": 1e-2},
@@ -64,18 +64,18 @@ def test_compute_dtype(clip):
     pixels = goldens.draw("pixels", (1, 224, 224, 3))
     embeds = goldens.call(half, "__call__", pixels)
     assert embeds.dtype == jnp.bfloat16
-    # 8 bits of mantissa through two layers
+    # rounding of bfloat16's 8-bit mantissa through two layers
     assert 1e-4 < goldens.relative(embeds.astype(jnp.float32), goldens.call(clip, "__call__", pixels)) < 0.03
 
 
-def test_another_size_is_refused(clip):
-    with pytest.raises(InputError, match=r"pixel_values are \(1, 128, 192, 3\), expected \(b, 224, 224, 3\)"):
+def test_wrong_image_size_is_refused(clip):
+    with pytest.raises(InputError, match=r"pixel_values has shape \(1, 128, 192, 3\), expected \(b, 224, 224, 3\)"):
         clip(np.zeros((1, 128, 192, 3), np.float32))
 
 
 def test_positions_of_svd():
-    """257 positions at SVD's size: 16 x 16 patches and the class token. Nothing is allocated."""
+    """257 positions at SVD's size: 16 x 16 patches and the class token. The model is abstract."""
     clip = abstract(CLIPVision, CLIPConfig(), jnp.float32)
     leaves = [leaf for _, leaf in nnx.to_flat_state(nnx.state(clip, nnx.Param))]
     assert clip.vision_model.embeddings.position_embedding.embedding.shape == (257, 1280)
-    assert sum(leaf.size for leaf in leaves) == 632_076_800  # as transformers counts ViT-H/14
+    assert sum(leaf.size for leaf in leaves) == 632_076_800  # the count of ViT-H/14 in transformers

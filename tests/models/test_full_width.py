@@ -1,6 +1,8 @@
-"""SVD-XT's real widths, 1.5 billion parameters in float32: heavy (pytest -m heavy tests/models/test_full_width.py)."""
+"""Parity at SVD-XT's widths, 1.5 billion parameters in float32: heavy (pytest -m heavy tests/models/test_full_width.py)."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import goldens
 import jax
@@ -12,7 +14,7 @@ from sample.benchmarking import host_memory
 from svdjax import pipeline
 from svdjax.config import SVDConfig, UNetConfig
 from svdjax.models import svd
-from svdjax.models.backward import VALUES, expected_names
+from svdjax.models.backward import VALUES, names_of_kinds
 from svdjax.models.unet import UNet
 
 pytestmark = pytest.mark.heavy
@@ -26,7 +28,7 @@ def unet():
 
 @pytest.mark.parametrize("shape", ["1x2x8x16", "1x14x8x16", "1x14x16x24"])
 def test_full_width_golden(unet, shape):
-    """rel-L2 of 1e-4 as everywhere: depth and width add rounding, 5e-6 was measured."""
+    """Tolerance: rel-L2 1e-4 for the rounding of many wide layers; 5e-6 was measured."""
     b, f, h, w = map(int, shape.split("x"))
     sample = goldens.channels_last(goldens.draw(f"in:sample:{shape}", (b, f, 8, h, w), SEED))
     embeds = goldens.draw(f"in:ehs:{b}", (b, 1, 1024), SEED)
@@ -39,15 +41,15 @@ def test_full_width_golden(unet, shape):
 
 
 def test_interpolation_at_full_width(unet):
-    """Photographs to frames through all three networks at SVD-XT's widths: 14 frames of 192x128, 2 steps, recurrence."""
+    """All three networks at SVD-XT's widths run from keyframes to frames: 14 frames of 192x128, 2 steps, recurrence."""
     config = SVDConfig()
-    networks = {
+    networks: dict[str, Any] = {
         name: goldens.drawn(cls, getattr(config, name), jnp.float32) for name, cls in svd.NETWORKS.items() if name != "unet"
     }
     tensors = svd.leaves(unet)
-    backward = {name: tensors[name] * 1.01 for name in expected_names(tensors, VALUES)}
+    backward = {name: tensors[name] * 1.01 for name in names_of_kinds(tensors, VALUES)}
     assert sum(x.size for n, x in backward.items() if n.endswith("kernel")) == 24_780_800
-    model = svd.SVD(config, unet, **networks, backward=backward)
+    model = svd.SVD(config=config, unet=unet, **networks, backward=backward)
     first, last = (np.random.default_rng(i).integers(0, 256, (128, 192, 3), np.uint8) for i in range(2))
     frames = pipeline.interpolate(model, first, last, num_frames=14, steps=2, recurrence=1)
     assert frames.shape == (14, 128, 192, 3)

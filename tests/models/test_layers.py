@@ -1,4 +1,4 @@
-"""Layers that are computed in another way than they are defined, against the definition."""
+"""Layers with a fast algorithm, against their definitions."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from svdjax.models.convolution import TemporalConv, convolve
 from svdjax.models.initialize import Keys
 from svdjax.models.layers import FeedForward, GroupNorm, geglu, gelu, timestep_embedding
 from svdjax.models.resnet import Upsample
-from svdjax.models.svd import fill
+from svdjax.models.svd import fill, leaves
 
 KW = {"dtype": jnp.float64, "param_dtype": jnp.float64}
 
 
 @pytest.fixture(autouse=True)
 def float64():
-    """Everything here is compared in float64: what differs is a mistake, not rounding."""
+    """Compare in float64, where a difference is an error and not rounding."""
     with jax.enable_x64(True):
         yield
 
@@ -33,9 +33,9 @@ def plain(x, kernel, stride, padding):
 
 @pytest.mark.parametrize(("h", "w"), [(1, 1), (2, 2), (1, 5), (2, 3), (3, 3)])
 @pytest.mark.parametrize(("stride", "padding"), [(1, ((1, 1), (1, 1))), (2, ((1, 1), (1, 1))), (2, ((0, 1), (0, 1)))])
-def test_small_images_are_convolved_like_any_other(h, w, stride, padding):
+def test_convolutions_of_small_images(h, w, stride, padding):
     if h + sum(padding[0]) < 3 or w + sum(padding[1]) < 3:
-        pytest.skip("nothing to convolve")
+        pytest.skip("image smaller than the kernel")
     x, kernel = normal(2, h, w, 4), normal(3, 3, 4, 5)
     np.testing.assert_allclose(convolve(x, kernel, stride, padding), plain(x, kernel, stride, padding), atol=1e-12)
 
@@ -44,7 +44,7 @@ def test_small_images_are_convolved_like_any_other(h, w, stride, padding):
 @pytest.mark.parametrize(
     ("size", "channels"), [(2, 5), (4, 5), (4, 60), (6, 5)], ids=["small", "small result", "wide", "large"]
 )
-def test_gradients_of_convolutions_however_they_are_computed(size, channels, stride):
+def test_gradients_of_convolutions(size, channels, stride):
     x, kernel = normal(2, size, size, 4), normal(3, 3, 4, channels)
     args = stride, ((1, 1), (1, 1))
     gradient = plain(x, kernel, *args)
@@ -53,14 +53,14 @@ def test_gradients_of_convolutions_however_they_are_computed(size, channels, str
         np.testing.assert_allclose(a, b, atol=1e-11)
 
 
-@pytest.mark.parametrize(("positions", "laid_out"), [(16, True), (32, False)])
-def test_windows_are_laid_out_where_they_are_smaller_than_the_kernel(positions, laid_out):
+@pytest.mark.parametrize(("positions", "copied"), [(16, True), (32, False)])
+def test_windows_are_copied_if_they_are_no_larger_than_the_kernel(positions, copied):
     text = str(
         jax.make_jaxpr(lambda x, kernel: convolve(x, kernel, 1, ((1, 1), (1, 1))))(
             jnp.zeros((positions // 16, 4, 4, 2)), jnp.zeros((3, 3, 2, 16))
         )
     )
-    assert ("conv_general_dilated" in text) is not laid_out
+    assert ("conv_general_dilated" in text) is not copied
 
 
 @pytest.mark.parametrize(("h", "w"), [(1, 1), (2, 3), (5, 4)])
@@ -68,26 +68,27 @@ def test_upsampling_is_nearest_neighbour_and_a_convolution(h, w):
     layer = Upsample(32, **KW, rngs=Keys(1))
     x = normal(2, 3, h, w, 32)
     large = x.repeat(2, axis=-3).repeat(2, axis=-2).reshape(6, 2 * h, 2 * w, 32)
-    want = plain(large, layer.conv.kernel[...], 1, ((1, 1), (1, 1))) + layer.conv.bias[...]
+    want = plain(large, layer.conv.kernel[...], 1, ((1, 1), (1, 1))) + leaves(layer)["conv.bias"]
     np.testing.assert_allclose(layer(x), want.reshape(2, 3, 2 * h, 2 * w, 32), atol=1e-12)
 
 
 def test_gradients_of_upsampling():
-    """Where the image is large enough to be convolved rather than laid out."""
+    """For an image that is large enough for XLA's convolution."""
     layer = Upsample(32, **KW, rngs=Keys(1))
+    bias = leaves(layer)["conv.bias"]
     x, weight = normal(4, 9, 7, 32), normal(4, 18, 14, 32)
 
     def theirs(kernel, x):
         large = x.repeat(2, axis=-3).repeat(2, axis=-2)
-        return ((plain(large, kernel, 1, ((1, 1), (1, 1))) + layer.conv.bias[...]) * weight).sum()
+        return ((plain(large, kernel, 1, ((1, 1), (1, 1))) + bias) * weight).sum()
 
     kernel = jnp.array(layer.conv.kernel[...])
 
-    def of_layer(kernel, x):
-        return (fill(layer, {"conv.kernel": kernel, "conv.bias": layer.conv.bias[...]})(x) * weight).sum()
+    def ours(kernel, x):
+        return (fill(layer, {"conv.kernel": kernel, "conv.bias": bias})(x) * weight).sum()
 
-    for found, wanted in zip(jax.grad(of_layer, (0, 1))(kernel, x), jax.grad(theirs, (0, 1))(kernel, x), strict=True):
-        np.testing.assert_allclose(found, wanted, atol=1e-9 * float(jnp.abs(wanted).max()) + 1e-11)
+    for a, b in zip(jax.grad(ours, (0, 1))(kernel, x), jax.grad(theirs, (0, 1))(kernel, x), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-9 * float(jnp.abs(b).max()) + 1e-11)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 5])
@@ -101,7 +102,7 @@ def test_temporal_convolution_reads_neighbouring_frames(frames):
 
 @pytest.mark.parametrize("axes", [(-3, -2), (-4, -3, -2)], ids=["frame", "clip"])
 def test_group_norm_statistics(axes):
-    """Unit variance and zero mean over a group, also where the mean is a thousand times the deviation."""
+    """Zero mean and unit variance over a group, also with a mean of a thousand standard deviations."""
     layer = GroupNorm(64, 1e-12, **KW, rngs=Keys(1))
     y = layer(1000 + normal(2, 3, 4, 5, 64), axes)
     groups = np.asarray(y).reshape(2, 3, 4, 5, 32, 2)
@@ -110,7 +111,7 @@ def test_group_norm_statistics(axes):
     np.testing.assert_allclose(groups.var(over), 1, atol=1e-9)
 
 
-def test_feed_forward_in_blocks_is_the_whole(monkeypatch):
+def test_feed_forward_in_blocks_equals_the_whole(monkeypatch):
     layer = FeedForward(32, **KW, rngs=Keys(1))
     x = normal(2, 3, 10, 32)
     whole = layer(x)

@@ -1,4 +1,4 @@
-"""The VAE against recorded outputs, against diffusers, and the bounded-memory decode against the whole one."""
+"""VAE: parity with recorded outputs and with diffusers, and decoding in blocks against decoding at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from svdjax.config import VAEConfig
 from svdjax.models.initialize import abstract
 from svdjax.models.vae import VAE
 
-# Float32 rounding through some thirty convolutions and norms measures up to 2e-6 here; a mistake of structure, 1e-2 or more.
+# Float32 rounding through about thirty convolutions and norms is at most 2e-6; a structural error gives 1e-2 or more.
 TOLERANCE = 1e-5
 
 
@@ -25,7 +25,7 @@ def vae() -> VAE:
     return make_vae(goldens.config("vae"), goldens.weights("vae"))
 
 
-# An upsampler, a change of width, temporal resnets at two sizes.
+# A small VAE with an upsampler, a change of width, and temporal resnets at two sizes.
 SMALL = {
     "_class_name": "AutoencoderKLTemporalDecoder",
     "block_out_channels": [32, 64],
@@ -41,7 +41,7 @@ def small() -> VAE:
 
 
 def latents_a() -> np.ndarray:
-    """The recorded decode's input, (1, 5, 8, 6, 4)."""
+    """Input of the recorded decode, (1, 5, 8, 6, 4)."""
     return goldens.channels_last(np.float32(3) * goldens.draw("in:vae_latents", (5, 4, 8, 6)))[None]
 
 
@@ -63,7 +63,7 @@ def test_decode_golden(vae):
 
 
 def test_decode_chunked_golden(vae):
-    # 5 frames by 2: the last group is shorter. The recording has (1, c, f, h, w).
+    # 5 frames in groups of 2: the last group is shorter. The recorded shape is (1, c, f, h, w).
     frames = goldens.call(vae, "decode_chunked", latents_a(), chunk=2)
     recorded = np.moveaxis(goldens.keyframe_stages()["vae/chunked"], 1, -1)
     assert goldens.relative(frames, recorded) < TOLERANCE
@@ -73,15 +73,15 @@ def test_decode_chunked_golden(vae):
 
 @pytest.mark.parametrize("chunk", [2, 9])
 def test_decode_chunked_groups(small, chunk):
-    """Each group of frames, of each clip, is decoded as a clip of its own."""
+    """Each group of frames of each clip is decoded as a separate clip."""
     z = goldens.draw("clips", (2, 3, 4, 6, 4))
     groups = [goldens.call(small, "decode", z[:, i : i + chunk]) for i in range(0, 3, chunk)]
     frames = goldens.call(small, "decode_chunked", z, chunk=chunk)
     assert goldens.relative(frames, np.concatenate(groups, axis=1)) < TOLERANCE
 
 
-# One to three levels, widths that grow and shrink. One layer leaves the decoder's attention unused; with three, the
-# middle block's third resnet is unused.
+# One to three levels, growing and shrinking widths. With one layer, the decoder's attention is unused; with three, the
+# middle block's third resnet.
 CONFIGS = [((32,), 1), ((64, 32), 2), ((32, 64, 96), 1), ((32, 64), 3)]
 
 
@@ -93,7 +93,7 @@ def test_against_diffusers(widths, layers):
 
 
 def test_epsilons_against_diffusers():
-    """Activations so small (variances of about 1e-4) that the norms' epsilons, 1e-6 and 1e-5, count."""
+    """With activations of variance 1e-4, where the epsilons of the norms, 1e-6 and 1e-5, matter."""
     tensors = goldens.torch_weights("vae", SMALL)
     inner = [name for name in tensors if "conv" in name and not any(part in name for part in ("norm", "out", "quant"))]
     compare_with_diffusers(SMALL, tensors | {name: tensors[name] * np.float32(1e-2) for name in inner}, 1e-5)
@@ -119,21 +119,21 @@ def compare_with_diffusers(config: dict[str, Any], tensors: goldens.Tensors, tol
 
 def test_log_variance_is_clamped():
     tensors = goldens.torch_weights("vae", SMALL)
-    tensors["quant_conv.bias"] = np.float32([0, 0, 0, 0, 1e3, -1e3, 0, 0])
+    tensors["quant_conv.bias"] = np.asarray([0, 0, 0, 0, 1e3, -1e3, 0, 0], np.float32)
     _, logvar = goldens.call(make_vae(SMALL, tensors), "encode", goldens.draw("images", (1, 8, 12, 3)))
     assert (np.asarray(logvar[..., 0]) == 20).all()
     assert (np.asarray(logvar[..., 1]) == -30).all()
 
 
 def loops(vae: VAE, z: np.ndarray, block_bytes: int) -> int:
-    """How many loops a decode traces to: none where everything fits one block."""
+    """Number of loops in a traced decode: 0 if everything fits into one block."""
     program = str(jax.make_jaxpr(lambda z: vae.decode(z, block_bytes))(z))
     return program.count(" while[") + program.count(" scan[")
 
 
 def test_blocks_equal_the_whole_in_float64():
-    """Frames and rows one at a time, and several at a time: the whole decode to float64 rounding."""
-    config = SMALL | {"layers_per_block": 2}  # two layers: the attention is in use
+    """One or several frames and rows at a time, against the whole: equal up to float64 rounding."""
+    config = SMALL | {"layers_per_block": 2}  # two layers: the attention is used
     with jax.enable_x64(True):
         vae = make_vae(config, goldens.torch_weights("vae", config), jnp.float64)
         z = goldens.draw("clip", (1, 4, 6, 4, 4)).astype(np.float64)
@@ -146,7 +146,7 @@ def test_blocks_equal_the_whole_in_float64():
 
 
 def test_batch_and_blocks_equal_single_clips(small):
-    """Two clips together, undivided and divided, against each alone: float32 rounding."""
+    """Two clips together, at once and in blocks, against each alone: equal up to float32 rounding."""
     z = goldens.draw("clips", (2, 3, 4, 6, 4))
     alone = np.concatenate([goldens.call(small, "decode", clip[None]) for clip in z])
     for block_bytes in (2**30, 1):
@@ -161,7 +161,7 @@ def test_batch_and_blocks_equal_single_images(small):
 
 
 def test_compute_dtype(small):
-    """bfloat16 inside, float32 out; the distance is that of 8 bits of mantissa through the whole depth."""
+    """Compute in bfloat16, result in float32; the error is that of an 8-bit mantissa through all layers."""
     half = make_vae(SMALL, goldens.torch_weights("vae", SMALL), jnp.bfloat16, jnp.float32)
     z = goldens.draw("clips", (1, 3, 4, 6, 4))
     frames = goldens.call(half, "decode", z)
@@ -170,15 +170,17 @@ def test_compute_dtype(small):
 
 
 def decode_scratch(config: VAEConfig, shape: tuple[int, ...], dtype: Any, block_bytes: int = 2**30) -> int:
-    """Bytes of scratch memory of a compiled decode of latents of this shape; nothing is allocated."""
+    """Scratch memory of a compiled decode of latents of this shape, in bytes; nothing is allocated."""
     graph, state = nnx.split(abstract(VAE, config, dtype))
     decode = jax.jit(lambda state, z: nnx.merge(graph, state).decode(z, block_bytes))
     compiled = decode.lower(state, jax.ShapeDtypeStruct(shape, jnp.float32)).compile()
-    return compiled.memory_analysis().temp_size_in_bytes
+    memory = compiled.memory_analysis()
+    assert memory is not None
+    return memory.temp_size_in_bytes
 
 
 def test_decode_memory_is_bounded():
-    """Scratch is the frame buffer, half as much for the level below, and blocks: not a multiple of the clip."""
+    """Scratch memory is the frame buffer, half as much for the next level, and blocks."""
     config = VAEConfig(block_out_channels=(32, 64), layers_per_block=1)
     frames, height, width = 24, 256, 256
     buffer = frames * height * width * 32 * 4
@@ -190,5 +192,5 @@ def test_decode_memory_is_bounded():
 
 @pytest.mark.heavy
 def test_full_size_decode_memory():
-    """SVD-XT, 25 frames of 1024x576 in float32: 13.1 GB on a CPU, of which the frame buffer is 7.5."""
+    """SVD-XT, 25 frames of 1024x576 in float32: 13.1 GB on a CPU, including 7.5 GB for the frame buffer."""
     assert decode_scratch(VAEConfig(), (1, 25, 72, 128, 4), jnp.float32) < 15e9

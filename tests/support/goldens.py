@@ -1,7 +1,7 @@
-"""The reference model "A": a random tiny SVD whose weights and inputs are drawn from names, and outputs recorded in PyTorch.
+"""Reference model "A": a tiny SVD with random weights, and the outputs of the official PyTorch code for it.
 
-`data/A` holds its configuration files, its two keyframes and arrays that the official PyTorch code produced. Weights and
-most inputs are not stored: each is a function of a seed and of its own name.
+`data/A` holds its configuration files, two keyframes, and recorded outputs. Weights and most inputs are not stored: each is
+drawn from a seed and its own name.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ import svdjax.models.svd
 from svdjax.config import SVDConfig
 from svdjax.diffusers_layout.config_files import from_pytorch
 from svdjax.diffusers_layout.name_table import table
-from svdjax.models.initialize import abstract
+from svdjax.models.initialize import Model, abstract
 
 DATA = Path(__file__).parents[1] / "data" / "A"
 SEED = 101
-TAGS = {"unet": "unet", "vae": "vae", "image_encoder": "clip"}  # what the draws call each component
+TAGS = {"unet": "unet", "vae": "vae", "image_encoder": "clip"}  # names of the components in the draws
 FILES = {
     "unet": "unet/diffusion_pytorch_model.safetensors",
     "vae": "vae/diffusion_pytorch_model.safetensors",
@@ -42,12 +42,12 @@ Tensors = dict[str, np.ndarray]
 
 
 def draw(name: str, shape: Iterable[int], seed: int = SEED) -> np.ndarray:
-    """The standard normal float32 array that belongs to a name."""
+    """A standard normal float32 array, a function of its name and the seed."""
     return np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(tuple(shape), dtype=np.float32)
 
 
 def weight(tag: str, name: str, shape: Iterable[int], seed: int = SEED) -> np.ndarray:
-    """A parameter by its PyTorch name: scaled so that activations and attention maps stay lively at any depth."""
+    """A parameter by its PyTorch name, scaled so that activations and attention maps keep their variance at any depth."""
     z = draw(f"{tag}:{name}", shape, seed)
     leaf = name.rpartition(".")[2]
     if leaf == "mix_factor":
@@ -65,19 +65,20 @@ def weight(tag: str, name: str, shape: Iterable[int], seed: int = SEED) -> np.nd
 
 
 def torch_model(component: str, config: Mapping[str, Any]) -> Any:
-    """The PyTorch module of a configuration file, on the device of the surrounding `torch.device` context."""
+    """The PyTorch module of a configuration, on the device of the surrounding `torch.device` context."""
     if component == "image_encoder":
         from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
         return CLIPVisionModelWithProjection(CLIPVisionConfig(**config)).eval()
-    from diffusers import AutoencoderKLTemporalDecoder, UNetSpatioTemporalConditionModel
+    from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import AutoencoderKLTemporalDecoder
+    from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionModel
 
     cls = {"unet": UNetSpatioTemporalConditionModel, "vae": AutoencoderKLTemporalDecoder}[component]
     return cls.from_config(dict(config)).eval()
 
 
 def torch_weights(component: str, config: Mapping[str, Any], seed: int = SEED) -> Tensors:
-    """The tensors that a PyTorch module of this configuration has, by name, drawn."""
+    """Random values for all tensors of the PyTorch module of a configuration, by name."""
     import torch
 
     with torch.device("meta"):
@@ -86,7 +87,7 @@ def torch_weights(component: str, config: Mapping[str, Any], seed: int = SEED) -
 
 
 def config(component: str) -> dict[str, Any]:
-    """The configuration file of one of A's components."""
+    """Configuration file of a component of A."""
     return json.loads((DATA / "model" / component / "config.json").read_text())
 
 
@@ -96,12 +97,12 @@ def _representable_in_16_bits(x: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def weights(component: str) -> Tensors:
-    """A's weights of a component, by PyTorch name; float32 whose values a float16 variant holds too."""
+    """Weights of a component of A by PyTorch name: float32, with values that float16 represents too."""
     return {name: _representable_in_16_bits(x) for name, x in torch_weights(component, config(component)).items()}
 
 
 def backward_weights() -> Tensors:
-    """The UNet of A whose temporal values and output projections (biases too) were moved by a random delta."""
+    """The UNet of A with a random delta added to its temporal value and output projections, biases included."""
     out = dict(weights("unet"))
     for name, x in out.items():
         if any(part in name for part in TRAINED):
@@ -111,7 +112,7 @@ def backward_weights() -> Tensors:
 
 
 def write_model(folder: Path) -> None:
-    """A in diffusers' layout: `folder/model`, and the backward UNet in `folder/backward`."""
+    """Write A in diffusers layout to `folder/model`, and its backward UNet to `folder/backward`."""
     shutil.copytree(DATA / "model", folder / "model")
     shutil.copytree(DATA / "backward", folder / "backward")
     for component, file in FILES.items():
@@ -119,20 +120,20 @@ def write_model(folder: Path) -> None:
     save_file(backward_weights(), folder / "backward" / FILES["unet"], {"format": "pt"})
 
 
-def fill(model: nnx.Module, tensors: Mapping[str, np.ndarray]) -> nnx.Module:
-    """A model, abstract or not, with PyTorch's tensors in it: every tensor once, every leaf filled, in the leaf's dtype."""
-    found = svdjax.models.svd.leaves(model)
-    rows = table({name: leaf.shape for name, leaf in found.items()})
+def fill(model: Model, tensors: Mapping[str, np.ndarray]) -> Model:
+    """A copy of a model, abstract or not, with PyTorch's tensors: each is used once, and every parameter is filled."""
+    parameters = svdjax.models.svd.leaves(model)
+    rows = table({name: x.shape for name, x in parameters.items()})
     assert sorted(row.torch_name for row in rows.values()) == sorted(tensors)
     values = {}
     for name, row in rows.items():
         assert row.torch_shape == tensors[row.torch_name].shape, name
-        values[name] = jnp.asarray(row.layout.to_flax(tensors[row.torch_name]), found[name].dtype)
+        values[name] = jnp.asarray(row.layout.to_flax(tensors[row.torch_name]), parameters[name].dtype)
     return svdjax.models.svd.fill(model, values)
 
 
-def drawn(cls: type[nnx.Module], config: Any, dtype: Any, param_dtype: Any = None, seed: int = SEED) -> nnx.Module:
-    """One of our models with drawn weights, without a PyTorch one; quicker than its initialisers, and livelier."""
+def drawn(cls: type[Model], config: Any, dtype: Any, param_dtype: Any = None, seed: int = SEED) -> Model:
+    """A model with the weights of `weight`: faster than its initialisers, and with more varied attention maps."""
     model = abstract(cls, config, dtype, param_dtype)
     tag = TAGS[next(name for name, network in svdjax.models.svd.NETWORKS.items() if network is cls)]
     rows = table({name: leaf.shape for name, leaf in svdjax.models.svd.leaves(model).items()})
@@ -144,8 +145,10 @@ def svd() -> svdjax.models.svd.SVD:
     """A, without backward weights."""
     networks = svdjax.models.svd.NETWORKS
     configs = SVDConfig(**{name: from_pytorch(name, config(name)) for name in networks})
-    filled = {name: fill(abstract(cls, getattr(configs, name), jnp.float32), weights(name)) for name, cls in networks.items()}
-    return svdjax.models.svd.SVD(configs, **filled, backward=None)
+    filled: dict[str, Any] = {
+        name: fill(abstract(cls, getattr(configs, name), jnp.float32), weights(name)) for name, cls in networks.items()
+    }
+    return svdjax.models.svd.SVD(config=configs, **filled, backward=None)
 
 
 def call(model: nnx.Module, method: str, *args: Any, **static: Any) -> Any:
@@ -160,19 +163,19 @@ def channels_last(x: np.ndarray) -> np.ndarray:
 
 
 def relative(actual: Any, expected: Any) -> float:
-    """L2 distance relative to what is expected, in float64; a difference of shapes fails."""
+    """L2 distance relative to the norm of `expected`, in float64. The shapes must be equal."""
     actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     assert actual.shape == expected.shape
     return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
 
 
 def keyframe(number: int) -> np.ndarray:
-    """Keyframe 1 or 2 of the recorded runs: (128, 192, 3) uint8, already at the size of the video."""
+    """Keyframe 1 or 2 of the recorded runs: (128, 192, 3) uint8, the size of the video."""
     return iio.imread(DATA / f"frame{number}.png")
 
 
 @functools.cache
 def keyframe_stages() -> Mapping[str, np.ndarray]:
-    """Recorded outputs of the stages before and after the sampler: resize, CLIP, VAE. PyTorch's axes."""
+    """Recorded outputs of the stages before and after the sampler (resize, CLIP, VAE), with PyTorch's axes."""
     with np.load(DATA / "keyframe_stages.npz") as data:
         return dict(data)

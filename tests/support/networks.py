@@ -1,4 +1,4 @@
-"""Small networks that several test files build, and a backward overlay for any UNet."""
+"""Small networks shared by several test files, and random backward tensors for any UNet."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from svdjax.diffusers_layout.config_files import from_pytorch
+from svdjax.models import svd
 from svdjax.models.clip import CLIPVision
 from svdjax.models.initialize import abstract
 from svdjax.models.unet import UNet
@@ -27,7 +28,7 @@ TINY = {
     "transformer_layers_per_block": 1,
 }
 
-# Encoding A's keyframes differs by 1.5e-5 between two of PyTorch's own code paths, and as much from ours.
+# Two of PyTorch's own code paths encode A's keyframes with a difference of 1.5e-5, and ours differs as much from them.
 ENCODE_TOLERANCE = 5e-5
 
 
@@ -40,17 +41,16 @@ def make_vae(config: dict[str, Any], tensors: goldens.Tensors, dtype: Any = jnp.
     return goldens.fill(abstract(VAE, from_pytorch("vae", config), dtype, param_dtype), tensors)
 
 
-def overlay(unet: UNet, names: tuple[str, ...] = ("to_v", "to_out"), move: float = 0.1) -> dict[str, jax.Array]:
-    """Tuned tensors for every temporal self-attention: its own, randomly moved."""
+def backward_tensors(unet: UNet, layers: tuple[str, ...] = ("to_v", "to_out"), scale: float = 0.1) -> dict[str, jax.Array]:
+    """The tensors of some layers of every temporal self-attention, plus noise of standard deviation `scale`."""
     rng = np.random.default_rng(1)
-    params = {}
-    for path in unet.temporal_attention_paths():
-        module = unet
-        for part in path.split("."):
-            module = module[int(part)] if part.isdigit() else getattr(module, part)
-        for name in names:
-            layer = getattr(module, name)
-            for leaf in ("kernel", "bias") if layer.use_bias else ("kernel",):
-                x = getattr(layer, leaf)[...]
-                params[f"{path}.{name}.{leaf}"] = x + move * rng.standard_normal(x.shape).astype(x.dtype)
-    return params
+    tensors = svd.leaves(unet)
+    names = [
+        f"{path}.{layer}.{kind}"
+        for path in unet.temporal_attention_paths()
+        for layer in layers
+        for kind in ("kernel", "bias")
+        if f"{path}.{layer}.{kind}" in tensors
+    ]
+    noise = {name: rng.standard_normal(tensors[name].shape).astype(tensors[name].dtype) for name in names}
+    return {name: tensors[name] + scale * noise[name] for name in names}

@@ -1,0 +1,88 @@
+"""Self-attention within single images, for the UNet, the VAE and CLIP: exact, in bounded memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array, lax
+
+from svdjax.memory.blocking import BLOCK_BYTES, map_blocks, recomputed_if_large
+from svdjax.memory.precision import stats_dtype
+from svdjax.models.layers import Linear
+
+# Largest block of logits on a CPU, in bytes: attention is slower if they exceed its cache.
+CPU_LOGIT_BYTES = 2**23
+
+
+def _on_nvidia() -> bool:
+    return jax.default_backend() == "gpu" and "cuda" in jax.devices()[0].client.platform_version.lower()
+
+
+def spatial_attention(q: Array, k: Array, v: Array) -> Array:
+    """Self-attention within each of m images, with softmax in at least float32.
+
+    Uses cuDNN's fused kernel where it applies: NVIDIA GPU, 16 bit, at most 128 channels per head, a multiple of 8.
+    Otherwise exact attention over blocks of images and queries, with logits of at most `BLOCK_BYTES` at a time.
+
+    Args:
+        q, k, v: (m, s, n, c), s pixels or tokens and n heads.
+
+    Returns:
+        (m, s, n, c).
+    """
+    channels = q.shape[-1]
+    if _on_nvidia() and q.dtype in (jnp.bfloat16, jnp.float16) and channels <= 128 and channels % 8 == 0:
+        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+    limit = CPU_LOGIT_BYTES if jax.default_backend() == "cpu" else BLOCK_BYTES
+    return blocked_attention(q, k, v, limit)
+
+
+def blocked_attention(q: Array, k: Array, v: Array, limit: int = BLOCK_BYTES) -> Array:
+    """`spatial_attention` with at most `limit` bytes of logits at a time: all, one head of an image, or some queries."""
+    m, s, n, c = q.shape
+    query_bytes = s * stats_dtype(q.dtype).itemsize
+    q = q * c**-0.5
+    if m * n * s * query_bytes <= limit:
+        return _attend(*(x.swapaxes(1, 2) for x in (q, k, v))).swapaxes(1, 2)
+
+    attend = recomputed_if_large(_attend, m * n * s * query_bytes)
+
+    def attend_image(qkv: tuple[Array, Array, Array]) -> Array:
+        """(s, n, c) three times -> (s, n, c)."""
+        heads = [[x[:, i] for x in qkv] for i in range(n)]
+        return jnp.stack(
+            [map_blocks(lambda rows, k=k, v=v: attend(rows, k, v), q, query_bytes, limit) for q, k, v in heads], axis=1
+        )
+
+    return lax.map(attend_image, (q, k, v))
+
+
+def _attend(q: Array, k: Array, v: Array) -> Array:
+    """softmax(q k) v: (..., s, c) three times -> (..., s, c), with q already divided by sqrt(c).
+
+    Normalised after the product with the values, which is smaller than the weights.
+    """
+    dtype = stats_dtype(q.dtype)
+    logits = jnp.einsum("...qc,...kc->...qk", q, k, preferred_element_type=dtype)
+    weights = jnp.exp(logits - logits.max(-1, keepdims=True))
+    out = jnp.einsum("...qk,...kc->...qc", weights.astype(v.dtype), v, preferred_element_type=dtype)
+    return (out / weights.sum(-1, keepdims=True)).astype(v.dtype)
+
+
+class SpatialAttention(nnx.Module):
+    """Multi-head self-attention over the pixels of each frame."""
+
+    def __init__(self, dim: int, heads: int, *, bias: bool = False, **kw: Any):
+        self.to_q = Linear(dim, dim, use_bias=bias, **kw)
+        self.to_k = Linear(dim, dim, use_bias=bias, **kw)
+        self.to_v = Linear(dim, dim, use_bias=bias, **kw)
+        self.to_out = Linear(dim, dim, **kw)
+        self.heads = heads
+
+    def __call__(self, x: Array) -> Array:
+        """(m, s, c) -> (m, s, c), m frames of s pixels."""
+        q, k, v = (to(x).reshape(*x.shape[:2], self.heads, -1) for to in (self.to_q, self.to_k, self.to_v))
+        return self.to_out(spatial_attention(q, k, v).reshape(x.shape))
