@@ -14,34 +14,50 @@ from typing import Any
 
 from svdjax.errors import InputError
 
-NORM_GROUPS = 32  # every GroupNorm of SVD; the PyTorch classes fix it
+NORM_GROUPS = 32  # groups of every GroupNorm of SVD, fixed in the PyTorch classes
 
-
-def _per_level(name: str, value: Any, levels: int) -> tuple[Any, ...]:
-    """One value a resolution level: a scalar is repeated, a list must have `levels` entries."""
-    values = tuple(value) if isinstance(value, (list, tuple)) else (value,) * levels
-    if len(values) != levels:
-        raise InputError(f"{name} has {len(values)} entries, expected {levels}, one for each of block_out_channels")
-    return values
+_BLOCK_TYPES = {
+    "down_block_types": ("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+    "up_block_types": ("CrossAttnUpBlockSpatioTemporal", "UpBlockSpatioTemporal"),
+}
+_PER_LEVEL = (
+    *_BLOCK_TYPES,
+    "layers_per_block",
+    "transformer_layers_per_block",
+    "num_attention_heads",
+    "cross_attention_dim",
+)
 
 
 def require(condition: bool, message: str) -> None:
+    """Raise `InputError` with the message unless the condition holds."""
     if not condition:
         raise InputError(message)
 
 
+def _per_level(name: str, value: Any, levels: int) -> tuple[Any, ...]:
+    """One value per resolution level: a scalar is repeated, a list must have `levels` entries."""
+    values = tuple(value) if isinstance(value, (list, tuple)) else (value,) * levels
+    require(len(values) == levels, f"{name} has {len(values)} entries, expected {levels}, as many as block_out_channels")
+    return values
+
+
 def _check_widths(name: str, widths: tuple[int, ...]) -> None:
-    require(len(widths) > 0, f"{name} is empty, expected one width a level")
+    require(len(widths) > 0, f"{name} is empty, expected one width per level")
     for width in widths:
         require(
             isinstance(width, int) and width > 0 and width % NORM_GROUPS == 0,
-            f"{name} has {width}, expected a positive multiple of the {NORM_GROUPS} groups of GroupNorm",
+            f"{name} has {width}, expected a positive multiple of {NORM_GROUPS}, the groups of GroupNorm",
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class UNetConfig:
-    """The spatio-temporal UNet. Sequences hold one entry a level, highest resolution first."""
+    """The spatio-temporal UNet.
+
+    Tuples have one entry per level, highest resolution first. A single value, as the PyTorch files have for some fields, is
+    repeated for every level.
+    """
 
     in_channels: int = 8
     out_channels: int = 4
@@ -58,29 +74,17 @@ class UNetConfig:
     sample_size: int | tuple[int, int] = 96
 
     def __post_init__(self) -> None:
-        levels = len(self.block_out_channels)
         object.__setattr__(self, "block_out_channels", tuple(self.block_out_channels))
         if isinstance(self.sample_size, list):
             object.__setattr__(self, "sample_size", tuple(self.sample_size))
         _check_widths("block_out_channels", self.block_out_channels)
-        for name in (
-            "down_block_types",
-            "up_block_types",
-            "layers_per_block",
-            "transformer_layers_per_block",
-            "num_attention_heads",
-            "cross_attention_dim",
-        ):
-            object.__setattr__(self, name, _per_level(name, getattr(self, name), levels))
-        kinds = {
-            "down_block_types": ("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
-            "up_block_types": ("CrossAttnUpBlockSpatioTemporal", "UpBlockSpatioTemporal"),
-        }
-        for name, known in kinds.items():
-            for kind in getattr(self, name):
-                require(kind in known, f"{name} has {kind!r}, expected one of {', '.join(known)}")
+        for name in _PER_LEVEL:
+            object.__setattr__(self, name, _per_level(name, getattr(self, name), len(self.block_out_channels)))
+        for name, known in _BLOCK_TYPES.items():
+            for block_type in getattr(self, name):
+                require(block_type in known, f"{name} has {block_type!r}, expected one of {', '.join(known)}")
         for width, heads in zip(self.block_out_channels, self.num_attention_heads, strict=True):
-            require(width % heads == 0, f"block_out_channels has {width}, not divisible by its {heads} attention heads")
+            require(width % heads == 0, f"block_out_channels has {width}, expected a multiple of its {heads} attention heads")
         require(
             self.projection_class_embeddings_input_dim == 3 * self.addition_time_embed_dim,
             f"projection_class_embeddings_input_dim is {self.projection_class_embeddings_input_dim}, expected "
@@ -94,11 +98,11 @@ class UNetConfig:
 
     @property
     def down_factor(self) -> int:
-        """How often the UNet halves its input, as a factor: latent sides must be its multiples."""
+        """Total downsampling of the UNet; latent sides must be multiples of it."""
         return 2 ** (len(self.block_out_channels) - 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VAEConfig:
     """The image encoder and temporal decoder. `block_out_channels`: highest resolution first."""
 
@@ -120,13 +124,13 @@ class VAEConfig:
 
     @property
     def down_factor(self) -> int:
-        """Pixels a side of one latent."""
+        """Total downsampling of the VAE: image side / latent side."""
         return 2 ** (len(self.block_out_channels) - 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CLIPConfig:
-    """The CLIP vision tower with projection, and the pixel statistics of its preprocessor."""
+    """The CLIP vision tower with projection, and the pixel mean and standard deviation of its preprocessor."""
 
     hidden_size: int = 1280
     intermediate_size: int = 5120
@@ -156,7 +160,7 @@ class CLIPConfig:
 
 @dataclass(frozen=True)
 class EDMConfig:
-    """The noise schedule of sampling: Karras et al. 2022, equation 5."""
+    """Noise schedule of the sampler: Karras et al. 2022, equation 5."""
 
     sigma_min: float = 0.002
     sigma_max: float = 700.0
@@ -171,7 +175,7 @@ class EDMConfig:
 
 @dataclass(frozen=True)
 class SVDConfig:
-    """Everything that fixes a model's shapes and schedule; saved beside its weights."""
+    """All shapes of a model and its noise schedule; saved with the weights."""
 
     unet: UNetConfig = field(default_factory=UNetConfig)
     vae: VAEConfig = field(default_factory=VAEConfig)
@@ -181,7 +185,8 @@ class SVDConfig:
     def __post_init__(self) -> None:
         require(
             self.vae.latent_channels == self.unet.out_channels,
-            f"the VAE has {self.vae.latent_channels} latent channels, the UNet {self.unet.out_channels}",
+            f"the VAE's latent_channels is {self.vae.latent_channels}, the UNet's out_channels {self.unet.out_channels}: "
+            "expected the same",
         )
         for dim in self.unet.cross_attention_dim:
             require(
@@ -192,15 +197,15 @@ class SVDConfig:
 
     @property
     def size_multiple(self) -> int:
-        """Image sides must be multiples of this many pixels, so that every level of the UNet can be halved."""
+        """Image sides must be multiples of this number of pixels, so that every level of the UNet can be halved."""
         return self.vae.down_factor * self.unet.down_factor
 
     @property
     def default_size(self) -> tuple[int, int]:
-        """(width, height) in pixels that the model was made for.
+        """(width, height) in pixels that the model was trained for.
 
-        `sample_size` gives latents: (height, width) or one side of a square. SVD's own files say 96 although it was
-        trained at 1024x576, the default of the PyTorch pipeline; 96 therefore means that.
+        `sample_size` is in latents: (height, width), or the side of a square. SVD's own files say 96, but SVD was trained at
+        1024x576, the default of the PyTorch pipeline. So 96 stands for 1024x576.
         """
         size = self.unet.sample_size
         if size == 96:
@@ -209,10 +214,12 @@ class SVDConfig:
         return width * self.vae.down_factor, height * self.vae.down_factor
 
     def to_json(self) -> dict[str, Any]:
+        """All fields by component, for `from_json`."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> SVDConfig:
+        """The configuration from the parsed JSON of `to_json`."""
         return cls(**{name: component(**data[name]) for name, component in COMPONENTS.items()})
 
 

@@ -1,4 +1,4 @@
-"""Configurations to train from scratch."""
+"""Configurations for training from scratch."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import dataclasses
 
 from svdjax.config import CLIPConfig, EDMConfig, SVDConfig, UNetConfig, VAEConfig
 
-# SVD's architecture for 8 frames of 64x64. No level is narrower than 64 channels: GroupNorm has 32 groups, and a group of one
-# channel takes out what a frame's picture has everywhere alike, its colour in the VAE and the time embedding in the UNet.
-# Latents are a quarter of a frame, where SVD's are an eighth: the thing that moves would be three latents long, and its latents
-# could not be trained to move as it does.
+# SVD's architecture for 8 frames of 64x64 pixels. Every level has at least 64 channels: with 32, each of GroupNorm's 32 groups
+# would be one channel, and normalization would remove what is constant over a frame: colour in the VAE, the time embedding in
+# the UNet.
+# A latent is 4 pixels wide, not 8 as in SVD: with 8, a moving object would be only three latents long, and the model could not
+# learn latents that move with it.
 TINY = SVDConfig(
     unet=UNetConfig(
         block_out_channels=(64, 64, 64),
@@ -17,10 +18,10 @@ TINY = SVDConfig(
         up_block_types=("UpBlockSpatioTemporal",) + ("CrossAttnUpBlockSpatioTemporal",) * 2,
         in_channels=12,
         out_channels=6,
-        layers_per_block=1,
-        transformer_layers_per_block=1,
+        layers_per_block=(1, 1, 1),
+        transformer_layers_per_block=(1, 1, 1),
         num_attention_heads=(4, 2, 2),
-        cross_attention_dim=64,
+        cross_attention_dim=(64, 64, 64),
         addition_time_embed_dim=64,
         projection_class_embeddings_input_dim=192,
         num_frames=8,
@@ -39,8 +40,8 @@ TINY = SVDConfig(
     scheduler=EDMConfig(sigma_max=80.0),
 )
 
-# The same without attention at the UNet's first level, whose latents are of full size: less than half of the time. The UNet is
-# trained like this first, and then grown to TINY's, which the backward direction needs: it is trained in attention alone.
+# TINY without attention at the UNet's first level, which has the full latent resolution: less than half of the time per step.
+# A UNet is first trained like this, then grown to TINY. The backward direction needs TINY: it trains attention tensors only.
 LIGHT = dataclasses.replace(
     TINY,
     unet=dataclasses.replace(

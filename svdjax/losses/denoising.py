@@ -1,7 +1,7 @@
-"""The loss of Stable Video Diffusion itself: image to video, UNet and image encoder together, as a pure function.
+"""The loss of Stable Video Diffusion's image-to-video training, for the UNet with or without the image encoder.
 
-Conditioning as the sampler gives it: the first frame, noised, beside the latents, its embedding in the cross-attention; both
-are left out together for some clips, which is what classifier-free guidance needs.
+Conditioning is that of the sampler: the latents of the noised first frame are concatenated to the noisy latents, and its CLIP
+embedding goes to cross-attention. For some clips both are dropped, as needed for classifier-free guidance.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from svdjax.memory.blocking import stats_dtype
+from svdjax.memory.precision import stats_dtype
 from svdjax.memory.rematerialise import RunBlock, run_rematerialised
 from svdjax.models.clip import CLIPVision
 from svdjax.models.unet import UNet
@@ -21,19 +21,19 @@ from svdjax.sampling.conditioning import embed_images, to_signed_unit
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Noised:
-    """A batch as the loss takes it, float32.
+    """Input of the loss for a batch of b clips, float32.
 
     Attributes:
-        latents: clean and scaled, (b, f, h, w, c).
-        noise: (b, f, h, w, c), of unit variance.
-        sigma: (b,).
-        first: the first frame, clean, (b, H, W, 3), uint8 or in [-1, 1]; or its embedding (b, 1, c), where the image encoder
-            is not trained.
-        image_latents: of the first frame with noise, not scaled, (b, h, w, c).
-        conditional: 1 for a clip that is told its first frame, 0 for one that is not, (b,).
-        added_time_ids: (b, 3).
+        latents: clean latents, multiplied by the scaling factor, (b, f, h, w, c).
+        noise: unit-variance noise, (b, f, h, w, c).
+        sigma: noise levels, (b,).
+        first: the clean first frame, (b, H, W, 3), uint8 or in [-1, 1]; or its embedding (b, 1, c) if the image encoder is not
+            trained.
+        image_latents: VAE latents of the noised first frame, without the scaling factor, (b, h, w, c).
+        conditional: 1 for a clip with conditioning on its first frame, 0 for a clip without, (b,).
+        added_time_ids: fps - 1, motion bucket id, noise augmentation strength, (b, 3).
     """
 
     latents: Array
@@ -48,16 +48,15 @@ class Noised:
 def denoising_losses(
     unet: UNet, image_encoder: CLIPVision | None, batch: Noised, *, run_block: RunBlock = run_rematerialised
 ) -> Array:
-    """The loss of each clip, (b,): the squared error of v, which is the denoised latents' weighted as EDM weighs it.
+    """The loss of each clip, (b,): the mean squared error of v, equal to EDM's weighted error of the denoised latents.
 
     Args:
-        unet: to be trained.
-        image_encoder: to be trained too, or None where the batch has embeddings.
-        batch: of clips.
-        run_block: how blocks are run (`svdjax.memory.rematerialise`).
+        unet: the trained UNet.
+        image_encoder: the trained image encoder, or None if the batch has embeddings.
+        batch: the clips.
+        run_block: how blocks run (`svdjax.memory.rematerialise`).
     """
     dtype = stats_dtype(unet.dtype)
-
     sigma, conditional = (x.astype(dtype).reshape(-1, 1, 1, 1, 1) for x in (batch.sigma, batch.conditional))
     latents, noise = batch.latents.astype(dtype), batch.noise.astype(dtype)
     noisy = (latents + sigma * noise) * edm.c_in(sigma)

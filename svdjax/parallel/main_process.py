@@ -1,4 +1,4 @@
-"""What the processes of a run leave to the first of them, and how they end."""
+"""Work done by process 0 only, and the exit of a process."""
 
 from __future__ import annotations
 
@@ -15,27 +15,31 @@ from svdjax.runtime import cli
 
 
 def on_main(work: Callable[[], Any]) -> Any:
-    """`work()` of process 0, anything that JSON can hold, in every process; so is an `InputError` that it raises."""
-    told: dict[str, Any] = {}
+    """Call `work` in process 0, and return its result, or raise its `InputError`, in every process.
+
+    Args:
+        work: returns a value that is serializable as JSON.
+    """
+    outcome: dict[str, Any] = {}
     if cluster.is_main():
         try:
-            told["value"] = work()
+            outcome["value"] = work()
         except InputError as e:
-            told["error"] = str(e)
-    told = cluster.broadcast_json(told)
-    if "error" in told:
-        raise InputError(told["error"])
-    return told["value"]
+            outcome["error"] = str(e)
+    outcome = cluster.broadcast_json(outcome)
+    if "error" in outcome:
+        raise InputError(outcome["error"])
+    return outcome["value"]
 
 
 def say(line: str) -> None:
-    """Print a line, once in all."""
+    """Print a line in process 0 only."""
     if cluster.is_main():
         print(line, flush=True)
 
 
 def leave(status: int) -> NoReturn:
-    """End the process; at once after an error, if there are others: JAX would wait for them, who wait for this one."""
+    """End the process; after an error immediately, because JAX would wait for the other processes, which wait for this one."""
     if status and jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()

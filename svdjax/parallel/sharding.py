@@ -1,7 +1,7 @@
-"""Where tensors lie on a mesh: one table of path patterns, and what follows from it. Models never mention meshes.
+"""Sharding of tensors on a mesh, from one table of name patterns. Models never mention meshes.
 
-Under `fsdp` every matrix and kernel is divided for storage and gathered where it is used (`gathered`). Under `tensor` pairs
-of layers are divided as they compute: the first by its outputs, the second by its inputs, so that one sum per pair is sent.
+Mesh axis `fsdp` divides every matrix and kernel for storage; they are gathered for use (`gathered`). Axis `tensor` divides the
+computation of pairs of layers: the first by its outputs, the second by its inputs, which costs one all-reduce per pair.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ AnyMesh = Mesh | AbstractMesh
 Shape = Sequence[int]
 Builder = Callable[[Shape, Mapping[str, int]], P]
 
-SMALL = 1024  # tensors of fewer elements lie whole on every device, as all vectors do
-HEAD = 64  # channels of an attention head of SVD, which `tensor` keeps together
+SMALL = 1024  # `fsdp` does not divide tensors with fewer elements
+HEAD = 64  # channels of an attention head of SVD; `tensor` does not split heads
 
 
 def _whole(shape: Shape, sizes: Mapping[str, int]) -> P:
@@ -37,7 +37,7 @@ def _whole(shape: Shape, sizes: Mapping[str, int]) -> P:
 
 
 def _divided(shape: Shape, sizes: Mapping[str, int], *, tensor: int | None = None, unit: int = 1) -> P:
-    """`tensor` over the axis of that number, in multiples of `unit`; `fsdp` over the largest other axis it divides."""
+    """Divide axis `tensor` of `shape` over mesh axis `tensor` in multiples of `unit`, the largest other axis over `fsdp`."""
     spec: list[str | None] = [None] * len(shape)
     if tensor is not None and sizes["tensor"] > 1 and shape[tensor] % (unit * sizes["tensor"]) == 0:
         spec[tensor] = "tensor"
@@ -64,18 +64,18 @@ def _input_heads(shape: Shape, sizes: Mapping[str, int]) -> P:
 
 
 def _output_groups(shape: Shape, sizes: Mapping[str, int]) -> P:
-    return _divided(shape, sizes, tensor=-1, unit=max(shape[-1] // NORM_GROUPS, 1))  # whole groups of the norm that follows
+    return _divided(shape, sizes, tensor=-1, unit=max(shape[-1] // NORM_GROUPS, 1))  # whole groups of the next GroupNorm
 
 
 def _input_groups(shape: Shape, sizes: Mapping[str, int]) -> P:
     return _divided(shape, sizes, tensor=-2, unit=max(shape[-2] // NORM_GROUPS, 1))
 
 
-# How names end -> what becomes of the shape. Every tensor of the three networks matches exactly one.
+# Pattern of the end of a name -> sharding of its shape. Every tensor of the three networks matches exactly one rule.
 RULES: tuple[tuple[str, Builder], ...] = (
     (r"bias|scale|mix_factor|class_embedding", _whole),
     (r"head\.kernel", _whole),  # `svdjax.losses.facts`
-    # UNet: attention by heads, residual blocks by groups of norm2
+    # UNet: attention by heads, residual blocks by the groups of norm2
     (r"attn[12]\.to_[qkv]\.kernel", _output_heads),
     (r"attn[12]\.to_out\.kernel", _input_heads),
     (r"(?:conv1|time_emb_proj)\.kernel", _output_groups),
@@ -86,9 +86,9 @@ RULES: tuple[tuple[str, Builder], ...] = (
     # CLIP
     (r"self_attn\.[qkv]_proj\.kernel|fc1\.kernel", _outputs),
     (r"self_attn\.out_proj\.kernel|fc2\.kernel", _inputs),
-    # the UNet's layers outside its blocks, 0.3 % of it, which are therefore not gathered; in the VAE they are tiny
+    # layers outside the UNet's blocks, which `run_gathered` does not reach: 0.3 % of the UNet; in the VAE they are tiny
     (r"(?:time_embedding|add_embedding)\.linear_[12]\.kernel|(?:conv_in|conv_out|time_conv_out)\.kernel", _whole),
-    # divided for storage alone
+    # divided only for storage
     (r"(?<!ff\.)(?<!ff_in\.)proj_(?:in|out)\.kernel", _divided),
     (r"(?<!attn1\.)(?<!attn2\.)to_(?:q|k|v|out)\.kernel", _divided),  # the VAE's attention has a single head
     (r"time_pos_embed\.linear_[12]\.kernel", _divided),
@@ -98,21 +98,21 @@ _PATTERNS = [(re.compile(rf"(?:.*\.)?(?:{pattern})"), builder) for pattern, buil
 
 
 def rules_of(name: str) -> list[Builder]:
-    """The builders whose patterns match a tensor's name: exactly one for every tensor there is."""
+    """The builders of all rules that match a tensor's name; exactly one for the tensors of the three networks."""
     return [builder for pattern, builder in _PATTERNS if pattern.fullmatch(name)]
 
 
 def sharding_of(name: str, shape: Shape, mesh: AnyMesh) -> NamedSharding:
-    """Where a tensor lies.
+    """The sharding of a tensor.
 
     Args:
-        name: dotted, such as `unet.conv_in.kernel`; what comes before the layer doesn't matter, so names relative to a
-            block and names within an optimizer's state do as well.
-        shape: the whole tensor's.
-        mesh: of `svdjax.parallel.mesh.make_mesh`, or an abstract one with its axes.
+        name: dotted name, such as `unet.conv_in.kernel`. Only its end matters, so names relative to a block and names within
+            an optimizer state work too.
+        shape: global shape of the tensor.
+        mesh: from `svdjax.parallel.mesh.make_mesh`, or an abstract mesh with the same axes.
 
     Raises:
-        ValueError: a name that matches no rule. Scalars need none.
+        ValueError: no rule matches the name, or several do. Scalars need no rule.
     """
     builders = [_whole] if len(shape) == 0 else rules_of(name)
     if len(builders) != 1:
@@ -121,27 +121,27 @@ def sharding_of(name: str, shape: Shape, mesh: AnyMesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: AnyMesh) -> NamedSharding:
-    """The leading axis of a batch over `data` and `fsdp`."""
+    """Divide the leading axis of a batch over `data` and `fsdp`."""
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
 def replicated(mesh: AnyMesh) -> NamedSharding:
-    """The same on every device."""
+    """A full copy on every device."""
     return NamedSharding(mesh, P())
 
 
 def shardings(mesh: AnyMesh) -> Callable[[str, Shape], NamedSharding]:
-    """`sharding_of` for one mesh, as `svdjax.load` takes it."""
+    """`sharding_of` for one mesh, for `svdjax.load`."""
     return functools.partial(sharding_of, mesh=mesh)
 
 
 def like_tree(tree: Any, mesh: AnyMesh) -> Any:
-    """`sharding_of` of every leaf of a tree, by its path: parameters by dotted name, or an optimizer's state over them."""
+    """`sharding_of` for every leaf of a tree by its path: parameters by dotted name, or an optimizer state over them."""
     return _map_named(lambda name, leaf: sharding_of(name, leaf.shape, mesh), tree, "")
 
 
 def device_bytes(leaves: Mapping[str, Any], mesh: AnyMesh) -> int:
-    """Bytes of arrays, or of `jax.ShapeDtypeStruct`s, by name, that lie on each device."""
+    """Bytes that each device stores of arrays, or of `jax.ShapeDtypeStruct`s, given by name."""
     return sum(
         math.prod(sharding_of(name, leaf.shape, mesh).shard_shape(tuple(leaf.shape))) * leaf.dtype.itemsize
         for name, leaf in leaves.items()
@@ -149,18 +149,17 @@ def device_bytes(leaves: Mapping[str, Any], mesh: AnyMesh) -> int:
 
 
 def gathered(tree: Any, mesh: Mesh, name: str = "", after: Array | None = None) -> Any:
-    """The same tree with every leaf whole over `fsdp`, for use within a jitted function; `tensor` stays.
+    """Gather every leaf over `fsdp`, inside a jitted function. Leaves stay divided over `tensor`.
 
-    Called within what a gradient computes again (`run_gathered`), the gathered copies are dropped after the block and
-    gathered again for its backward pass. Gradients come back as they fall: constrain them, once they are summed over the
-    batch, to `like_tree`.
+    Inside a rematerialised block (`run_gathered`), the gathered copies are dropped after the block and gathered again for its
+    backward pass. Gradients have no constraint on their sharding: after the sum over the batch, constrain them to `like_tree`.
 
     Args:
-        tree: an `nnx.Module`, its state, or a mapping of dotted names.
-        mesh: that `sharding_of` placed the leaves on.
-        name: the module's own, where it is a single layer or its leaves' names don't tell them apart (`ff`).
-        after: an array to wait for. Otherwise XLA may gather everything at the start, or once for several uses, and keep
-            it; on a CPU it still may.
+        tree: an `nnx.Module`, its state, or a mapping with dotted names.
+        mesh: the mesh on which `sharding_of` placed the leaves.
+        name: name of the module, needed if the names of its leaves alone match no rule (a single layer, `ff`).
+        after: an array to wait for. Otherwise XLA may gather everything at the start, or once for several uses, and keep the
+            copies; on a CPU it may still do so.
     """
     if mesh.shape["fsdp"] == 1:
         return tree
@@ -176,10 +175,10 @@ def gathered(tree: Any, mesh: Mesh, name: str = "", after: Array | None = None) 
 
 
 def run_gathered(mesh: Mesh, run: RunBlock) -> RunBlock:
-    """A way to run a UNet's blocks (its `run_block`): each is gathered for its own time only, and then run by `run`.
+    """A `run_block` for the UNet that gathers each block's weights while it runs, and calls `run`.
 
-    Both passes of training need it. Where weights are used as they lie, XLA divides activations by channels instead, and
-    those are larger.
+    Both passes of training need it. Without it, XLA leaves the weights divided, and divides the activations by
+    channels, although they are larger.
     """
     return lambda block, *args: run(_Gathered(block, mesh), *args)
 
@@ -187,9 +186,9 @@ def run_gathered(mesh: Mesh, run: RunBlock) -> RunBlock:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Gathered:
-    """A block that gathers its weights when it is called."""
+    """A block that gathers its weights when called."""
 
-    block: nnx.Module  # called with an array first
+    block: nnx.Module  # its first argument is an array
     mesh: Mesh = dataclasses.field(metadata={"static": True})
 
     def __call__(self, *args: Any) -> Any:
@@ -207,8 +206,8 @@ def _gather_fwd(x: Array, after: Array, used: NamedSharding) -> tuple[Array, Arr
 
 
 def _gather_bwd(used: NamedSharding, after: Array, gradient: Array) -> tuple[Array, Array]:
-    # A constraint's own derivative is the same constraint. Here it would have every device hold all clips' gradients, where
-    # they are not summed yet.
+    # By default the gradient gets the same sharding constraint: every device would hold the gradients of all clips before
+    # they are summed.
     return gradient, jnp.zeros_like(after)
 
 
@@ -216,10 +215,10 @@ _gather.defvjp(_gather_fwd, _gather_bwd)
 
 
 def _map_named(fn: Callable[[str, Any], Any], tree: Any, prefix: str) -> Any:
-    """`fn(dotted name, leaf)` of every leaf."""
+    """Map `fn(dotted name, leaf)` over the leaves."""
 
     def named(path: tuple[Any, ...], leaf: Any) -> Any:
         keys = [prefix] * bool(prefix) + [jax.tree_util.keystr((key,), simple=True) for key in path]
-        return fn(".".join(keys[:-1] if keys[-1:] == ["value"] else keys), leaf)  # `value` is that of an `nnx.Param`
+        return fn(".".join(keys[:-1] if keys[-1:] == ["value"] else keys), leaf)  # `value` of an `nnx.Param`
 
     return jax.tree_util.tree_map_with_path(named, tree)

@@ -1,4 +1,4 @@
-"""Folders and files that appear whole or not at all."""
+"""Output folders and files that appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from svdjax.errors import InputError
+from svdjax.runtime.output_paths import check_parent
 
 
 @contextlib.contextmanager
 def new_folder(out: Path, *, overwrite: bool = False, ours: Callable[[Path], bool]) -> Iterator[Path]:
-    """A folder under a temporary name beside `out`, renamed to `out` at the end of the block.
+    """Yield a temporary folder next to `out`, and rename it to `out` at the end of the block.
 
-    After an error or Ctrl-C the temporary folder is removed and an old `out` is as it was.
+    After an error or Ctrl-C the temporary folder is removed, and an old `out` is unchanged.
 
     Args:
-        out: the folder to make.
-        overwrite: whether an existing `out` is replaced, once the new one is complete.
-        ours: whether an existing folder is of the kind written here; nothing else is ever replaced.
+        out: the folder to create.
+        overwrite: whether to replace an existing `out` when the new one is complete.
+        ours: returns whether this command wrote a folder; other folders are never replaced.
 
     Raises:
         InputError: `out` exists and may not be replaced, its parent doesn't exist, or it can't be written.
@@ -28,16 +29,15 @@ def new_folder(out: Path, *, overwrite: bool = False, ours: Callable[[Path], boo
     target = out.resolve()
     if os.path.lexists(target):
         if not overwrite:
-            raise InputError(f"{out}: exists already; --overwrite replaces it")
+            raise InputError(f"{out}: exists already (--overwrite replaces it)")
         if not target.is_dir() or not ours(target):
             raise InputError(f"{out}: exists and was not written by this command: --overwrite does not replace it")
-    if not target.parent.is_dir():
-        raise InputError(f"{out}: its parent folder {target.parent} does not exist")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    check_parent(target, str(out))
+    temporary = _temporary(target)
     try:
         temporary.mkdir()
     except OSError as e:
-        raise InputError(f"{out}: can't be written: {e.strerror}") from None
+        raise InputError(f"{out}: can't be written: {e.strerror or e}") from None
     try:
         yield temporary
         if target.exists():
@@ -53,31 +53,35 @@ def new_folder(out: Path, *, overwrite: bool = False, ours: Callable[[Path], boo
 
 
 @contextlib.contextmanager
-def new_file(out: Path, said: str = "", hint: str = "") -> Iterator[Path]:
-    """A file named `.*.partial` beside `out`, to be written in the block and renamed to `out` at its end.
+def new_file(out: Path, name: str = "", hint: str = "") -> Iterator[Path]:
+    """Yield the path of a temporary file next to `out`, to be written in the block, and rename it to `out` at the end.
 
-    After an error an old `out` is as it was.
+    After an error the temporary file is removed, and an old `out` is unchanged.
 
     Args:
-        out: the file to make, or to replace.
-        said: what messages call it; its path if left out.
-        hint: what messages end with.
+        out: the file to create or replace.
+        name: its name in messages; default: its path.
+        hint: text to append to the error message.
 
     Raises:
         InputError: it can't be written.
     """
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    temporary = _temporary(out)
     try:
         yield temporary
         temporary.replace(out)
     except OSError as e:
-        raise InputError(f"{said or out}: can't be written: {e.strerror or e}{hint}") from None
+        raise InputError(f"{name or out}: can't be written: {e.strerror or e}{hint}") from None
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
 def require_space(folder: Path, needed: int, out: Path) -> None:
-    """Refuse to begin what can't be finished: `needed` bytes must be free where `folder` is; `out` is for the message."""
+    """Raise `InputError` unless the disk of `folder` has `needed` bytes free; `out` is for the message."""
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise InputError(f"{out}: {needed / 2**30:.1f} GiB are needed there, {free / 2**30:.1f} GiB are free")
+        raise InputError(f"{out}: {needed / 2**30:.1f} GiB of disk space are needed, {free / 2**30:.1f} GiB are free")

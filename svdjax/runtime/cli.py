@@ -1,4 +1,4 @@
-"""What every command shares: one line of error instead of a usage dump or a traceback, and exit statuses."""
+"""Shared parts of all commands: option parser, one-line errors, exit statuses."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from svdjax.errors import InputError
+from svdjax.errors import InputError, one_line
 
-USER_ERROR = 2  # exit status of a mistake of the user's, argparse's own
-INTERRUPTED = 130  # exit status after Ctrl-C, as shells report it
+USER_ERROR = 2  # exit status after a user error, the same as argparse's
+INTERRUPTED = 130  # exit status after Ctrl-C, the same as in shells
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that raises `InputError` instead of printing its usage, and takes no abbreviated options."""
+    """An argument parser that raises `InputError` instead of printing its usage, and does not accept abbreviated options."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, allow_abbrev=False, **kwargs)
@@ -25,16 +25,19 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(command: Callable[[list[str] | None], None], argv: list[str] | None) -> int:
-    """Run a command and return its exit status: 0, 2 after an `InputError`, 130 after Ctrl-C.
+    """Run a command.
 
     Args:
-        command: takes the arguments (None: those of the process) and raises `InputError` for a mistake of the user's,
-            which becomes one line on standard error, `error: ...`.
+        command: called with the arguments. Its `InputError` is printed on standard error as one line, `error: ...`.
+        argv: the arguments; None for those of the process.
+
+    Returns:
+        The exit status: 0, 2 after an `InputError`, 130 after Ctrl-C.
     """
     try:
         command(argv)
     except InputError as e:
-        print("error:", " ".join(str(e).split()), file=sys.stderr)
+        print("error:", one_line(e), file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -43,7 +46,7 @@ def run(command: Callable[[list[str] | None], None], argv: list[str] | None) -> 
 
 
 def leave(status: int) -> NoReturn:
-    """End the process. After Ctrl-C at once: threads that still read would go on, and then report what they missed."""
+    """End the process; after Ctrl-C immediately, because threads that read data would continue and report errors."""
     sys.stdout.flush()
     sys.stderr.flush()
     if status == INTERRUPTED:

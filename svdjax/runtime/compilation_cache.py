@@ -1,4 +1,4 @@
-"""JAX's persistent compilation cache in the user's own cache folder: a full-size UNet takes minutes to compile, once."""
+"""JAX's persistent compilation cache in the user's cache folder: compiling a full-size UNet takes minutes."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ import jax
 
 
 def user_folder() -> Path:
-    """Where what can be made again is kept: `svdjax` under `XDG_CACHE_HOME` (`~/.cache`)."""
+    """svdjax's cache folder, for files that can be created again: `svdjax` in `XDG_CACHE_HOME` (default `~/.cache`)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "svdjax"
 
 
 def enable() -> Path | None:
-    """Keep compiled programs between runs. Returns the folder, or None where it can't be made.
+    """Store compiled programs on disk for later runs.
 
-    `JAX_COMPILATION_CACHE_DIR`, JAX's own variable, is left alone if set; otherwise it is `user_folder()`.
+    Returns:
+        The folder: that of JAX's own variable `JAX_COMPILATION_CACHE_DIR` if it is set, otherwise `user_folder()`. None if it
+        can't be created.
     """
-    if jax.config.jax_compilation_cache_dir:
-        return Path(jax.config.jax_compilation_cache_dir)
+    configured: str | None = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]: defined at run time
+    if configured:
+        return Path(configured)
     folder = user_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)

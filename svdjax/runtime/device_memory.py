@@ -1,4 +1,4 @@
-"""One line of error where the device runs out of memory."""
+"""A one-line error if the device runs out of memory."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from svdjax.errors import InputError
 
 @contextlib.contextmanager
 def out_of_memory_in_one_line(advice: str) -> Iterator[None]:
-    """Raise `InputError` in place of XLA's error if the device runs out of memory within the block.
+    """Raise `InputError` instead of XLA's error if the device runs out of memory within the block.
 
     Args:
-        advice: what was lost and what the user can try, the end of the line.
+        advice: text to append to the error message: what was lost, and what the user can try.
     """
     try:
         yield

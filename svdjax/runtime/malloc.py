@@ -1,4 +1,4 @@
-"""The C library's heap where JAX computes on a CPU: what one training step has freed is kept for the next."""
+"""Settings of glibc's malloc for JAX on a CPU: keep the memory that a training step frees for the next step."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import ctypes
 import importlib.metadata
 import platform
 
-# glibc's names for the parameters of mallopt(3)
+# parameters of mallopt(3) in glibc
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
 def keep_freed() -> bool:
-    """Never give freed memory back to the system; to be called before JAX is used for anything else.
+    """Never return freed memory to the system. Call this before any other use of JAX.
 
-    XLA's CPU backend frees all intermediates of a program when it ends, and glibc gives large blocks back at once. Each step
-    then touches every page anew: gradients of the tiny UNet took 1.7 s, and 1.15 s with their memory kept. Small blocks may lie
-    in the way of a large one, so that some steps still take new memory. One arena, so that every thread gets the memory that
-    another has freed.
+    XLA's CPU backend frees all intermediates of a program when it ends, and glibc then returns large blocks to the system. So
+    each step has page faults for all of its memory: gradients of the tiny UNet took 1.7 s, and 1.15 s with freed memory kept.
+    Small blocks may fragment the memory, so some steps still need new memory. All threads share one arena, so that each can
+    use memory that another has freed.
 
     Returns:
-        Whether it was done: not where the C library isn't glibc, nor where JAX has an accelerator's plugin, as all large
-        arrays are on the accelerator then.
+        Whether the settings were changed. They are not if the C library isn't glibc, or if JAX has a plugin for an accelerator,
+        which then holds all large arrays.
     """
     if platform.libc_ver()[0] != "glibc" or importlib.metadata.entry_points(group="jax_plugins"):
         return False

@@ -1,4 +1,4 @@
-"""Checks of paths that a command will write to, before its long work starts."""
+"""Checks of output paths, for use before the long work of a command starts."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from svdjax.errors import InputError
 
 
 def check_parent(path: Path, name: str | None = None) -> None:
-    """Refuse a path whose parent is not a folder.
+    """Check that the parent of a path is a folder.
 
     Args:
         path: the file or folder to be written.
-        name: how messages call it, such as `--sheet FILE`; the path if left out.
+        name: its name in messages, such as `--sheet FILE`; default: the path.
 
     Raises:
         InputError: the parent doesn't exist or is a file.
     """
     parent = path.absolute().parent
-    if not os.path.isdir(parent):  # pathlib's raises where a folder above may not be entered
-        state = "is a file, expected a folder" if os.path.exists(parent) else "doesn't exist"
-        raise InputError(f"{name or path}: the folder {parent} {state}")
+    if not os.path.isdir(parent):  # unlike pathlib's, this doesn't raise if a folder above can't be entered
+        problem = f"{parent} is a file, expected a folder" if os.path.exists(parent) else f"the folder {parent} doesn't exist"
+        raise InputError(f"{name or path}: {problem}")
 
 
 def check_writable(folder: Path, name: str | None = None) -> None:
-    """Refuse a folder in which no file can be made.
+    """Check that a file can be created in a folder, by creating a temporary one.
 
-    A file is made and removed: permission bits say nothing of read-only disks, quotas and access lists.
+    Permission bits alone would miss read-only disks, quotas and access lists.
 
     Args:
-        folder: exists.
-        name: how messages call what is to be written there; the folder if left out.
+        folder: an existing folder.
+        name: name of the output in messages; default: the folder.
 
     Raises:
-        InputError: no file can be made there.
+        InputError: no file can be created there.
     """
     try:
         with tempfile.TemporaryFile(dir=folder):
@@ -43,17 +43,17 @@ def check_writable(folder: Path, name: str | None = None) -> None:
     except PermissionError:
         raise InputError(f"{name or folder}: no permission to write there") from None
     except OSError as e:
-        raise InputError(f"{name or folder}: can't be written ({e.strerror or e})") from None
+        raise InputError(f"{name or folder}: can't be written: {e.strerror or e}") from None
 
 
 def check_new_file(path: Path, option: str, endings: tuple[str, ...], *, overwrite: bool) -> None:
-    """Refuse the path of a file that can't be written, or may not be replaced.
+    """Check that a file can be written, and that it doesn't exist or may be replaced.
 
     Args:
         path: the file.
         option: the command's option, for messages.
-        endings: the allowed endings, such as `(".png",)`.
-        overwrite: whether a file at `path` is replaced.
+        endings: allowed endings, such as `(".png",)`.
+        overwrite: whether an existing file may be replaced.
 
     Raises:
         InputError: another ending, a missing or unwritable folder, an existing folder, or an existing file without `overwrite`.

@@ -1,4 +1,4 @@
-"""Options of XLA: for programs that must fit in memory, and for simulated devices."""
+"""XLA options: less memory for compiled programs, and threads for simulated CPU devices."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import jax
 def memory_options() -> dict[str, str]:
     """`compiler_options` of `jax.jit` that order operations to save memory.
 
-    XLA's CPU backend otherwise orders them for concurrency, and holds buffers from long before they are used: a training step
-    planned with three times the memory. On a GPU the default order saves memory already.
+    By default XLA's CPU backend orders operations for concurrency, and allocates buffers long before their use: a
+    training step needed three times the memory. On a GPU the default order already saves memory.
     """
     return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"} if jax.default_backend() == "cpu" else {}
 
 
 def spare_threads() -> None:
-    """Give simulated CPU devices more threads than there are of them; to be called before JAX is used for anything else.
+    """Give XLA more threads than there are simulated CPU devices. Call this before any other use of JAX.
 
-    XLA's CPU devices share as many threads as there are cores. One that waits for another in a collective keeps its thread,
-    and where no thread is left, the parts of the other's work never run: training with two devices on two cores hung.
-    `NPROC`, which XLA reads, is left alone if set.
+    XLA's CPU devices share one thread per core. A device that waits for another in a collective blocks its thread. If no
+    thread is left, the other device never finishes: training with two devices on two cores hung. `NPROC`, which XLA reads, is
+    not changed if it is already set.
     """
-    devices = jax.config.jax_num_cpu_devices
+    devices: int = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]: defined at run time
     if devices > 1:
         os.environ.setdefault("NPROC", str(devices + cores()))
 
 
 def cores() -> int:
-    """Processor cores that this process may use: JAX's own number of threads."""
+    """Number of CPU cores that this process may use, which is JAX's default number of threads."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

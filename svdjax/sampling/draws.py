@@ -1,4 +1,4 @@
-"""Every random draw of a run: made from one seed, or given as arrays so that another run can be replayed."""
+"""Random draws of a sampler run: drawn from seeds, or loaded from a file to replay another run."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from svdjax.errors import InputError
+from svdjax.errors import InputError, one_line
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Draws:
-    """Unit-variance normal draws for a batch of b pairs.
+    """Standard normal draws for a batch of b pairs.
 
     Attributes:
         augmentation: (b, H, W, 3), added to both keyframes of a pair before the VAE.
         initial: (b, f, h, w, c), the latents before they are scaled to the first noise level.
-        recurrence: noise of the redone steps. Given: (n, b, f, h, w, c) in the order it is used. Drawn: (b,) keys, from
-            which noise k is made when it is needed, so that no run holds more than one.
+        recurrence: noise of the repeated steps. Either the noise itself, (n, b, f, h, w, c) in the order of use, or (b,) keys:
+            noise k is then drawn when it is needed, so that a run holds only one at a time.
     """
 
     augmentation: Array
@@ -30,22 +30,22 @@ class Draws:
     recurrence: Array
 
     def recurrence_noise(self, k: Array) -> Array:
-        """Recurrence noise number k, (b, f, h, w, c)."""
+        """Recurrence noise k, counted from 0, (b, f, h, w, c)."""
         if not jnp.issubdtype(self.recurrence.dtype, jax.dtypes.prng_key):
             return self.recurrence[k]
         keys = jax.vmap(jax.random.fold_in, (0, None))(self.recurrence, k)
         return _normal(keys, self.initial.shape[1:], self.initial.dtype)
 
 
-def _normal(keys: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+def _normal(keys: Array, shape: tuple[int, ...], dtype: jax.typing.DTypeLike) -> Array:
     return jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)
 
 
 def draw(seeds: list[int], image_shape: tuple[int, ...], latent_shape: tuple[int, ...]) -> Draws:
-    """Draws for one pair a seed; a pair's draws depend on its own seed alone, not on the batch it is in.
+    """Draw for one pair per seed. The draws of a pair depend only on its own seed, not on the batch.
 
     Args:
-        seeds: b whole numbers.
+        seeds: b integers.
         image_shape: (H, W, 3).
         latent_shape: (f, h, w, c).
     """
@@ -54,27 +54,19 @@ def draw(seeds: list[int], image_shape: tuple[int, ...], latent_shape: tuple[int
 
 
 def load_draws(path: str | Path, image_shape: tuple[int, ...], latent_shape: tuple[int, ...], recurrences: int) -> Draws:
-    """Draws for one pair from an .npz file: `augmentation`, `initial` and, if any step is redone, `recurrence`.
+    """Load the draws of one pair from an .npz file: `augmentation`, `initial`, and `recurrence` if any step is repeated.
 
     Args:
-        path: the file; its arrays have no batch axis, `recurrence` is (n, f, h, w, c).
+        path: the file. Its arrays have no batch axis; `recurrence` is (n, f, h, w, c).
         image_shape: (H, W, 3) of the fitted keyframes.
         latent_shape: (f, h, w, c).
-        recurrences: how many noises the run uses.
+        recurrences: number of recurrence noises that the run uses.
 
     Raises:
-        InputError: no such file, not an .npz, an array missing, unknown, not finite or of another shape.
+        InputError: no such file, not an .npz, or an array that is missing, unknown, not finite or of another shape.
     """
     expected = {"augmentation": image_shape, "initial": latent_shape, "recurrence": (recurrences, *latent_shape)}
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if not hasattr(file, "files"):
-                raise ValueError("a single array")
-            arrays = {name: np.asarray(file[name]) for name in file.files}
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file, expected an .npz of noise") from None
-    except Exception as e:
-        raise InputError(f"{path}: not a readable .npz file ({e})".splitlines()[0]) from None
+    arrays = _read_npz(path)
     for name in arrays:
         if name not in expected:
             raise InputError(f"{path}: unknown array {name!r}, expected {', '.join(expected)}")
@@ -83,10 +75,22 @@ def load_draws(path: str | Path, image_shape: tuple[int, ...], latent_shape: tup
     for name, shape in expected.items():
         if name not in arrays:
             raise InputError(f"{path}: no array {name!r}, expected one of shape {shape}")
-        found = arrays[name]
-        if found.shape != shape:
-            raise InputError(f"{path}: {name} has shape {found.shape}, expected {shape}")
-        if not np.issubdtype(found.dtype, np.floating) or not np.isfinite(found).all():
-            raise InputError(f"{path}: {name} holds values that are not finite numbers")
+        array = arrays[name]
+        if array.shape != shape:
+            raise InputError(f"{path}: {name} has shape {array.shape}, expected {shape}")
+        if not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
+            raise InputError(f"{path}: {name} has values that are not finite numbers")
     augmentation, initial, recurrence = (jnp.asarray(arrays[name], jnp.float32) for name in expected)
     return Draws(augmentation[None], initial[None], recurrence[:, None])
+
+
+def _read_npz(path: str | Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not hasattr(file, "files"):
+                raise ValueError("a single array")
+            return {name: np.asarray(file[name]) for name in file.files}
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file, expected an .npz file of noise") from None
+    except Exception as e:
+        raise InputError(f"{path}: not a readable .npz file ({one_line(e)})") from None

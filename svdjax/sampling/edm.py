@@ -1,4 +1,4 @@
-"""Noise levels and preconditioning in the notation of Karras et al. 2022, "Elucidating the Design Space" (EDM)."""
+"""Noise levels and preconditioning, in the notation of Karras et al. 2022, "Elucidating the Design Space" (EDM)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from svdjax.config import EDMConfig
 
 
 def karras_sigmas(steps: int, config: EDMConfig) -> np.ndarray:
-    """EDM equation 5: `steps` noise levels from sigma_max down to sigma_min, and a final 0. (steps + 1,) float64."""
+    """`steps` noise levels from sigma_max down to sigma_min (EDM equation 5) and a final 0: (steps + 1,) float64."""
     ramp = np.linspace(0, 1, steps)
     low, high = config.sigma_min ** (1 / config.rho), config.sigma_max ** (1 / config.rho)
     return np.append((high + ramp * (low - high)) ** config.rho, 0.0)
@@ -35,24 +35,24 @@ def c_noise(sigma: Array) -> Array:
 
 
 def denoise(latents: Array, v: Array, sigma: Array) -> Array:
-    """The clean latents that a v-prediction means: EDM equation 7 with the coefficients above."""
+    """Clean latents from a v-prediction: EDM equation 7 with the coefficients above."""
     return c_skip(sigma) * latents + c_out(sigma) * v
 
 
 def euler_step(latents: Array, denoised: Array, sigma: Array, sigma_next: Array) -> Array:
-    """One step of EDM's equation 1, dx = (x - D(x)) / sigma dsigma, by Euler's rule."""
+    """One Euler step of EDM equation 1, dx = (x - D(x)) / sigma dsigma."""
     return latents + (latents - denoised) * ((sigma_next - sigma) / sigma)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """One entry for each evaluation of the UNet, recurrences included, in the order they run.
+    """The n UNet evaluations of a run in order, repeated steps included.
 
     Attributes:
-        sigma: noise level of the evaluation, (n,) float64.
-        sigma_next: level that its Euler step goes to, (n,).
-        renoise: standard deviation of the noise added before it, (n,): sqrt(sigma^2 - sigma_next^2) where the evaluation
-            redoes a step, 0 elsewhere.
+        sigma: noise level of each evaluation, (n,) float64.
+        sigma_next: noise level after its Euler step, (n,).
+        renoise: standard deviation of the noise added before the evaluation, (n,): sqrt(sigma^2 - sigma_next^2) if it repeats
+            a step, otherwise 0.
     """
 
     sigma: np.ndarray
@@ -64,16 +64,16 @@ class Schedule:
 
     @property
     def recurrences(self) -> int:
-        """How many evaluations redo a step: the number of recurrence noises drawn."""
+        """Number of evaluations that repeat a step, each with its own noise."""
         return int(np.count_nonzero(self.renoise))
 
 
 def schedule(steps: int, config: EDMConfig, recurrence: int = 0, recurrence_ratio: float = 0.5) -> Schedule:
-    """The evaluations of a run: in the first int(steps * recurrence_ratio) steps each is redone `recurrence` times."""
+    """The evaluations of a run: each of the first int(steps * recurrence_ratio) steps is repeated `recurrence` times."""
     sigmas = karras_sigmas(steps, config)
     repeats = np.ones(steps, int)
     repeats[: int(steps * recurrence_ratio)] += recurrence
     step = np.repeat(np.arange(steps), repeats)
-    redone = np.append(False, step[1:] == step[:-1])
+    repeated = np.append(False, step[1:] == step[:-1])
     sigma, sigma_next = sigmas[step], sigmas[step + 1]
-    return Schedule(sigma, sigma_next, np.where(redone, np.sqrt(sigma**2 - sigma_next**2), 0.0))
+    return Schedule(sigma, sigma_next, np.where(repeated, np.sqrt(sigma**2 - sigma_next**2), 0.0))

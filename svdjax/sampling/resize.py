@@ -1,7 +1,7 @@
-"""Resizing as SVD's image encoder was fed: a Gaussian blur against aliasing, then bicubic interpolation.
+"""Image resizing for SVD's image encoder: a Gaussian blur against aliasing, then bicubic interpolation.
 
-Source: `_resize_with_antialiasing` of diffusers' Stable Video Diffusion pipeline. Both steps are linear and separable, so
-an axis is resized by one matrix, built in float64.
+Source: `_resize_with_antialiasing` of diffusers' Stable Video Diffusion pipeline. Both steps are linear and separable, so each
+axis is resized by one matrix, built in float64.
 """
 
 from __future__ import annotations
@@ -12,26 +12,27 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from svdjax.memory.blocking import stats_dtype
+from svdjax.memory.precision import stats_dtype
 
 CUBIC_A = -0.75  # PyTorch's bicubic kernel
 
 
 def _blur_taps(size: int, new_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets and weights of the Gaussian that is applied before `size` becomes `new_size`.
+    """Offsets and weights of the Gaussian blur before an axis goes from `size` to `new_size`.
 
-    Standard deviation (factor - 1) / 2, at least 0.001 (no blur); two standard deviations to a side.
+    Its standard deviation is (size / new_size - 1) / 2, at least 0.001 (no blur). The kernel covers two standard deviations on
+    each side.
     """
     sigma = max((size / new_size - 1) / 2, 0.001)
     width = int(max(4 * sigma, 3))
-    reach = width // 2  # an even width grows by one, so that the kernel has a middle
+    reach = width // 2  # an even width grows by one, so that the kernel has a center
     offsets = np.arange(-reach, reach + 1)
     weights = np.exp(-(offsets**2) / (2 * sigma**2))
     return offsets, weights / weights.sum()
 
 
 def _cubic_taps(size: int, new_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sources and weights of each output, (new_size, 4) each; corners map to corners (`align_corners=True`)."""
+    """Source indices and weights of each output, (new_size, 4) each; corners map to corners (`align_corners=True`)."""
     step = (size - 1) / (new_size - 1) if new_size > 1 else 0.0
     position = np.arange(new_size) * step
     start = np.floor(position)
@@ -45,9 +46,9 @@ def _cubic_taps(size: int, new_size: int) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.lru_cache(maxsize=16)
 def resize_matrix(size: int, new_size: int) -> np.ndarray:
-    """The weights of each of `size` inputs in each of `new_size` outputs: (new_size, size) float64.
+    """The matrix that resizes an axis: (new_size, size) float64.
 
-    The blur reflects the image at its borders, without repeating the border itself; the interpolation repeats the border.
+    At the borders, the blur reflects the image without repeating the edge pixel; the interpolation repeats the edge pixel.
     """
     offsets, blur = _blur_taps(size, new_size)
     taps, cubic = _cubic_taps(size, new_size)
@@ -56,13 +57,13 @@ def resize_matrix(size: int, new_size: int) -> np.ndarray:
     rows = np.broadcast_to(np.arange(new_size)[:, None, None], source.shape)
     matrix = np.zeros((new_size, size))
     np.add.at(matrix, (rows, source), cubic[:, :, None] * blur)
-    matrix.flags.writeable = False  # the cache hands the same array to everyone
+    matrix.flags.writeable = False  # all callers share the cached array
     return matrix
 
 
 def resize_with_antialiasing(x: Array, size: tuple[int, int]) -> Array:
-    """(b, h, w, c) -> (b, *size, c), in at least float32."""
+    """Resize (b, h, w, c) to (b, *size, c), in at least float32; `size` is (height, width)."""
     dtype = stats_dtype(x.dtype)
     by_row, by_column = (jnp.asarray(resize_matrix(n, new), dtype) for n, new in zip(x.shape[1:3], size, strict=True))
-    # Full precision: on a GPU a float32 product would otherwise keep ten bits of a pixel.
+    # Full precision: by default a GPU multiplies float32 in TF32, with ten bits of mantissa.
     return jnp.einsum("yh,bhwc,xw->byxc", by_row, x.astype(dtype), by_column, precision=lax.Precision.HIGHEST)

@@ -1,4 +1,4 @@
-"""The dual-directional sampler: Algorithm 2 of Generative Inbetweening, as one jitted scan."""
+"""The sampler in both directions of time: Algorithm 2 of Generative Inbetweening, as a jitted scan."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -13,20 +14,20 @@ import numpy as np
 from jax import Array, lax
 
 from svdjax.config import EDMConfig
-from svdjax.memory.blocking import stats_dtype
+from svdjax.memory.precision import stats_dtype
 from svdjax.models.backward import Backward
 from svdjax.models.unet import UNet
 from svdjax.sampling import edm
 from svdjax.sampling.draws import Draws
 from svdjax.sampling.settings import Settings
 
-Progress = Callable[[int, int], None]  # UNet evaluations done, and in all
+Progress = Callable[[int, int], object]  # called with the UNet evaluations done so far and in total
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Conditioning:
-    """What the two directions are conditioned on; `d` is 2, or 1 for the forward direction alone (SVD's image to video).
+    """Conditioning of d directions: d is 2, or 1 for only the forward direction (SVD's image-to-video).
 
     Attributes:
         image_embeds: CLIP embeddings of the keyframes, (d, b, 1, c).
@@ -42,11 +43,11 @@ class Conditioning:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Guide:
-    """How predictions are combined.
+    """Weights that combine the predictions.
 
     Attributes:
-        scale: guidance for each frame in a direction's own time order, (f,); None is the conditional prediction alone.
-        weight: share of the forward direction for each frame, in forward time, (f,).
+        scale: guidance scale of each frame in a direction's own time order, (f,); None: use only the conditional prediction.
+        weight: weight of the forward direction for each frame, in forward time, (f,).
     """
 
     scale: Array | None
@@ -54,18 +55,18 @@ class Guide:
 
 
 def reverse_time(x: Array) -> Array:
-    """(..., f, h, w, c) with its frames in reverse order."""
+    """Reverse the frames of (..., f, h, w, c)."""
     return jnp.flip(x, -4)
 
 
 def predict_v(
     unet: UNet, backward: Backward | None, latents: Array, sigma: Array, conditioning: Conditioning, guide: Guide
 ) -> Array:
-    """The fused, guided v-prediction of both directions, from one UNet call.
+    """The v-prediction of both directions after guidance and fusion, from one UNet call.
 
     Args:
         unet: the forward UNet.
-        backward: the backward half; None where `conditioning` has one direction.
+        backward: the backward half; None if `conditioning` has one direction.
         latents: (b, f, h, w, c) at noise level `sigma`.
         sigma: scalar.
         conditioning: of d directions.
@@ -80,7 +81,7 @@ def predict_v(
     image = jnp.broadcast_to(conditioning.image_latents[:, :, None], noisy.shape).astype(noisy.dtype)
     embeds = conditioning.image_embeds
 
-    # (d, g, b, ...): g is (unconditional, conditional), or the conditional prediction alone
+    # (d, g, b, ...): g is (unconditional, conditional), or only conditional
     if guide.scale is None:
         noisy, image, embeds = noisy[:, None], image[:, None], embeds[:, None]
     else:
@@ -99,12 +100,16 @@ def predict_v(
         backward=backward,
     )
     v = v.astype(latents.dtype).reshape(*lead, *v.shape[1:])
-    # one factor a frame, against (..., f, h, w, c)
-    scale, weight = (None if x is None else x.astype(v.dtype)[:, None, None, None] for x in (guide.scale, guide.weight))
-    v = v[:, 0] if scale is None else v[:, 0] + scale * (v[:, 1] - v[:, 0])
+    v = v[:, 0] if guide.scale is None else v[:, 0] + _per_frame(guide.scale, v) * (v[:, 1] - v[:, 0])
     if directions == 1:
         return v[0]
+    weight = _per_frame(guide.weight, v)
     return weight * v[0] + (1 - weight) * reverse_time(v[1])
+
+
+def _per_frame(factors: Array, v: Array) -> Array:
+    """Factors (f,) in the dtype of v and in a shape that multiplies (..., f, h, w, c)."""
+    return factors.astype(v.dtype)[:, None, None, None]
 
 
 @functools.partial(jax.jit, static_argnames=("renoises", "trajectory"), donate_argnames=("latents",))
@@ -119,7 +124,11 @@ def _scan(
     renoises: bool,
     trajectory: bool,
 ) -> tuple[Array, Array | None]:
-    """All of `evaluations` in turn: renoise if a step is redone, predict, Euler step. The latents, and those after each."""
+    """Run the evaluations in order: add noise if a step is repeated, predict, take an Euler step.
+
+    Returns:
+        The final latents, and the latents after every evaluation, None without `trajectory`.
+    """
 
     def evaluate(latents: Array, at: dict[str, Array]) -> tuple[Array, Array | None]:
         if renoises:
@@ -133,12 +142,38 @@ def _scan(
 
 
 def _replicated_like(unet: UNet) -> jax.sharding.Sharding:
-    """A copy on every device that holds the UNet."""
+    """Placement with a full copy on every device of the UNet."""
     sharding = jax.tree.leaves(unet)[0].sharding
     mesh = getattr(sharding, "mesh", None)
     return sharding if mesh is None else jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
 
+@overload
+def sample(
+    unet: UNet,
+    conditioning: Conditioning,
+    settings: Settings,
+    draws: Draws,
+    *,
+    scheduler: EDMConfig,
+    backward: Backward | None = None,
+    progress: Progress | None = None,
+    segments: int = 1,
+    trajectory: Literal[False] = False,
+) -> Array: ...
+@overload
+def sample(
+    unet: UNet,
+    conditioning: Conditioning,
+    settings: Settings,
+    draws: Draws,
+    *,
+    scheduler: EDMConfig,
+    backward: Backward | None = None,
+    progress: Progress | None = None,
+    segments: int = 1,
+    trajectory: Literal[True],
+) -> tuple[Array, Array]: ...
 def sample(
     unet: UNet,
     conditioning: Conditioning,
@@ -151,7 +186,7 @@ def sample(
     segments: int = 1,
     trajectory: bool = False,
 ) -> Array | tuple[Array, Array]:
-    """Latents of the clips between pairs of keyframes.
+    """Sample the latents of the clips between pairs of keyframes.
 
     Latents and sigmas are float32 (float64 for a float64 UNet); the UNet computes in its own dtype.
 
@@ -160,21 +195,20 @@ def sample(
         conditioning: of b pairs.
         settings: frames, steps, guidance, fusion, recurrence.
         draws: the initial and recurrence noise.
-        scheduler: the noise levels' range.
-        backward: the backward half; left out where `conditioning` has one direction.
-        progress: called with the UNet evaluations done so far and in all.
-        segments: how many calls of the jitted scan the run is divided into, at most. One is a single scan. `progress` is
-            called after each: the host is told between compiled calls and not from within, because a compiled program
-            that calls back to Python is never written to JAX's persistent compilation cache, and a UNet takes minutes
-            to compile.
+        scheduler: the range of noise levels.
+        backward: the backward half; None if `conditioning` has one direction.
+        progress: called after each segment with the UNet evaluations done so far and in total.
+        segments: largest number of jitted scans that the run is divided into. More than one lets `progress` be called between
+            them. It is not called from inside a scan: JAX never writes a program with Python callbacks to its persistent
+            compilation cache, and a UNet takes minutes to compile.
         trajectory: also return the latents after every evaluation.
 
     Returns:
-        (b, f, h, w, c), before the division by the VAE's scaling factor; with `trajectory` a pair of that and
-        (n, b, f, h, w, c).
+        (b, f, h, w, c), before the division by the VAE's scaling factor; with `trajectory` a pair of these latents and
+        (n, b, f, h, w, c), the latents after each of the n evaluations.
 
     Raises:
-        FloatingPointError: the latents are no longer finite; the message says after which evaluation.
+        FloatingPointError: the latents are not finite; the message gives the number of the evaluation.
     """
     plan = settings.schedule(scheduler)
     dtype = stats_dtype(unet.dtype)
@@ -184,11 +218,11 @@ def sample(
         "renoise": jnp.asarray(plan.renoise, dtype),
         "noise": jnp.asarray(np.cumsum(plan.renoise > 0) - 1, jnp.int32),
     }
-    scale = settings.guidance_scale()
+    scale = settings.guidance_scale(len(conditioning.image_embeds))
     guide = Guide(None if (scale == 1).all() else jnp.asarray(scale, dtype), jnp.asarray(settings.forward_weight(), dtype))
-    # placed like what the scan returns: an array of another placement would have it compiled a second time
+    # placed like the output of the scan: with another placement, the second segment would compile again
     latents = jax.device_put(draws.initial.astype(dtype) * math.sqrt(scheduler.sigma_max**2 + 1), _replicated_like(unet))
-    # equal segments, so that one compilation serves them all
+    # equal segments, so that one compilation serves all
     length = min(n for n in range(1, len(plan) + 1) if len(plan) % n == 0 and n * segments >= len(plan))
     steps = []
     for start in range(0, len(plan), length):

@@ -1,4 +1,4 @@
-"""What one run of the sampler is asked to do; every value is checked when the settings are made."""
+"""Settings of a sampler run, validated on construction."""
 
 from __future__ import annotations
 
@@ -14,31 +14,37 @@ from svdjax.sampling.edm import Schedule, schedule
 
 FUSIONS = ("average", "linear")
 
+_INTEGER_RANGES = {
+    "num_frames": (2, None),
+    "steps": (1, None),
+    "seed": (0, 2**32 - 1),
+    "fps": (1, None),
+    "recurrence": (0, None),
+}
+_LARGEST = {"motion_bucket_id": math.inf, "noise_aug_strength": math.inf, "recurrence_ratio": 1.0}  # the smallest is 0
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Settings of a run; defaults are the paper's, with no recurrence.
+    """Settings of a run. The defaults are the paper's, without recurrence.
 
     Attributes:
-        num_frames: frames of the clip, both keyframes included; at least 2.
+        num_frames: frames of the clip, including both keyframes; at least 2.
         steps: Euler steps.
-        seed: where every random draw comes from; 0 to 2^32 - 1.
-        fps: frame rate that the model is told (as fps - 1) and the video is written with; at least 1.
-        motion_bucket_id: how much motion the model is told to make; SVD was trained on 0 to 255.
+        seed: seed of all random draws; 0 to 2^32 - 1.
+        fps: frame rate, both of the model's conditioning (as fps - 1) and of the video file; at least 1.
+        motion_bucket_id: amount of motion that the model is conditioned on; SVD was trained with 0 to 255.
         noise_aug_strength: standard deviation of the noise added to the keyframes for the VAE.
-        guidance: smallest and largest scale of classifier-free guidance. `linear` fusion ramps from the first to the
-            second along each direction's own time; `average` uses their mean everywhere. Scale 1 everywhere is the
-            conditional prediction alone, at half the cost.
-        fusion: how the directions are fused: `average`, or `linear` from the forward (first frame) to the backward (last).
-        recurrence: how often each of the early steps is redone from fresh noise (the official script: 5).
-        recurrence_ratio: the share of the steps that are redone.
+        guidance: smallest and largest scale of classifier-free guidance. With `linear` fusion, or only one direction, the scale
+            increases over time, in each direction's own time order; with `average` fusion it is the mean for all frames. If it
+            is 1 for all frames, only the conditional prediction is computed, at half the cost.
+        fusion: how the two directions are combined: `average`, or `linear`: from all forward at the first frame to all backward
+            at the last.
+        recurrence: how often each of the early steps is repeated with new noise (5 in the official script).
+        recurrence_ratio: fraction of the steps, from the first, that are repeated.
 
     Raises:
-        InputError: a value out of its range; the message names it.
+        InputError: a value out of its range; the message names the field.
     """
 
     num_frames: int = 25
@@ -54,23 +60,17 @@ class Settings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "guidance", tuple(self.guidance))
-        for name, least, most in (
-            ("num_frames", 2, None),
-            ("steps", 1, None),
-            ("seed", 0, 2**32 - 1),
-            ("fps", 1, None),
-            ("recurrence", 0, None),
-        ):
+        for name, (smallest, largest) in _INTEGER_RANGES.items():
             value = getattr(self, name)
-            if not _is_int(value) or value < least or (most is not None and value > most):
-                wanted = f"of at least {least}" if most is None else f"from {least} to {most}"
-                raise InputError(f"{name} is {value!r}, expected a whole number {wanted}")
-        for name, most in (("motion_bucket_id", math.inf), ("noise_aug_strength", math.inf), ("recurrence_ratio", 1.0)):
+            if not _is_int(value) or value < smallest or (largest is not None and value > largest):
+                expected = f"of at least {smallest}" if largest is None else f"from {smallest} to {largest}"
+                raise InputError(f"{name} is {value!r}, expected a whole number {expected}")
+        for name, largest in _LARGEST.items():
             value = getattr(self, name)
-            if not (0 <= value <= most and math.isfinite(value)):
-                wanted = "of at least 0" if most == math.inf else f"from 0 to {most:g}"
-                raise InputError(f"{name} is {value!r}, expected a number {wanted}")
-        if len(self.guidance) != 2 or not all(math.isfinite(g) and g >= 0 for g in self.guidance):
+            if not (0 <= value <= largest and math.isfinite(value)):
+                expected = "of at least 0" if largest == math.inf else f"from 0 to {largest:g}"
+                raise InputError(f"{name} is {value!r}, expected a number {expected}")
+        if len(self.guidance) != 2 or not all(math.isfinite(scale) and scale >= 0 for scale in self.guidance):
             raise InputError(f"guidance is {self.guidance}, expected two numbers of at least 0")
         if self.guidance[0] > self.guidance[1]:
             raise InputError(f"guidance goes from {self.guidance[0]:g} to {self.guidance[1]:g}, expected MIN <= MAX")
@@ -81,21 +81,30 @@ class Settings:
         """The UNet evaluations of the run."""
         return schedule(self.steps, config, self.recurrence, self.recurrence_ratio)
 
-    def guidance_scale(self) -> np.ndarray:
-        """The scale for each frame, in a direction's own time order; the same for both directions. (f,)"""
+    def guidance_scale(self, directions: int = 2) -> np.ndarray:
+        """The guidance scale of each frame, in a direction's own time order: (f,).
+
+        Args:
+            directions: 2, or 1 for only the forward direction: it has no fusion, and the scale always increases over time.
+        """
         low, high = self.guidance
-        if self.fusion == "average":
+        if directions == 2 and self.fusion == "average":
             return np.full(self.num_frames, (low + high) / 2)
         return np.linspace(low, high, self.num_frames)
 
     def forward_weight(self) -> np.ndarray:
-        """The weight w of the forward direction for each frame, in forward time; the backward one has 1 - w. (f,)"""
+        """The weight w of the forward direction for each frame, in forward time: (f,). The backward weight is 1 - w."""
         if self.fusion == "average":
             return np.full(self.num_frames, 0.5)
         return np.linspace(1.0, 0.0, self.num_frames)
 
     def as_text(self) -> dict[str, str]:
-        """The settings as text, for a file's metadata."""
+        """All fields as text, for the metadata of a file."""
         return {
-            k: " ".join(f"{x:g}" for x in v) if isinstance(v, tuple) else str(v) for k, v in dataclasses.asdict(self).items()
+            name: " ".join(f"{x:g}" for x in value) if isinstance(value, tuple) else str(value)
+            for name, value in dataclasses.asdict(self).items()
         }
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""`--mesh`: what it accepts, what it refuses and how, the order of devices, the line at the start."""
+"""`--mesh`: accepted and refused texts, the order of devices, batch sizes, the description of a run."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def test_accepted(text, sizes):
         ("data=2,", "--mesh data=2,: '' is not AXIS=NUMBER, as in data=2,fsdp=4"),
         ("data=2 fsdp=4", "--mesh data=2 fsdp=4: data is '2 fsdp=4', expected a whole number"),
         ("data=2,model=4", "--mesh data=2,model=4: unknown axis 'model', expected data, fsdp, tensor"),
-        ("context=2", "--mesh context=2: axis context is not there yet, expected data, fsdp, tensor"),
+        ("context=2", "--mesh context=2: axis context is not implemented yet, expected data, fsdp, tensor"),
         ("data=2,data=4", "--mesh data=2,data=4: axis data is given twice, 2 and 4"),
         ("data=two", "--mesh data=two: data is 'two', expected a whole number"),
         ("data=1.5", "--mesh data=1.5: data is '1.5', expected a whole number"),
         ("data=", "--mesh data=: data is '', expected a whole number"),
-        ("data=0", "--mesh data=0: data is 0, expected 1 or more, or -1 for the devices that remain"),
-        ("data=-2", "--mesh data=-2: data is -2, expected 1 or more, or -1 for the devices that remain"),
+        ("data=0", "--mesh data=0: data is 0, expected 1 or more, or -1 for the remaining devices"),
+        ("data=-2", "--mesh data=-2: data is -2, expected 1 or more, or -1 for the remaining devices"),
         ("data=-1,fsdp=-1", "--mesh data=-1,fsdp=-1: data and fsdp are both -1, expected at most one"),
         ("data=" + "9" * 5000, "expected a whole number"),
     ],
@@ -72,9 +72,9 @@ def test_sizes(text, devices, sizes):
         (
             "data=2,fsdp=3",
             8,
-            "--mesh data=2,fsdp=3: data 2 x fsdp 3 = 6, expected 8 devices, all that there are (-1 stands for what remains)",
+            "--mesh data=2,fsdp=3: data 2 x fsdp 3 = 6, expected 8 devices in total (-1 stands for the remaining devices)",
         ),
-        ("fsdp=2", 1, "--mesh fsdp=2: fsdp 2 = 2, expected 1 device, all that there are (-1 stands for what remains)"),
+        ("fsdp=2", 1, "--mesh fsdp=2: fsdp 2 = 2, expected 1 device in total (-1 stands for the remaining devices)"),
         ("data=-1,fsdp=3", 8, "--mesh data=-1,fsdp=3: data can't be -1, because fsdp 3 = 3 does not divide 8 devices"),
         ("fsdp=16,data=-1", 8, "--mesh fsdp=16,data=-1: data can't be -1, because fsdp 16 = 16 does not divide 8 devices"),
     ],
@@ -87,7 +87,7 @@ def test_sizes_refused(text, devices, message):
 
 @dataclass(frozen=True)
 class Device:
-    """What a mesh asks of a device."""
+    """The attributes of a device that a mesh uses."""
 
     id: int
     process_index: int
@@ -96,7 +96,7 @@ class Device:
 
 
 def cluster(hosts: int, per_host: int, kind: str = "GPU") -> list[Device]:
-    """Devices of some hosts, one process each, in an order that isn't theirs."""
+    """Devices of several hosts, one process each, in a mixed order."""
     devices = [Device(h * per_host + i, h, h, kind) for h in range(hosts) for i in range(per_host)]
     return devices[1::2] + devices[::2]
 
@@ -115,7 +115,7 @@ def test_every_axis_is_there_and_automatic():
 def test_the_first_axis_given_crosses_hosts():
     devices = cluster(2, 4)
     assert ids(make_mesh("data=2,fsdp=4", devices)) == [[[0], [1], [2], [3]], [[4], [5], [6], [7]]]
-    # fsdp is given first: its two parts are on different hosts, each host holds one
+    # fsdp is given first: each host has one of its two parts
     assert ids(make_mesh("fsdp=2,data=4", devices)) == [[[0], [4]], [[1], [5]], [[2], [6]], [[3], [7]]]
     assert ids(make_mesh("data=2,tensor=2,fsdp=2", devices)) == [[[0, 2], [1, 3]], [[4, 6], [5, 7]]]
     assert ids(make_mesh("fsdp=-1", devices)) == [[[i] for i in range(8)]]
@@ -128,7 +128,7 @@ def test_an_inner_axis_may_span_neighbouring_hosts():
 
 
 def test_devices_of_one_nvlink_domain_stay_together():
-    """Processes 0 and 2 share a host, as tasks do that Slurm deals out in turn."""
+    """Processes 0 and 2 share a host, as with cyclic distribution of Slurm tasks."""
     devices = [Device(i, i, i % 2) for i in range(4)]
     assert ids(make_mesh("data=2,fsdp=2", devices)) == [[[0], [2]], [[1], [3]]]
 
@@ -149,7 +149,7 @@ def test_batches():
     for batch, accumulate in ((8, 1), (24, 1), (16, 2), (24, 3)):
         check_batch(batch, accumulate, mesh)
     tensor = make_mesh("tensor=8", cluster(2, 4))
-    check_batch(1, 1, tensor)  # one copy of the batch: tensor divides no batch
+    check_batch(1, 1, tensor)  # one copy of the batch: the axis tensor does not divide it
 
 
 @pytest.mark.parametrize(

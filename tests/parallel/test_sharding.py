@@ -1,4 +1,4 @@
-"""The table of shardings: complete, unambiguous, even; and gathering, in one process of eight devices."""
+"""The sharding table: every tensor has one rule, devices store equal shares; gathering on eight simulated devices."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
 
 from svdjax.config import SVDConfig
-from svdjax.models.backward import VALUES, expected_names
+from svdjax.models.backward import VALUES, names_of_kinds
 from svdjax.models.svd import NETWORKS, leaves
 from svdjax.parallel.mesh import AXES
 from svdjax.parallel.sharding import batch_sharding, device_bytes, like_tree, replicated, rules_of, sharding_of
@@ -37,7 +37,7 @@ def full() -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def test_every_tensor_matches_exactly_one_rule(full):
-    names = [*full, *(n.replace("unet.", "backward.") for n in expected_names(full, VALUES))]
+    names = [*full, *(n.replace("unet.", "backward.") for n in names_of_kinds(full, VALUES))]
     assert {name: len(rules_of(name)) for name in names if len(rules_of(name)) != 1} == {}
     assert len(names) == len(full) + 48
 
@@ -51,7 +51,7 @@ def test_bytes_of_a_device(full):
     whole = device_bytes(full, mesh())
     assert whole == 2 * (1_524_623_082 + 97_742_847 + 632_076_800)
     for fsdp in (2, 4, 8):
-        # What lies whole on each device: 0.2 % in the layers outside the blocks, and vectors, a thousandth.
+        # Replicated on each device: the layers outside the blocks, 0.2 %, and vectors, 0.1 %.
         excess = device_bytes(full, mesh(fsdp=fsdp)) / (whole / fsdp) - 1
         assert 0 < excess < 0.0035 * (fsdp - 1), (fsdp, excess)
     assert device_bytes(full, mesh(data=8)) == whole
@@ -59,7 +59,7 @@ def test_bytes_of_a_device(full):
 
 def test_tensor_divides_the_unet(full):
     unet = {name: leaf for name, leaf in full.items() if name.startswith("unet.")}
-    # at two devices, level 0 keeps its five heads together; convolutions between levels and embeddings are not divided
+    # With two devices, the five heads of level 0 are not divided, nor are the convolutions between levels and embeddings.
     assert 0.5 < device_bytes(unet, mesh(tensor=2)) / device_bytes(unet, mesh()) < 0.6
     both = mesh(fsdp=4, tensor=2)
     assert device_bytes(unet, both) / device_bytes(unet, mesh()) < 0.15
@@ -198,7 +198,7 @@ def test_gathering(on_eight_devices, spec):
     assert found["loss"] < 1e-6
     assert found["gradients"] < 1e-5
     assert found["whole"] == []  # every gradient of a kernel is divided
-    # What is sent is the kernels, gathered for each pass, and their gradients, summed; no activations but under tensor.
+    # Traffic: kernels gathered for each pass and the sums of their gradients; activations only over the axis tensor.
     kernels = 2 * 12 * 64 * 64 * 4 // (2 if "tensor" in spec else 1)
     n = int(spec.split("fsdp=")[1][0])
     gathers = sum(sent for kind, axes, _, sent in found["traffic"] if kind == "all-gather" and "tensor" not in axes)

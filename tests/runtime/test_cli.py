@@ -1,8 +1,8 @@
-"""Commands end in a status and at most one line."""
+"""Commands end with an exit status and at most one line."""
 
 import pytest
 
-from svdjax.errors import InputError
+from svdjax.errors import InputError, one_line
 from svdjax.runtime import cli
 
 
@@ -15,7 +15,7 @@ def parse(argv):
     if count < 0:
         raise KeyboardInterrupt
     if count > 9:
-        raise RuntimeError("a mistake of ours")
+        raise RuntimeError("a bug")
 
 
 @pytest.mark.parametrize(
@@ -33,17 +33,22 @@ def test_status_and_line(capsys, argv, status, line):
     assert capsys.readouterr() == ("", line)
 
 
-def test_our_own_mistakes_are_not_hidden():
+def test_bugs_are_not_hidden():
     with pytest.raises(RuntimeError):
         cli.run(parse, ["--count", "10"])
 
 
+def test_one_line():
+    assert one_line(ValueError("a\n  b\tc")) == "a b c"
+    assert one_line("a\nlong reason", 6) == "a long"
+
+
 def test_leave(monkeypatch):
-    """Ctrl-C ends the process without waiting for its threads; everything else as usual."""
-    at_once = []
-    monkeypatch.setattr("os._exit", at_once.append)
+    """Ctrl-C ends the process without waiting for its threads; other statuses end it as usual."""
+    immediate = []
+    monkeypatch.setattr("os._exit", immediate.append)
     for status in (0, 2, 130):
         with pytest.raises(SystemExit) as stop:
             cli.leave(status)
         assert stop.value.code == status
-    assert at_once == [130]
+    assert immediate == [130]

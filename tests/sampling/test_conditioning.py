@@ -1,4 +1,4 @@
-"""Resize and keyframe conditioning against recorded outputs and against the functions of diffusers' pipeline."""
+"""Resize and keyframe conditioning against recorded outputs and the functions of diffusers' pipeline."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from svdjax.config import CLIPConfig
 from svdjax.sampling.conditioning import added_time_ids, clip_pixels, encode_keyframes, to_signed_unit
 from svdjax.sampling.resize import resize_matrix, resize_with_antialiasing
 
-# PyTorch computes the positions of its bicubic taps in float32: at position 1000 that is 6e-5 of a pixel, and the result
-# is off by as much times the slope. Our matrices are float64. Measured: 1.7e-5 on 1024 pixels of noise, the steepest image
-# there is, and below 2e-6 on small sizes and on the keyframes.
+# PyTorch computes the positions of its bicubic taps in float32. At position 1000 the rounding error is 6e-5 of a pixel, and the
+# error of the result is that times the slope. Our matrices are float64. Measured: 1.7e-5 on 1024 pixels of noise, which has the
+# steepest slopes, and below 2e-6 on small sizes and on the keyframes.
 RESIZE_TOLERANCE = 3e-5
 
 
 def keyframes() -> np.ndarray:
-    """Both recorded keyframes as one pair, (d, b, H, W, 3) uint8."""
+    """The recorded keyframes as one pair, (d, b, H, W, 3) uint8."""
     return np.stack([goldens.keyframe(1), goldens.keyframe(2)])[:, None]
 
 
 def augmentation() -> np.ndarray:
-    """The recorded runs' augmentation noise, (b, H, W, 3)."""
+    """The augmentation noise of the recorded runs, (b, H, W, 3)."""
     return goldens.channels_last(goldens.draw("in:noise_aug", (1, 3, 128, 192)))
 
 
@@ -41,7 +41,7 @@ def test_resize_golden():
     assert goldens.relative(out, goldens.channels_last(goldens.keyframe_stages()["resize/out"])) < RESIZE_TOLERANCE
 
 
-# Down and up; kernels of 3, of an odd and of an even computed width; one axis kept; a single output row.
+# Downsampling and upsampling; kernel widths of 3, odd and even; one unchanged axis; a single output row.
 SIZES = [((64, 96), (32, 32)), ((75, 130), (16, 14)), ((20, 31), (48, 64)), ((33, 50), (33, 9)), ((40, 40), (1, 20))]
 
 
@@ -61,13 +61,13 @@ def test_resize_keeps_float64_and_constants():
     with jax.enable_x64(True):
         out = resize_with_antialiasing(jnp.full((1, 50, 70, 1), 0.3), (24, 24))
         assert out.dtype == jnp.float64
-        np.testing.assert_allclose(out, 0.3, rtol=1e-14)  # the weights of every output add up to 1
+        np.testing.assert_allclose(out, 0.3, rtol=1e-14)  # the weights of each output sum to 1
     np.testing.assert_array_equal(resize_matrix(24, 24), np.eye(24))
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_pixels_of_the_vae_are_exact(number):
-    """Bit for bit what diffusers' preprocessing makes of an image already at size."""
+def test_vae_pixels_are_exact(number):
+    """Bit for bit the same as diffusers' preprocessing of an image that needs no resize."""
     pytest.importorskip("torch")
     from diffusers.video_processor import VideoProcessor
 
@@ -93,7 +93,7 @@ def test_clip_pixels_golden():
     assert goldens.relative(pixels[:, ::4, ::4], recorded) < RESIZE_TOLERANCE
 
 
-def test_clip_pixels_use_the_configuration():
+def test_clip_pixels_use_config():
     image = to_signed_unit(goldens.keyframe(1)[None])
     usual = CLIPConfig(image_size=28)
     other = dataclasses.replace(usual, image_mean=(0.1, 0.2, 0.3), image_std=(1.0, 2.0, 4.0))
@@ -119,7 +119,7 @@ def encode(models, keyframes: np.ndarray, augmentation: np.ndarray, strength: fl
 
 
 def test_encode_keyframes_golden(models):
-    """CLIP sees the clean keyframes, the VAE the noised ones: one noise for both, no scaling factor."""
+    """CLIP encodes the clean keyframes, the VAE the noised ones: the same noise for both, no scaling factor."""
     image_embeds, image_latents = encode(models, keyframes(), augmentation(), 0.02)
     assert image_embeds.shape == (2, 1, 1, 32)
     assert image_latents.shape == (2, 1, 16, 24, 4)
@@ -133,11 +133,11 @@ def test_encode_keyframes_golden(models):
 
 
 def test_encode_one_keyframe_equals_the_pair(models):
-    """Leading axes are the caller's: a pair at once is each keyframe alone."""
+    """Leading axes are arbitrary: encoding a pair equals encoding each keyframe."""
     together = encode(models, keyframes(), augmentation(), 0.02)
     alone = encode(models, keyframes()[1], augmentation(), 0.02)
     for pair, one in zip(together, alone, strict=True):
-        assert goldens.relative(pair[1], one) < 1e-5  # the same arithmetic in another batch size
+        assert goldens.relative(pair[1], one) < 1e-5  # the same arithmetic with another batch size
 
 
 def test_added_time_ids():

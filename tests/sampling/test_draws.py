@@ -1,4 +1,4 @@
-"""Random draws: one seed makes them all, a pair's don't depend on its batch, and a file can replace them."""
+"""Random draws: from one seed per pair, independent of the batch, or from a file."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,18 +18,18 @@ def test_the_same_seed_gives_the_same_draws():
     assert not np.array_equal(a.recurrence_noise(2), other.recurrence_noise(2))
 
 
-def test_a_pair_has_its_own_draws_whatever_its_batch():
+def test_draws_of_a_pair_do_not_depend_on_the_batch():
     both, second = draw([1, 2], IMAGE, LATENT), draw([2], IMAGE, LATENT)
     np.testing.assert_array_equal(both.augmentation[1], second.augmentation[0])
     np.testing.assert_array_equal(both.initial[1], second.initial[0])
     np.testing.assert_array_equal(both.recurrence_noise(3)[1], second.recurrence_noise(3)[0])
 
 
-def test_draws_are_unit_normal_and_differ_from_each_other():
+def test_draws_are_standard_normal_and_independent():
     d = draw([0], (64, 64, 3), (8, 16, 16, 4))
     draws = [d.augmentation, d.initial, d.recurrence_noise(0), d.recurrence_noise(1)]
     for x in draws:
-        # 8,192 draws or more: four standard errors
+        # four standard errors of 8,192 draws, the fewest
         assert abs(float(x.mean())) < 0.045
         assert abs(float(x.std()) - 1) < 0.032
     correlation = np.corrcoef(np.stack([np.ravel(x)[:8192] for x in draws]))
@@ -56,7 +56,7 @@ def test_a_file_replaces_every_draw(tmp_path):
 
 
 @pytest.mark.parametrize("recurrence", [None, np.zeros(0), np.zeros((0, *LATENT))])
-def test_recurrence_may_be_absent_or_empty_when_there_is_none(tmp_path, recurrence):
+def test_recurrence_may_be_missing_or_empty_if_no_step_is_repeated(tmp_path, recurrence):
     save(tmp_path / "n.npz", recurrence=recurrence)
     load_draws(tmp_path / "n.npz", IMAGE, LATENT, 0)
 
@@ -74,7 +74,7 @@ def test_recurrence_may_be_absent_or_empty_when_there_is_none(tmp_path, recurren
         ({"inital": np.zeros(LATENT)}, 2, "unknown array 'inital'"),
     ],
 )
-def test_files_that_do_not_fit_are_refused_in_one_line(tmp_path, changes, recurrences, message):
+def test_files_with_wrong_arrays_are_refused_in_one_line(tmp_path, changes, recurrences, message):
     save(tmp_path / "n.npz", **changes)
     with pytest.raises(InputError, match=message) as error:
         load_draws(tmp_path / "n.npz", IMAGE, LATENT, recurrences)
@@ -82,7 +82,7 @@ def test_files_that_do_not_fit_are_refused_in_one_line(tmp_path, changes, recurr
     assert "\n" not in str(error.value)
 
 
-def test_files_that_are_no_npz_are_refused(tmp_path):
+def test_other_files_are_refused(tmp_path):
     (tmp_path / "text.npz").write_text("hello")
     np.save(tmp_path / "one.npy", np.zeros(3))
     (tmp_path / "empty.npz").write_bytes(b"")

@@ -1,4 +1,4 @@
-"""Noise levels, preconditioning and the order of evaluations, against the official scheduler and EDM's own identities."""
+"""Noise levels, preconditioning and the schedule, against the official scheduler and identities of EDM."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from svdjax.sampling import edm
 @pytest.mark.parametrize("steps", [4, 25, 50])
 def test_sigmas_equal_the_official_scheduler(steps, pipeline_data):
     sigmas = edm.karras_sigmas(steps, EDMConfig())
-    # the official ones are float32
+    # the official sigmas are float32
     np.testing.assert_allclose(sigmas, pipeline_data[f"sigmas/{steps}"], rtol=3e-7)
     np.testing.assert_allclose(edm.c_noise(sigmas[:-1]), pipeline_data[f"timesteps/{steps}"], rtol=1e-6)
 
@@ -23,18 +23,18 @@ def test_one_step_starts_at_sigma_max():
 
 @pytest.mark.parametrize("sigma", [0.002, 1.0, 700.0])
 def test_preconditioning_inverts_the_v_target(sigma):
-    """With v = (noise - sigma clean) / sqrt(sigma^2 + 1), the velocity, denoising returns the clean latents."""
+    """Denoising with v = (noise - sigma clean) / sqrt(sigma^2 + 1) returns the clean latents."""
     with jax.enable_x64(True):
         clean, noise = np.random.default_rng(0).standard_normal((2, 8))
         noisy = clean + sigma * noise
         v = (noise - sigma * clean) / np.sqrt(sigma**2 + 1)
         np.testing.assert_allclose(edm.denoise(noisy, v, jnp.asarray(sigma)), clean, atol=1e-9)
-        # unit variance in, for unit variance data
+        # the input has unit variance if the data has
         assert edm.c_in(sigma) ** 2 * (1 + sigma**2) == pytest.approx(1)
 
 
-def test_the_error_of_v_is_the_weighted_error_of_the_denoised_latents():
-    """Which the official training step minimises."""
+def test_error_of_v_is_the_official_loss():
+    """The official loss is the weighted error of the denoised latents."""
     latents, noise, v = np.random.default_rng(1).standard_normal((3, 8))
     for sigma in (0.01, 0.7, 30.0):
         target = (noise - sigma * latents) * edm.c_in(sigma)
@@ -48,7 +48,7 @@ def test_euler_step_to_zero_is_the_denoised_image():
     np.testing.assert_allclose(edm.euler_step(noisy, denoised, 3.0, 3.0), noisy)
 
 
-def test_schedule_redoes_early_steps_from_fresh_noise():
+def test_schedule_repeats_early_steps_with_new_noise():
     plan = edm.schedule(5, EDMConfig(), recurrence=2, recurrence_ratio=0.5)
     sigmas = edm.karras_sigmas(5, EDMConfig())
     # int(5 * 0.5) = 2 steps, three times each
@@ -59,7 +59,7 @@ def test_schedule_redoes_early_steps_from_fresh_noise():
     assert plan.recurrences == 4
 
 
-def test_the_last_step_can_be_redone():
+def test_last_step_can_be_repeated():
     plan = edm.schedule(2, EDMConfig(), recurrence=1, recurrence_ratio=1.0)
     sigmas = edm.karras_sigmas(2, EDMConfig())
     np.testing.assert_allclose(plan.renoise[-1], sigmas[1])
@@ -67,5 +67,5 @@ def test_the_last_step_can_be_redone():
 
 
 @pytest.mark.parametrize(("steps", "evaluations"), [(50, 175), (4, 14)])
-def test_the_official_settings(steps, evaluations):
+def test_official_settings(steps, evaluations):
     assert len(edm.schedule(steps, EDMConfig(), 5, 0.5)) == evaluations

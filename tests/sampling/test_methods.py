@@ -1,4 +1,4 @@
-"""The methods of `interpolate`: which weights and maps the backward half of each has."""
+"""Methods of `interpolate`: weights and maps of the backward half."""
 
 import dataclasses
 import os
@@ -10,9 +10,8 @@ from PIL import Image
 
 import svdjax
 from sample import interpolate
-from svdjax import pipeline
 from svdjax.models.backward import EVERYWHERE, NOWHERE, QUERIES, UP_BLOCKS, VALUES
-from svdjax.sampling import methods
+from svdjax.sampling import generation, methods
 from svdjax.sampling.methods import METHODS
 from svdjax.sampling.settings import Settings
 
@@ -24,18 +23,18 @@ def loaded(model):
     return svdjax.load(model)
 
 
-def half(monkeypatch, model, method, **settings):
-    """What the sampler is called with."""
+def sampler_arguments(monkeypatch, model, method, **settings):
+    """Number of directions and backward half that the sampler is called with."""
     calls = []
-    monkeypatch.setattr(pipeline, "sample", lambda unet, conditioning, *args, **kw: calls.append((conditioning, kw)))
-    pipeline.sample_pair(model, IMAGE, IMAGE + 255, Settings(num_frames=3, steps=2, **settings), method=method)
+    monkeypatch.setattr(generation, "sample", lambda unet, conditioning, *args, **kw: calls.append((conditioning, kw)))
+    generation.sample_pair(model, IMAGE, IMAGE + 255, Settings(num_frames=3, steps=2, **settings), method=method)
     ((conditioning, options),) = calls
     return conditioning.image_embeds.shape[0], options["backward"]
 
 
 @pytest.mark.parametrize(("method", "maps"), [("dual", EVERYWHERE), ("trf", NOWHERE), ("no-finetune", UP_BLOCKS)])
 def test_weights_and_maps(monkeypatch, loaded, method, maps):
-    directions, backward = half(monkeypatch, loaded, method)
+    directions, backward = sampler_arguments(monkeypatch, loaded, method)
     assert directions == 2
     assert backward.maps_from_forward == maps
     assert backward.params == (loaded.backward if method == "dual" else {})
@@ -43,27 +42,27 @@ def test_weights_and_maps(monkeypatch, loaded, method, maps):
 
 def test_without_rotation(monkeypatch, loaded):
     tuned = loaded.backward | {name.replace("to_v", kind[:4]): x for name, x in loaded.backward.items() for kind in QUERIES}
-    directions, backward = half(monkeypatch, dataclasses.replace(loaded, backward=tuned), "no-rotation")
+    directions, backward = sampler_arguments(monkeypatch, dataclasses.replace(loaded, backward=tuned), "no-rotation")
     assert (directions, backward.params, backward.maps_from_forward) == (2, tuned, NOWHERE)
 
 
-def test_forward_alone(monkeypatch, loaded):
-    directions, backward = half(monkeypatch, loaded, "forward")
+def test_forward_only(monkeypatch, loaded):
+    directions, backward = sampler_arguments(monkeypatch, loaded, "forward")
     assert (directions, backward) == (1, None)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_which_weights_are_needed(method):
-    """None, the paper's, or those trained without rotated maps."""
-    fits = {"dual": [False, True, False], "no-rotation": [False, False, True]}.get(method, [True] * 3)
-    for names, good in zip([None, VALUES, VALUES + QUERIES], fits, strict=True):
-        if good:
-            methods.check(method, names)
+    """No weights, the paper's, or those trained without rotated maps."""
+    accepted = {"dual": [False, True, False], "no-rotation": [False, False, True]}.get(method, [True] * 3)
+    for names, valid in zip([None, VALUES, VALUES + QUERIES], accepted, strict=True):
+        if valid:
+            methods.check_backward_weights(method, names)
         else:
             with pytest.raises(svdjax.InputError, match=f"method {method}: "):
-                methods.check(method, names)
+                methods.check_backward_weights(method, names)
     with pytest.raises(svdjax.InputError, match=r"method 'x': unknown, expected one of dual, trf"):
-        methods.check("x", None)
+        methods.check_backward_weights("x", None)
 
 
 def test_command(model, training_model, tmp_path, capsys):

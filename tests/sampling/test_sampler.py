@@ -1,4 +1,4 @@
-"""The sampler against the official code's latents after every step, and its promises of seeds, batches and progress."""
+"""The sampler against the official code's latents after every step; seeds, batches, progress."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks import TINY, overlay
+from networks import TINY, backward_tensors
 
-from svdjax import pipeline
 from svdjax.config import EDMConfig, UNetConfig
 from svdjax.models.backward import Backward
 from svdjax.models.initialize import abstract
 from svdjax.models.svd import SVD
 from svdjax.models.unet import UNet
+from svdjax.sampling import generation
 from svdjax.sampling.conditioning import added_time_ids, encode_keyframes
 from svdjax.sampling.draws import Draws, draw
 from svdjax.sampling.sampler import Conditioning, sample
 from svdjax.sampling.settings import Settings
 
-# A change of the initial latents by 1e-6 moves the official final latents by 4e-6; ours differ by 3e-6 to 8e-6. Mistakes
-# of rotation, delta, time ids, augmentation or scaling move them by 4 to 60 per cent.
+# A change of the initial latents by 1e-6 changes the official final latents by 4e-6; ours differ by 3e-6 to 8e-6. Errors in
+# rotation, backward weights, time ids, augmentation or scaling change them by 4 to 60 per cent.
 TOLERANCE = 1e-4
 
 
@@ -32,12 +32,12 @@ def model() -> SVD:
     """Model A with its backward tensors."""
     base = goldens.svd()
     tuned = goldens.fill(abstract(UNet, base.config.unet, jnp.float32), goldens.backward_weights())
-    return dataclasses.replace(base, backward=overlay(tuned, move=0.0))
+    return dataclasses.replace(base, backward=backward_tensors(tuned, scale=0.0))
 
 
 @pytest.fixture(scope="module")
 def conditioning(model, pipeline_data) -> Conditioning:
-    """Of the recorded keyframes, by our own encoders."""
+    """The recorded keyframes, encoded by our encoders."""
     keyframes = np.stack([goldens.keyframe(1), goldens.keyframe(2)])[:, None]
     embeds, latents = jax.jit(encode_keyframes)(
         model.image_encoder, model.vae, keyframes, jnp.asarray(pipeline_data["noise_aug"]), 0.02
@@ -72,7 +72,7 @@ def test_latents_after_every_evaluation_golden(mode, model, conditioning, pipeli
         assert goldens.relative(ours, theirs) < TOLERANCE, f"evaluation {i}"
     np.testing.assert_array_equal(latents, trajectory[-1])
     if f"{mode}/frames" in pipeline_data:
-        frames = pipeline.decode(model, latents)[0]
+        frames = generation.decode(model, latents)[0]
         assert np.abs(frames.astype(int) - pipeline_data[f"{mode}/frames"]).max() <= 2
 
 
@@ -81,7 +81,11 @@ def tiny(b: int = 1, seed: int = 3) -> tuple[UNet, Conditioning, Backward]:
     rng = np.random.default_rng(seed)
     embeds = rng.standard_normal((2, b, 1, 16)).astype(np.float32)
     latents = rng.standard_normal((2, b, 4, 6, 4)).astype(np.float32)
-    return unet, Conditioning(jnp.asarray(embeds), jnp.asarray(latents), jnp.full((b, 3), 6.0)), Backward(overlay(unet))
+    return (
+        unet,
+        Conditioning(jnp.asarray(embeds), jnp.asarray(latents), jnp.full((b, 3), 6.0)),
+        Backward(backward_tensors(unet)),
+    )
 
 
 SHORT = Settings(num_frames=3, steps=4, recurrence=1, seed=11)
@@ -93,13 +97,13 @@ def run(parts, draws, settings=SHORT, **kw):
     return sample(unet, conditioning, settings, draws, scheduler=EDMConfig(), backward=backward, **kw)
 
 
-def test_a_run_in_segments_is_the_same_run_and_tells_its_progress():
+def test_a_run_in_segments_is_the_same_and_reports_progress():
     parts, draws = tiny(), draw([SHORT.seed], (32, 48, 3), LATENT)
-    told = []
+    reports = []
     whole = run(parts, draws)
-    parted = run(parts, draws, progress=lambda done, total: told.append((done, total)), segments=4)
-    # 6 evaluations in equal segments, at most 4 of them
-    assert told == [(2, 6), (4, 6), (6, 6)]
+    parted = run(parts, draws, progress=lambda done, total: reports.append((done, total)), segments=4)
+    # 6 evaluations in equal segments, at most 4
+    assert reports == [(2, 6), (4, 6), (6, 6)]
     np.testing.assert_allclose(parted, whole, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(run(parts, draws), whole)
 
@@ -113,7 +117,7 @@ def test_a_batch_of_pairs_equals_the_pairs_one_by_one():
             *(x[:, i : i + 1] for x in (conditioning.image_embeds, conditioning.image_latents)), jnp.full((1, 3), 6.0)
         )
         alone = run((unet, one, backward), draw([SHORT.seed], image, LATENT))
-        # float32 rounding only: products of other shapes add in another order
+        # only float32 rounding: products of other shapes sum in another order
         assert goldens.relative(together[i], alone[0]) < 1e-5
     assert goldens.relative(together[0], together[1]) > 0.01
 
@@ -121,7 +125,7 @@ def test_a_batch_of_pairs_equals_the_pairs_one_by_one():
 def test_latents_that_are_not_finite_stop_the_run():
     unet, conditioning, backward = tiny()
     bad = dataclasses.replace(conditioning, image_latents=conditioning.image_latents.at[0, 0, 0, 0, 0].set(jnp.nan))
-    told = []
+    reports = []
     with pytest.raises(FloatingPointError, match="after evaluation 2 of 6"):
-        run((unet, bad, backward), draw([0], (32, 48, 3), LATENT), progress=lambda *a: told.append(a), segments=4)
-    assert told == []
+        run((unet, bad, backward), draw([0], (32, 48, 3), LATENT), progress=lambda *a: reports.append(a), segments=4)
+    assert reports == []

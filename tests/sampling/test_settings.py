@@ -1,11 +1,11 @@
-"""Settings are checked when they are made, and give guidance and fusion for each frame."""
+"""Settings: validation, and guidance scale and fusion weight of each frame."""
 
 import numpy as np
 import pytest
 
 from svdjax.config import EDMConfig
 from svdjax.errors import InputError
-from svdjax.sampling.settings import Settings
+from svdjax.sampling.settings import FUSIONS, Settings
 
 BAD = {
     "num_frames": [1, 0, -3, 2.5, True],
@@ -40,6 +40,12 @@ def test_linear_fusion_ramps():
     np.testing.assert_array_equal(s.forward_weight(), [1, 0.75, 0.5, 0.25, 0])
 
 
+def test_one_direction_ramps_whatever_the_fusion_is():
+    for fusion in FUSIONS:
+        s = Settings(num_frames=5, guidance=(1.0, 3.0), fusion=fusion)
+        np.testing.assert_array_equal(s.guidance_scale(directions=1), [1, 1.5, 2, 2.5, 3])
+
+
 def test_as_text_holds_every_field():
     text = Settings(seed=7, guidance=(1.5, 2.0)).as_text()
     assert text["seed"] == "7"
@@ -47,7 +53,7 @@ def test_as_text_holds_every_field():
     assert set(text) == set(Settings.__dataclass_fields__)
 
 
-def test_redone_steps_are_a_share_of_the_steps_not_of_the_frames():
+def test_recurrence_ratio_is_a_fraction_of_the_steps_not_of_the_frames():
     plan = Settings(num_frames=25, steps=10, recurrence=2, recurrence_ratio=0.5).schedule(EDMConfig())
     assert len(plan) == 10 + 2 * 5
     assert len(np.unique(plan.sigma)) == 10

@@ -1,10 +1,10 @@
-"""Environments and addresses of runs on several hosts, for tests."""
+"""Slurm environments and free addresses for tests of several processes."""
 
 from __future__ import annotations
 
 import socket
 
-# What Slurm sets for the second of two nodes, one task on each.
+# Variables of Slurm on the second of two nodes, one task on each.
 SLURM = {
     "SLURM_JOB_ID": "77",
     "SLURM_NTASKS": "2",
@@ -14,7 +14,7 @@ SLURM = {
     "SLURM_LOCALID": "0",
     "SLURM_NODEID": "1",
 }
-# and for the last of eight tasks, four on each node
+# The last of eight tasks, four on each node.
 EIGHT = SLURM | {
     "SLURM_NTASKS": "8",
     "SLURM_STEP_TASKS_PER_NODE": "4(x2)",
@@ -24,6 +24,7 @@ EIGHT = SLURM | {
 
 
 def free_address() -> str:
+    """HOST:PORT of a port that nothing uses at the moment."""
     with socket.socket() as s:
         s.bind(("localhost", 0))
         return f"localhost:{s.getsockname()[1]}"

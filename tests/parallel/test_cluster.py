@@ -1,4 +1,4 @@
-"""Starting a run on several hosts: what is reported, and two real processes."""
+"""Joining the processes of a run: printed lines, errors, and two real processes."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from svdjax.errors import InputError
 from svdjax.parallel import cluster
 
 
-def test_start_passes_the_plan_on(monkeypatch, capsys):
+def test_start_initializes_jax_as_planned(monkeypatch, capsys):
     for name, value in SLURM.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     calls = []
     cluster.start(initialize=lambda **arguments: calls.append(arguments))
     assert calls == [{"local_device_ids": [0, 1]}]
-    assert capsys.readouterr().err == "the Slurm task of this node uses all 2 GPUs it sees, not GPU 0 alone\n"
+    assert capsys.readouterr().err == "the Slurm task of this node uses all 2 GPUs that it sees, not only GPU 0\n"
 
 
-def test_a_coordinator_that_does_not_answer(monkeypatch, capsys):
+def test_coordinator_that_does_not_answer(monkeypatch, capsys):
     monkeypatch.setattr(cluster, "WAIT", 0.2)
     with socket.socket() as s:
         s.bind(("localhost", 0))  # not listening
@@ -44,7 +44,7 @@ def test_a_coordinator_that_does_not_answer(monkeypatch, capsys):
         assert calls == [1]
 
 
-def test_start_reports_in_one_line():
+def test_error_of_jax_becomes_one_line():
     address = free_address()
 
     def initialize(**arguments):
@@ -55,7 +55,7 @@ def test_start_reports_in_one_line():
     assert str(e.value) == f"process 0 of 2 at {address}: can't join the other processes: DEADLINE_EXCEEDED: no answer"
 
 
-def test_alone_nothing_special_happens(monkeypatch):
+def test_single_process(monkeypatch):
     for name in ("SLURM_NTASKS", "SLURM_NPROCS", "KUBERNETES_SERVICE_HOST"):
         monkeypatch.delenv(name, raising=False)
     cluster.start(initialize=None)
@@ -79,10 +79,10 @@ PROGRAM = textwrap.dedent(
     cluster.start(*([address, 2, int(rank)] if address else []))
     rank = jax.process_index()
     mesh = make_mesh("data=2,fsdp=2")
-    told = cluster.broadcast_json({"resume": "step 7 ü", "rank": rank, "long": "x" * (1000 if rank == 0 else 3)})
+    received = cluster.broadcast_json({"resume": "step 7 ü", "rank": rank, "long": "x" * (1000 if rank == 0 else 3)})
     cluster.barrier("before")
 
-    # each process gives its own two rows of a batch of four
+    # each process has two rows of a batch of four
     rows = np.arange(2 * 64, dtype=np.float32).reshape(2, 64) + 1000 * rank
     batch = jax.make_array_from_process_local_data(batch_sharding(mesh), rows, (4, 64))
     kernel = np.linspace(-1, 1, 64 * 32, dtype=np.float32).reshape(64, 32)
@@ -95,7 +95,7 @@ PROGRAM = textwrap.dedent(
         "processes": jax.process_count(), "local": jax.local_device_count(), "main": cluster.is_main(),
         "mesh": [[d.process_index for d in row] for row in mesh.devices[:, :, 0]],
         "line": describe(mesh, 4, cluster.host_names()), "as_hosts": describe(mesh, 4),
-        "told": told, "sum": float(jax.jit(total)(batch)), "loss": float(loss),
+        "received": received, "sum": float(jax.jit(total)(batch)), "loss": float(loss),
         "shard": kernel.addressable_shards[0].data.shape,
     }))
     """
@@ -106,7 +106,7 @@ PROGRAM = textwrap.dedent(
 def two_processes(request) -> list[dict]:
     env = os.environ | {"JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"}
     address = free_address()
-    if request.param == "slurm":  # two tasks on this host, found by JAX itself
+    if request.param == "slurm":  # two tasks on this host, detected by JAX
         address, port = "", address.split(":")[1]
         env |= EIGHT | {"SLURM_NTASKS": "2", "SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_STEP_NODELIST": "localhost"}
         env |= {"SLURM_NODEID": "0", "JAX_COORDINATOR_PORT": port}
@@ -131,15 +131,15 @@ def test_two_processes_of_two_devices(two_processes):
     rows = np.arange(128.0).reshape(2, 64)
     rows = np.concatenate([rows, rows + 1000])
     kernel = np.linspace(-1, 1, 64 * 32).reshape(64, 32)
-    for rank, found in enumerate(two_processes):
-        assert found["processes"] == 2
-        assert found["local"] == 2
-        assert found["main"] == (rank == 0)
-        assert found["mesh"] == [[0, 0], [1, 1]]  # data crosses processes, fsdp lies within
-        assert found["line"] == f"1 host, 2 processes, {line}, global batch 4"
-        assert found["as_hosts"] == f"2 hosts, {line} (data across hosts), global batch 4"
-        assert found["told"] == {"resume": "step 7 ü", "rank": 0, "long": "x" * 1000}
-        assert found["sum"] == rows.sum()
+    for rank, result in enumerate(two_processes):
+        assert result["processes"] == 2
+        assert result["local"] == 2
+        assert result["main"] == (rank == 0)
+        assert result["mesh"] == [[0, 0], [1, 1]]  # data crosses processes, fsdp lies within
+        assert result["line"] == f"1 host, 2 processes, {line}, global batch 4"
+        assert result["as_hosts"] == f"2 hosts, {line} (data across hosts), global batch 4"
+        assert result["received"] == {"resume": "step 7 ü", "rank": 0, "long": "x" * 1000}
+        assert result["sum"] == rows.sum()
         # 64 products of up to 1 each, in float32
-        np.testing.assert_allclose(found["loss"], (rows / 1000 @ kernel).sum(), rtol=1e-5)
-        assert found["shard"] == [32, 32]
+        np.testing.assert_allclose(result["loss"], (rows / 1000 @ kernel).sum(), rtol=1e-5)
+        assert result["shard"] == [32, 32]

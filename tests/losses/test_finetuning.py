@@ -1,4 +1,4 @@
-"""The training step against the official one, recorded on the random model A: loss, every gradient, AdamW's steps."""
+"""The fine-tuning step against recordings of the official one with random model A: loss, gradients, AdamW steps."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from svdjax.config import UNetConfig
 from svdjax.diffusers_layout.config_files import from_pytorch
 from svdjax.diffusers_layout.name_table import torch_row
 from svdjax.losses import finetuning
-from svdjax.losses.finetuning import Draws, Examples, Noising
+from svdjax.losses.finetuning import Examples
+from svdjax.losses.training_noise import Noising, TrainingDraws, draw_training_noise
 from svdjax.memory.rematerialise import run_plainly
-from svdjax.models.backward import VALUES, expected_names
+from svdjax.models.backward import VALUES, names_of_kinds
 from svdjax.models.clip import CLIPVision
 from svdjax.models.initialize import abstract
 from svdjax.models.svd import leaves
@@ -49,8 +50,8 @@ def unet():
 
 @pytest.fixture(scope="module")
 def draws(recorded):
-    """The recorded draws; the official noises lie in the order of the reversed clip."""
-    return Draws(
+    """The recorded draws; the official noise is in the order of the reversed clip."""
+    return TrainingDraws(
         sigma=recorded["from_base/sigmas"].reshape(1),
         augmentation=channels_last(recorded["in/noise_cond"]),
         posterior=channels_last(recorded["in/noise_posterior"])[None, ::-1],
@@ -61,15 +62,15 @@ def draws(recorded):
 @pytest.fixture(scope="module")
 def examples(recorded, draws) -> Examples:
     clips = jnp.asarray(channels_last(recorded["in/forward_clip"]))
-    encode = jax.jit(finetuning.encode_clips, static_argnames="how")
+    encode = jax.jit(finetuning.encode_clips, static_argnames="noising")
     return encode(network("image_encoder"), network("vae"), clips, draws, Noising())
 
 
 def start(unet, tuned: bool = False):
-    """The trained and the carried tensors: the UNet's own, or those of A's backward UNet."""
+    """The trained and the carried tensors: from the UNet itself, or from A's backward UNet."""
     values = leaves(network("unet", weights=goldens.backward_weights()) if tuned else unet)
     names = finetuning.trained_names(leaves(unet))
-    carried = {name: values[name] for name in expected_names(values, VALUES) if name not in names}
+    carried = {name: values[name] for name in names_of_kinds(values, VALUES) if name not in names}
     return {name: values[name] for name in names}, carried
 
 
@@ -84,9 +85,9 @@ def test_the_official_inputs_of_the_networks(recorded, examples):
 
 
 def assert_stepped(trained, expected, before, gradients):
-    """AdamW moves a value by about 1e-4 whatever its gradient, whose sign is rounding where it is nearly zero.
+    """Compare AdamW steps, except for gradients of nearly zero: their sign is rounding, but a step is always about 1e-4.
 
-    Rounding of the values is 4e-5 of a step; leaving out the weight decay changes it by 1e-3 to 5e-3.
+    Rounding of the values is 4e-5 of a step; without weight decay, steps differ by 1e-3 to 5e-3.
     """
     for name, value in trained.items():
         row = torch_row(name, value.shape)
@@ -98,7 +99,7 @@ def assert_stepped(trained, expected, before, gradients):
 
 @pytest.fixture(scope="module")
 def update(unet, examples):
-    """One step from any trained and carried tensors, compiled once."""
+    """One step from given trained and carried tensors, compiled once."""
     tx = finetuning.optimizer(1e-4)
 
     @jax.jit
@@ -134,7 +135,7 @@ def test_official_steps(recorded, unet, update, begin):
 
 
 def torch_adamw(values, gradients):
-    """One step of PyTorch's AdamW with the official settings from the recorded gradients, by PyTorch's names."""
+    """One step of PyTorch's AdamW with the official settings and the recorded gradients, by PyTorch's names."""
     parameters = {}
     for name, value in values.items():
         row = torch_row(name, value.shape)
@@ -146,7 +147,7 @@ def torch_adamw(values, gradients):
 
 @pytest.fixture(scope="module")
 def small():
-    """A UNet of one level, which compiles in a fraction of the time."""
+    """A UNet of one level, which compiles fast."""
     return goldens.drawn(UNet, UNetConfig(**svd_folders.UNET | training.UNET, transformer_layers_per_block=1), jnp.float32)
 
 
@@ -176,31 +177,31 @@ def test_rematerialised_gradients_are_those_of_kept_activations(small, batch):
 
 
 def test_draws_of_a_row_depend_on_nothing_else():
-    how = Noising()
-    whole = finetuning.draw(3, 7, jnp.arange(6), (4, 4, 3), (2, 1, 1, 4), how)
-    some = finetuning.draw(3, 7, jnp.array([4, 1]), (4, 4, 3), (2, 1, 1, 4), how)
+    noising = Noising()
+    whole = draw_training_noise(3, 7, jnp.arange(6), (4, 4, 3), (2, 1, 1, 4), noising)
+    some = draw_training_noise(3, 7, jnp.array([4, 1]), (4, 4, 3), (2, 1, 1, 4), noising)
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(some), strict=True):
         np.testing.assert_array_equal(np.asarray(a)[[4, 1]], b)
-    other = finetuning.draw(3, 8, jnp.arange(6), (4, 4, 3), (2, 1, 1, 4), how)
+    other = draw_training_noise(3, 8, jnp.arange(6), (4, 4, 3), (2, 1, 1, 4), noising)
     assert not np.isclose(whole.sigma, other.sigma).any()
 
 
 def test_sigmas_are_lognormal():
-    sigma = finetuning.draw(0, 0, jnp.arange(4000), (1, 1, 3), (1, 1, 1, 1), Noising()).sigma
-    # of 4000 draws, the mean is known to 1.6/63 = 0.025 and the deviation to 0.018
+    sigma = draw_training_noise(0, 0, jnp.arange(4000), (1, 1, 3), (1, 1, 1, 1), Noising()).sigma
+    # standard errors with 4000 draws: 1.6/63 = 0.025 of the mean, 0.018 of the deviation
     assert abs(np.log(sigma).mean() - 0.7) < 0.08
     assert abs(np.log(sigma).std() - 1.6) < 0.06
 
 
 def test_known_moments_give_the_same_examples(recorded, draws):
-    """What the latent cache holds, and the noised frames encoded at the time, give what encoding everything gives."""
+    """Moments from the latent cache, with newly encoded noised frames, give the same examples as encoding everything."""
     clips = jnp.asarray(channels_last(recorded["in/forward_clip"]))
     encoder, vae = network("image_encoder"), network("vae")
-    expected = jax.jit(finetuning.encode_clips, static_argnames="how")(encoder, vae, clips, draws, Noising())
+    expected = jax.jit(finetuning.encode_clips, static_argnames="noising")(encoder, vae, clips, draws, Noising())
     mean, logvar, embeds = jax.jit(finetuning.encode_frames)(encoder, vae, clips[0])
     moments = finetuning.Moments(mean[None], logvar[None], embeds[jnp.array([0, -1])][None])
     ends = clips[:, jnp.array([0, -1])]
-    actual = jax.jit(finetuning.encode_ends, static_argnames="how")(vae, ends, moments, draws, Noising())
+    actual = jax.jit(finetuning.encode_ends, static_argnames="noising")(vae, ends, moments, draws, Noising())
     for field in dataclasses.fields(Examples):
         name, a, b = field.name, getattr(actual, field.name), getattr(expected, field.name)
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * float(jnp.abs(b).max()), err_msg=name)
