@@ -1,4 +1,4 @@
-"""Frames of animated gif and webp files, read with Pillow (FFmpeg knows no animated webp)."""
+"""Reader for animated gif and webp files, with Pillow (FFmpeg can't read animated webp)."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from svdjax.data.frame_reader import Pixels
-from svdjax.data.video_files import digest
-from svdjax.errors import InputError
-from svdjax.media.image_pixels import composite, one_line
+from svdjax.data.frame_reader import Pixels, file_digest
+from svdjax.errors import InputError, one_line
+from svdjax.media.image_pixels import composite
 from svdjax.media.images import WHITE
 
-__all__ = ["digest", "frames"]
+digest = file_digest
 
 
 def frames(path: str, start: int = 0, count: int | None = None) -> Iterator[Pixels]:
-    """See `svdjax.data.frame_reader.FrameReader`. Transparent parts are shown over white. `count` is unused."""
+    """See `svdjax.data.frame_reader.FrameReader`. Transparent parts are composited over white. `count` is unused."""
     try:
         with Image.open(path, formats=("GIF", "WEBP")) as image:
             for number in itertools.count():

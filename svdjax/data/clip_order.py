@@ -1,4 +1,4 @@
-"""Which clip comes when: a function of the seed and the position, and of nothing else."""
+"""The order of training clips: a function of the seed and the position only."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import numpy as np
 from svdjax.data.sources import Clip, DataSettings, Source
 from svdjax.errors import InputError
 
-# The draws of numpy's generators are told apart by the second number of their seeds. (Zeros at the end of a seed don't
-# count there, so neither of these is zero and every seed has three numbers.)
+# The second number of a numpy seed, so that the two kinds of draws are independent. Both are nonzero and all seeds have three
+# numbers, because numpy ignores zeros at the end of a seed.
 _EPOCH, _START = 1, 2
 
 
 class Order:
-    """The endless order of training clips.
+    """The endless sequence of training clips.
 
-    Positions count from 0 over all hosts: row r of step s, counted from 1, in batches of B has position (s - 1) * B + r.
-    Every `len(sources)` positions are an epoch and hold each source once, in an order drawn by (seed, epoch); the clip
-    within the source is drawn by (seed, position), evenly over all that fit and move enough.
+    Positions count from 0 over all hosts: row r of step s (from 1) has position (s - 1) * B + r with batch size B. An epoch
+    is `len(sources)` positions and contains each source once, in an order drawn from (seed, epoch). The clip within the source
+    is drawn from (seed, position), uniformly over the source's clips.
 
     Args:
-        sources: to draw from, `Found.usable`.
-        settings: what a clip is.
+        sources: to draw from, `ScanResult.usable`.
+        settings: frames and stride of a clip.
         seed: at least 0.
 
     Raises:
@@ -41,14 +41,14 @@ class Order:
         self.seed = seed
 
     def clip(self, position: int) -> Clip:
-        """The clip at a position, from 0 on."""
-        epoch, place = divmod(position, len(self.sources))
-        source = self.sources[_permutation(self.seed, epoch, len(self.sources))[place]]
+        """The clip at a position, which counts from 0."""
+        epoch, index = divmod(position, len(self.sources))
+        source = self.sources[_permutation(self.seed, epoch, len(self.sources))[index]]
         number = np.random.default_rng([self.seed, _START, position]).integers(source.clips)
         return Clip(source, source.start(int(number)), self.settings.num_frames, self.settings.stride)
 
     def clips(self, step: int, batch_size: int, rows: Sequence[int]) -> list[Clip]:
-        """The clips of some rows of a step's global batch; steps count from 1."""
+        """The clips in the given rows of a step's global batch; steps count from 1."""
         return [self.clip((step - 1) * batch_size + row) for row in rows]
 
 

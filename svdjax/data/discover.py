@@ -1,4 +1,4 @@
-"""What lies in a data folder: videos, animations, folders of frames, and files that have nothing to do with them."""
+"""Search of a data folder for videos, animations and folders of frames."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from svdjax.data.animations import is_animated_webp
 from svdjax.data.frame_folders import is_frame, natural_key
 
-# Neither read nor named in the report, only counted. Everything else that is no image is tried as a video.
+# Only counted, neither read nor named in the report. All other files that aren't images are tried as videos.
 UNRELATED = (
     *(".txt", ".md", ".rst", ".html", ".pdf", ".log", ".srt", ".vtt", ".ass"),
     *(".json", ".jsonl", ".csv", ".tsv", ".yaml", ".yml", ".toml", ".xml", ".ini", ".db", ".parquet", ".lock"),
@@ -20,49 +20,57 @@ UNRELATED = (
 
 
 @dataclass(frozen=True)
-class Place:
-    """A candidate source: its name relative to the data folder, its path, a key of `svdjax.data.readers.READERS`."""
+class Candidate:
+    """A possible source that hasn't been read yet.
+
+    Attributes:
+        name: path relative to the data folder.
+        path: absolute path.
+        kind: a key of `svdjax.data.readers.READERS`.
+    """
 
     name: str
     path: str
     kind: str
 
 
-def find(folder: Path) -> tuple[list[Place], int]:
-    """Search a folder and its sub-folders, links followed; hidden ones are passed over.
+def find_sources(folder: Path) -> tuple[list[Candidate], int]:
+    """Search a folder and its sub-folders. Links are followed, hidden files and folders skipped.
 
-    The images in one folder are the frames of one source, named as the folder (`.` for the data folder itself). Each other
-    file is a source of its own. Natural order of names, whatever the order on disk.
+    The images in one folder are the frames of one source, which is named after the folder (`.` for the data folder itself).
+    Every other file is a source of its own.
 
     Returns:
-        The sources to be tried, and how many files were ignored: hidden, or of a kind that can't be meant.
+        The candidates in natural order of their names, independent of the order on disk; and the number of ignored files:
+        hidden files, files with an ending in `UNRELATED`, and everything that is not a regular file.
     """
-    places: list[Place] = []
-    ignored = _search(folder, "", {os.path.realpath(folder)}, places)
-    return sorted(places, key=lambda place: (natural_key(place.name), place.kind)), ignored
+    candidates: list[Candidate] = []
+    ignored = _search(folder, "", {os.path.realpath(folder)}, candidates)
+    return sorted(candidates, key=lambda candidate: (natural_key(candidate.name), candidate.kind)), ignored
 
 
-def _search(folder: Path, prefix: str, entered: set[str], places: list[Place]) -> int:
+def _search(folder: Path, prefix: str, entered: set[str], candidates: list[Candidate]) -> int:
+    """Append the candidates below a folder. Returns the number of ignored files."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError:  # reading it will say why
-        places.append(Place(prefix.rstrip("/"), str(folder), "frames"))
+    except OSError:  # reading the candidate reports the reason
+        candidates.append(Candidate(prefix.rstrip("/"), str(folder), "frames"))
         return 0
     ignored, has_frames = 0, False
     for entry in entries:
         name, path = prefix + entry.name, str(folder / entry.name)
         if entry.is_dir():
             real = os.path.realpath(path)
-            if not entry.name.startswith(".") and real not in entered:  # a link to a folder above has no end
-                ignored += _search(Path(path), name + "/", entered | {real}, places)
+            if not entry.name.startswith(".") and real not in entered:  # a link to a parent folder would never end
+                ignored += _search(Path(path), name + "/", entered | {real}, candidates)
         elif entry.name.startswith(".") or entry.name.lower().endswith(UNRELATED) or not entry.is_file():
             ignored += 1
         elif is_frame(path):
             has_frames = True
         elif entry.name.lower().endswith(".gif") or is_animated_webp(path):
-            places.append(Place(name, path, "animation"))
+            candidates.append(Candidate(name, path, "animation"))
         else:
-            places.append(Place(name, path, "video"))
+            candidates.append(Candidate(name, path, "video"))
     if has_frames:
-        places.append(Place(prefix.rstrip("/") or ".", str(folder), "frames"))
+        candidates.append(Candidate(prefix.rstrip("/") or ".", str(folder), "frames"))
     return ignored

@@ -1,4 +1,4 @@
-"""Folders of frames: image files in natural order, read by the rules of `svdjax.media.images`."""
+"""Reader for folders of frames: image files in natural order, read with `svdjax.media.images.load_image`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from svdjax.data.frame_reader import Pixels
-from svdjax.data.video_files import digest as file_digest
+from svdjax.data.animations import is_animated_webp
+from svdjax.data.frame_reader import Pixels, file_digest
 from svdjax.errors import InputError
 from svdjax.media.images import load_image
 
-# HEIC is among them so that it is refused by name rather than passed over.
+# HEIC is included so that it is refused with a message and not ignored.
 ENDINGS = (
     *(".png", ".jpg", ".jpeg", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".avif", ".jp2"),
     *(".heic", ".heif"),
@@ -23,27 +23,25 @@ ENDINGS = (
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
-    """Sorts `frame2` before `frame10`, and is different for different names."""
+    """Sort key that puts `frame2` before `frame10`; different for different names."""
     parts = re.split(r"([0-9]+)", name)
     return [(int(part), "") if i % 2 else (0, part) for i, part in enumerate(parts)], name
 
 
 def is_frame(path: str) -> bool:
-    """Whether a file belongs to the frames of its folder, by its name (and an animated webp doesn't)."""
-    from svdjax.data.animations import is_animated_webp
-
+    """Whether a file is a frame of its folder, by its name. An animated webp is not."""
     name = os.path.basename(path).lower()
     return name.endswith(ENDINGS) and not name.startswith(".") and not (name.endswith(".webp") and is_animated_webp(path))
 
 
 def frames(path: str, start: int = 0, count: int | None = None) -> Iterator[Pixels]:
-    """See `svdjax.data.frame_reader.FrameReader`. `count` changes nothing."""
+    """See `svdjax.data.frame_reader.FrameReader`. `count` is unused."""
     for file in _files(path)[start:]:
         yield functools.partial(_pixels, file)
 
 
 def digest(path: str) -> tuple[int, str]:
-    """See `svdjax.data.frame_reader.FrameReader`: of the frames' names, order and content."""
+    """See `svdjax.data.frame_reader.FrameReader`. Covers names, order and content of the frames."""
     total, whole = 0, hashlib.sha256()
     for file in _files(path):
         size, content = file_digest(file)

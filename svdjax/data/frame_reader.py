@@ -1,35 +1,51 @@
-"""The interface of frame readers: what a module offers so that clips can be read through it."""
+"""The interface of frame readers: the functions of a module that reads one kind of source.
+
+`file_digest` is the `digest` of readers whose source is a single file.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
 
+from svdjax.errors import InputError
+
 Pixels = Callable[[], np.ndarray]
 
 
 class FrameReader(Protocol):
-    """Reads the sources of one kind: a module with these two functions, importable without JAX.
+    """A reader for one kind of source: a module with these two functions, importable without JAX.
 
-    Both raise `InputError` with one line that begins with the file's name where something can't be read.
+    Both raise `InputError` for unreadable sources, with one line that begins with the file's name.
     """
 
     def frames(self, path: str, start: int = 0, count: int | None = None) -> Iterator[Pixels]:
-        """The frames in order of display, from number `start` on (the first is 0).
+        """The frames from number `start` on, in display order.
 
         Args:
             path: of the source.
-            start: the first frame wanted.
-            count: how many frames the source is known to have, where it is.
+            start: number of the first frame, from 0.
+            count: number of frames in the source, if known.
 
         Yields:
-            For each frame a function that gives its pixels, uint8 (H, W, 3), upright, sRGB. It may be called until the next
-            frame is asked for, and a frame whose pixels nobody asks for costs as little as the format allows.
+            For each frame a function that returns its pixels, uint8 (H, W, 3), upright, sRGB. It is valid until the next frame
+            is requested. A frame that is skipped without calling it costs as little as the format allows.
         """
         ...
 
     def digest(self, path: str) -> tuple[int, str]:
-        """Bytes on disk, and the SHA-256 of the content in hexadecimal."""
+        """Size on disk in bytes, and the SHA-256 of the content in hexadecimal."""
         ...
+
+
+def file_digest(path: str) -> tuple[int, str]:
+    """See `FrameReader.digest`."""
+    try:
+        with open(path, "rb") as file:
+            return os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as e:
+        raise InputError(f"{path}: can't be read ({e.strerror or e})") from None

@@ -1,14 +1,15 @@
-"""One source read from beginning to end: its frames, size and motion, and whether clips can be drawn from it."""
+"""Size, motion and usable clips of a source, measured by reading it from beginning to end."""
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from svdjax.data.discover import Place
+from svdjax.data.discover import Candidate
 from svdjax.data.readers import reader
 from svdjax.data.sources import Source
 from svdjax.errors import InputError
@@ -21,15 +22,15 @@ TOO_SHORT = "too short"
 STILL = "too little motion"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """What is not used.
+    """A source that can't be used.
 
     Attributes:
-        name, kind: as of a `Source`.
-        reason: one of the reasons above.
+        name, kind: see `Source`.
+        reason: `UNREADABLE`, `MIXED_SIZES`, `TOO_SHORT` or `STILL`.
         detail: what was found, in a few words.
-        frames, width, height, motion: as of a `Source`, as far as they are known, else 0.
+        frames, width, height, motion: see `Source`; 0 if unknown.
     """
 
     name: str
@@ -42,55 +43,67 @@ class Skipped:
     motion: float = 0.0
 
 
-def measure(place: Place, num_frames: int, stride: int, min_motion: float) -> Source | Skipped:
-    """Read a source and say whether it can be used.
+def measure_source(candidate: Candidate, num_frames: int, stride: int, min_motion: float) -> Source | Skipped:
+    """Read a source, measure its motion and decide whether it can be used.
 
-    **Motion** between two frames is the mean absolute difference of their luma (ITU-R BT.601, 0..255 levels) over all
-    pixels, both reduced to 64 pixels in height (area average) where they are higher: so size, noise and fine texture
-    matter little. That of a clip is the mean over its `num_frames - 1` pairs of neighbours, `stride` frames apart in the
-    source; that of a source is the mean over all of its pairs that far apart. 0 is a still picture, 255 black to white.
-    Panning over a photograph by 1 % of its width a frame gives about 3 to 8.
+    **Motion** between two frames is the mean absolute difference of their luma (ITU-R BT.601, levels 0..255) over all pixels.
+    Frames higher than 64 pixels are first reduced to that height (area average), so that size, noise and fine texture matter
+    little. The motion of a clip is the mean over its `num_frames - 1` pairs of neighbouring frames, which are `stride` frames
+    apart in the source; the motion of a source is the mean over all its pairs at that distance. A still picture has 0, a
+    change from black to white 255. Panning over a photograph by 1 % of its width per frame gives about 3 to 8.
 
     Args:
-        place: what to read.
+        candidate: to read.
         num_frames, stride: of a clip.
-        min_motion: clips of less are left out.
+        min_motion: clips with less motion are left out.
 
     Returns:
-        A source with at least one clip, or the reason why not.
+        A source with at least one clip, or the reason for skipping it.
     """
+    skipped = functools.partial(Skipped, name=candidate.name, kind=candidate.kind)
     try:
-        width, height, differences, frames = _read(place, stride)
-        size_in_bytes, digest = reader(place.kind).digest(place.path)
+        width, height, differences, frames = _read(candidate, stride)
+        size_in_bytes, digest = reader(candidate.kind).digest(candidate.path)
     except _MixedSizes as e:
-        return Skipped(place.name, place.kind, MIXED_SIZES, str(e))
+        return skipped(reason=MIXED_SIZES, detail=str(e))
     except InputError as e:
-        return Skipped(place.name, place.kind, UNREADABLE, _without_folder(str(e), place))
+        return skipped(reason=UNREADABLE, detail=_without_folder(str(e), candidate))
     motion = round(float(differences.mean()), 3) if differences.size else 0.0
-    known = {"frames": frames, "width": width, "height": height, "motion": motion}
+    skipped = functools.partial(skipped, frames=frames, width=width, height=height, motion=motion)
     windows = frames - (num_frames - 1) * stride
     if windows <= 0:
         needed = (num_frames - 1) * stride + 1
-        detail = f"{frames} frames, a clip of {num_frames} at stride {stride} needs {needed}"
-        return Skipped(place.name, place.kind, TOO_SHORT, detail, **known)
-    of_clips = sum(differences[k * stride : k * stride + windows] for k in range(num_frames - 1)) / (num_frames - 1)
-    starts = _ranges(of_clips >= min_motion)
+        return skipped(reason=TOO_SHORT, detail=f"{frames} frames, a clip of {num_frames} at stride {stride} needs {needed}")
+    pairs = (differences[k * stride : k * stride + windows] for k in range(num_frames - 1))
+    clip_motion = sum(pairs, np.zeros(windows)) / (num_frames - 1)
+    starts = _ranges(clip_motion >= min_motion)
     if not starts:
-        detail = f"at most {of_clips.max():.2f} levels in a clip, --min-motion is {min_motion:g}"
-        return Skipped(place.name, place.kind, STILL, detail, **known)
-    return Source(place.name, place.path, place.kind, starts=starts, size_in_bytes=size_in_bytes, digest=digest, **known)
+        detail = f"at most {clip_motion.max():.2f} levels in a clip, --min-motion is {min_motion:g}"
+        return skipped(reason=STILL, detail=detail)
+    return Source(
+        name=candidate.name,
+        path=candidate.path,
+        kind=candidate.kind,
+        frames=frames,
+        width=width,
+        height=height,
+        motion=motion,
+        starts=starts,
+        size_in_bytes=size_in_bytes,
+        digest=digest,
+    )
 
 
 class _MixedSizes(Exception):
     pass
 
 
-def _read(place: Place, stride: int) -> tuple[int, int, np.ndarray, int]:
-    """Width, height, the motion from each frame to the one `stride` later (frames - stride), number of frames."""
+def _read(candidate: Candidate, stride: int) -> tuple[int, int, np.ndarray, int]:
+    """Width, height, motion from each frame to the frame `stride` later (frames - stride,), number of frames."""
     before: deque[np.ndarray] = deque(maxlen=stride)
     differences: list[float] = []
     shape, number = None, -1
-    for number, pixels in enumerate(reader(place.kind).frames(place.path)):
+    for number, pixels in enumerate(reader(candidate.kind).frames(candidate.path)):
         frame = pixels()
         shape = shape or frame.shape
         if frame.shape != shape:
@@ -101,12 +114,12 @@ def _read(place: Place, stride: int) -> tuple[int, int, np.ndarray, int]:
             differences.append(float(np.abs(luma - before[0]).mean()))
         before.append(luma)
     if shape is None:
-        raise InputError(f"{place.path}: holds no frames")
+        raise InputError(f"{candidate.path}: holds no frames")
     return shape[1], shape[0], np.asarray(differences), number + 1
 
 
 def _reduced_luma(frame: np.ndarray) -> np.ndarray:
-    """int16, at most 64 high."""
+    """Luma of a frame, reduced to at most 64 pixels of height: int16 (h, w)."""
     grey = Image.fromarray(frame).convert("L")
     if grey.height > MOTION_HEIGHT:
         width = max(1, round(grey.width * MOTION_HEIGHT / grey.height))
@@ -120,6 +133,6 @@ def _ranges(allowed: np.ndarray) -> tuple[tuple[int, int], ...]:
     return tuple((int(first), int(end)) for first, end in edges.reshape(-1, 2))
 
 
-def _without_folder(message: str, place: Place) -> str:
-    """A reason without the path that the report names anyway; a frame's own name stays."""
-    return message.removeprefix(f"{place.path}: ").removeprefix(f"{place.path}/")
+def _without_folder(message: str, candidate: Candidate) -> str:
+    """Remove the source's own path, which the report names anyway; the name of a frame inside it stays."""
+    return message.removeprefix(f"{candidate.path}: ").removeprefix(f"{candidate.path}/")

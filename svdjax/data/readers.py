@@ -1,4 +1,4 @@
-"""Read the frames of a source with the reader of its kind. Only the libraries of that reader are imported."""
+"""Frames and clips of any source, through the reader of its kind. Only that reader's libraries are imported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from svdjax.data.sources import Clip, Source
 from svdjax.errors import InputError
 from svdjax.media.fit import fit as fit_image
 
-READERS = {  # by the kind that a `Source` and `data.csv` name
+READERS = {  # by the kind in `Source` and `data.csv`
     "video": "svdjax.data.video_files",
     "animation": "svdjax.data.animations",
     "frames": "svdjax.data.frame_folders",
@@ -27,12 +27,12 @@ def reader(kind: str) -> FrameReader:
 
 
 def read_clip(source: Source, start: int, num_frames: int, stride: int, size: tuple[int, int], fit: str = "crop") -> np.ndarray:
-    """Decode one clip; no other frame is converted to pixels or kept.
+    """Decode one clip. No other frame is converted to pixels or kept.
 
     Args:
-        source: where from.
+        source: to read from.
         start: number of the first frame, from 0.
-        num_frames, stride: as in `DataSettings`.
+        num_frames, stride: see `DataSettings`.
         size: (width, height).
         fit: `crop`, `pad` or `stretch`.
 
@@ -40,7 +40,7 @@ def read_clip(source: Source, start: int, num_frames: int, stride: int, size: tu
         uint8 (f, height, width, 3), forward in time.
 
     Raises:
-        InputError: the source can't be read, or isn't what it was when it was scanned.
+        InputError: the source can't be read, or has changed since it was scanned.
     """
     clip = np.empty((num_frames, size[1], size[0], 3), np.uint8)
     for i, frame in enumerate(read_frames(source, Clip(source, start, num_frames, stride).frames, size, fit)):
@@ -49,7 +49,7 @@ def read_clip(source: Source, start: int, num_frames: int, stride: int, size: tu
 
 
 def read_frames(source: Source, numbers: Sequence[int], size: tuple[int, int], fit: str = "crop") -> Iterator[np.ndarray]:
-    """Frames of ascending `numbers`, one at a time: uint8 (height, width, 3). Otherwise as `read_clip`."""
+    """Yield the frames with the given ascending numbers, uint8 (height, width, 3). For the rest see `read_clip`."""
     wanted = iter(numbers)
     next_wanted = next(wanted, None)
     if next_wanted is None:
@@ -59,8 +59,8 @@ def read_frames(source: Source, numbers: Sequence[int], size: tuple[int, int], f
             continue
         frame = pixels()
         if frame.shape != (source.height, source.width, 3):
-            found = f"frame {number} is {frame.shape[1]}x{frame.shape[0]}, it was {source.width}x{source.height}"
-            raise InputError(f"{source.path}: has changed since it was scanned: {found}")
+            change = f"frame {number} is {frame.shape[1]}x{frame.shape[0]}, it was {source.width}x{source.height}"
+            raise InputError(f"{source.path}: has changed since it was scanned: {change}")
         yield fit_image(frame, size, fit)
         next_wanted = next(wanted, None)
         if next_wanted is None:

@@ -1,4 +1,4 @@
-"""The data folder as training sees it: every source read once, used or skipped with a reason."""
+"""Scan of the data folder: every source is read once, then used or skipped with a reason."""
 
 from __future__ import annotations
 
@@ -6,29 +6,30 @@ import dataclasses
 import json
 import os
 from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 from tqdm import tqdm
 
 from svdjax.data import world_clips
-from svdjax.data.discover import Place, find
-from svdjax.data.motion import UNREADABLE, Skipped, measure
+from svdjax.data.discover import Candidate, find_sources
+from svdjax.data.motion import UNREADABLE, Skipped, measure_source
 from svdjax.data.sources import DataSettings, Source, check_folder, fingerprint
 from svdjax.data.worker_pool import WorkerDied, Workers
-from svdjax.errors import InputError
-from svdjax.media.image_pixels import one_line
+from svdjax.errors import InputError, one_line
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a scan found. Sources are in natural order of their names.
+class ScanResult:
+    """The sources of a data folder, in natural order of their names.
 
     Attributes:
-        usable: to train on.
-        held_out: usable, but kept out of training for validation.
-        skipped: not usable, and why.
-        ignored: how many files were passed over as unrelated.
+        usable: for training.
+        held_out: usable, but kept for validation.
+        skipped: not usable, with the reason.
+        ignored: number of unrelated files.
     """
 
     usable: tuple[Source, ...]
@@ -38,29 +39,30 @@ class Found:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the sources trained on do: their names, sizes, frames, content, clips or order."""
+        """Changes with the sources for training: their names, sizes, frames, content, clips or order."""
         return fingerprint([[source.fingerprint, source.starts] for source in self.usable])
 
     def to_json(self) -> str:
-        """One line that `from_json` reads; without paths, so that it is the same on hosts that mount the data elsewhere."""
+        """One line for `from_json`. Without paths, so that it is the same on hosts that mount the data elsewhere."""
         fields = dataclasses.asdict(self)
         for source in (*fields["usable"], *fields["held_out"]):
             del source["path"]
         return json.dumps(fields)
 
     @classmethod
-    def from_json(cls, text: str, folder: str | os.PathLike[str]) -> Found:
-        """The result of another process's scan.
+    def from_json(cls, text: str, folder: str | os.PathLike[str]) -> ScanResult:
+        """The scan result of another process.
 
         Args:
             text: from `to_json`.
-            folder: the data folder, as this process sees it.
+            folder: path of the data folder in this process.
         """
         fields = json.loads(text)
 
         def source(values: dict[str, Any]) -> Source:
             starts = tuple((first, end) for first, end in values.pop("starts"))
-            path = os.path.abspath(os.path.join(folder, values["name"]))
+            name = values["name"]
+            path = name if values["kind"] == world_clips.NAME else os.path.abspath(os.path.join(folder, name))
             return Source(path=path, starts=starts, **values)
 
         return cls(
@@ -71,55 +73,64 @@ class Found:
         )
 
 
-def scan(settings: DataSettings, workers: int = 0, *, progress: bool = True) -> Found:
+def scan(settings: DataSettings, workers: int = 0, *, progress: bool = True) -> ScanResult:
     """Read every source of a data folder.
 
     Args:
-        settings: the folder, and what a clip is.
-        workers: processes that read; 0 reads in this one.
-        progress: whether a bar shows it (only on a terminal).
+        settings: the folder, and the properties of a clip.
+        workers: processes that read; 0 reads in this process.
+        progress: whether to show a progress bar (only on a terminal).
 
     Raises:
-        InputError: the folder is missing, empty or no folder; or nothing in it can be used; or holding out leaves nothing.
+        InputError: the folder doesn't exist, is a file, is empty, or has no usable source, or only held-out ones.
     """
-    if world_clips.is_meant(settings.folder):
+    if world_clips.is_world(settings.folder):
         *train, validation = world_clips.sources(settings)
-        return Found(tuple(train), (validation,) if settings.hold_out else ())
-    folder = check_folder(settings.folder)
-    places, ignored = find(folder)
-    if not places:
+        return ScanResult(tuple(train), (validation,) if settings.hold_out else ())
+    candidates, ignored = find_sources(check_folder(settings.folder))
+    if not candidates:
         others = f" ({ignored} other file{'s' * (ignored != 1)})" if ignored else ""
         raise InputError(f"{settings.folder}: no videos and no images in it{others}")
-    found: list[Source | Skipped] = []
-    with (
-        Workers(min(workers, len(places))) as pool,
-        tqdm(total=len(places), desc="reading data", unit="source", disable=None if progress else True, leave=False) as bar,
-    ):
-        # Without workers each is read when its turn comes, so that the bar moves; with them all are asked for at once.
-        asked = (pool.submit(measure, place, settings.num_frames, settings.stride, settings.min_motion) for place in places)
-        for place, future in zip(places, list(asked) if workers else asked, strict=True):
-            found.append(_result(place, future))
-            bar.update()
-    usable = [item for item in found if isinstance(item, Source)]
-    skipped = [item for item in found if isinstance(item, Skipped)]
+    measured = _measure_all(candidates, settings, workers, progress)
+    usable = [item for item in measured if isinstance(item, Source)]
+    skipped = [item for item in measured if isinstance(item, Skipped)]
     if not usable:
         raise InputError(_nothing_usable(settings, skipped))
-    if len(usable) <= settings.hold_out:
-        raise InputError(
-            f"--hold-out {settings.hold_out}: {settings.folder} has {len(usable)} usable, none is left to train on"
-        )
     kept = len(usable) - settings.hold_out
-    return Found(tuple(usable[:kept]), tuple(usable[kept:]), tuple(skipped), ignored)
+    if kept <= 0:
+        raise InputError(
+            f"--hold-out {settings.hold_out}: {settings.folder} has {len(usable)} usable source{'s' * (len(usable) != 1)}, "
+            f"expected at least {settings.hold_out + 1}"
+        )
+    return ScanResult(tuple(usable[:kept]), tuple(usable[kept:]), tuple(skipped), ignored)
 
 
-def _result(place: Place, future: Any) -> Source | Skipped:
+def _measure_all(
+    candidates: Sequence[Candidate], settings: DataSettings, workers: int, progress: bool
+) -> list[Source | Skipped]:
+    measured = []
+    limits = (settings.num_frames, settings.stride, settings.min_motion)
+    with (
+        Workers(min(workers, len(candidates))) as pool,
+        tqdm(total=len(candidates), desc="reading data", unit="source", disable=None if progress else True, leave=False) as bar,
+    ):
+        # Without workers, `submit` reads at once: call it lazily, so that the bar advances. With workers, submit all now.
+        submitted = (pool.submit(measure_source, candidate, *limits) for candidate in candidates)
+        for candidate, future in zip(candidates, list(submitted) if workers else submitted, strict=True):
+            measured.append(_result(candidate, future))
+            bar.update()
+    return measured
+
+
+def _result(candidate: Candidate, future: Future[Source | Skipped]) -> Source | Skipped:
     try:
         return future.result()
     except WorkerDied as e:
-        return Skipped(place.name, place.kind, UNREADABLE, one_line(e))
+        return Skipped(name=candidate.name, kind=candidate.kind, reason=UNREADABLE, detail=one_line(e))
 
 
 def _nothing_usable(settings: DataSettings, skipped: list[Skipped]) -> str:
+    """The most frequent reason, with an example."""
     (reason, count), *_ = Counter(item.reason for item in skipped).most_common(1)
     example = next(item for item in skipped if item.reason == reason)
     total = len(skipped)

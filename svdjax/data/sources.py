@@ -1,4 +1,4 @@
-"""What training reads: its settings, the sources of a data folder, and the clips in them."""
+"""Data settings, the sources in a data folder, and the clips in a source."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from svdjax.errors import InputError
 from svdjax.media.fit import FITS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """Which clips are made of a data folder.
+    """The data folder, and the clips to draw from it.
 
     Attributes:
-        folder: of videos and of sub-folders of frames, searched recursively; or `world`, the embedded one.
-        num_frames: f, frames of a clip.
+        folder: folder of videos and of sub-folders of frames, searched recursively; or `world` for the embedded world.
+        num_frames: f, frames per clip.
         size: (width, height) of the clips, pixels.
-        stride: every how many frames one is taken. More is a lower frame rate and larger motion between frames.
-        fit: how frames of another shape are brought to `size`: see `svdjax.media.fit.fit`.
-        min_motion: clips whose mean motion (`svdjax.data.motion.measure`) is below are left out; 0 keeps all.
-        hold_out: how many sources, the last ones, are kept out of training.
-        clips: of the embedded world, how many of its training clips there are; None is all.
+        stride: use every `stride`-th frame. A larger stride is a lower frame rate, with more motion between frames.
+        fit: how frames of another size are fitted: the `mode` of `svdjax.media.fit.fit`.
+        min_motion: clips with less motion, in levels (`svdjax.data.motion.measure_source`), are left out; 0 keeps all.
+        hold_out: number of sources at the end of the list that are kept out of training.
+        clips: number of training clips of the embedded world; None for all.
 
     Raises:
-        InputError: a value out of its range; the message names the option.
+        InputError: a value is out of range; the message names the option.
     """
 
     folder: str | os.PathLike[str]
@@ -57,25 +57,26 @@ class DataSettings:
 
     @property
     def span(self) -> int:
-        """Frames of a source from the first to the last of a clip, both counted."""
+        """Frames of the source from the first to the last frame of a clip, both included."""
         return (self.num_frames - 1) * self.stride + 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Source:
-    """A video or folder of frames that clips can be drawn from.
+    """A video or folder of frames from which clips can be drawn.
 
     Attributes:
-        name: path relative to the data folder, with `/`.
-        path: where this process reads it.
+        name: path relative to the data folder, with `/`; for the embedded world, its split and first clip
+            (`svdjax.data.world_clips.split_and_first_clip`).
+        path: absolute path in this process; for the embedded world, the name.
         kind: a key of `svdjax.data.readers.READERS`.
-        frames: how many were decoded.
-        width, height: pixels, as it is shown.
-        motion: mean over the whole source, in levels (`svdjax.data.motion.measure`).
-        starts: frames at which a clip can start, as ranges [first, end).
+        frames: number of decoded frames.
+        width, height: pixels, after rotation.
+        motion: mean motion of the whole source, in levels (`svdjax.data.motion.measure_source`).
+        starts: possible first frames of a clip, as ranges [first, end).
         size_in_bytes: on disk.
         digest: SHA-256 of the content.
-        spacing: of the frames in `starts`, every how many one is a start.
+        spacing: only every `spacing`-th frame of a range in `starts` is a start.
     """
 
     name: str
@@ -92,11 +93,11 @@ class Source:
 
     @property
     def clips(self) -> int:
-        """How many different clips there are, overlapping ones included."""
+        """Number of different clips, overlapping ones included."""
         return sum(len(range(first, end, self.spacing)) for first, end in self.starts)
 
     def start(self, number: int) -> int:
-        """The first frame of clip `number`, counted from 0."""
+        """Number of the first frame of clip `number`. Both count from 0."""
         for first, end in self.starts:
             within = range(first, end, self.spacing)
             if number < len(within):
@@ -106,13 +107,13 @@ class Source:
 
     @property
     def fingerprint(self) -> str:
-        """Tells name, kind, size, number of frames and content, not where it lies."""
+        """SHA-256 of name, kind, size, number of frames and content. The path has no influence."""
         return fingerprint([self.name, self.kind, self.size_in_bytes, self.frames, self.digest])
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Frames `start`, `start + stride`, ... of a source, `num_frames` of them."""
+    """`num_frames` frames of a source: `start`, `start + stride`, ..."""
 
     source: Source
     start: int
@@ -125,25 +126,25 @@ class Clip:
 
     @property
     def name(self) -> str:
-        """Such as `clips/cat.mp4 frames 12-25`, or `... 12-38 by 2`: numbers from 0, the last one included."""
+        """Such as `clips/cat.mp4 frames 12-25`, or `... 12-38 by 2`: first and last frame, from 0."""
         step = f" by {self.stride}" if self.stride > 1 else ""
         return f"{self.source.name} frames {self.start}-{self.frames[-1]}{step}"
 
 
 def fingerprint(value: object) -> str:
-    """SHA-256 of anything that JSON can hold."""
+    """SHA-256 of a value that JSON can represent."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def check_folder(folder: str | os.PathLike[str]) -> Path:
-    """The data folder as an absolute path.
+    """Check the data folder and return its absolute path.
 
     Raises:
-        InputError: it doesn't exist, is a file, or is empty.
+        InputError: it doesn't exist, is a file, is empty, or can't be read.
     """
     path = Path(os.path.abspath(folder))
-    if not os.path.exists(path):  # pathlib's raises where a folder above may not be entered
-        raise InputError(f"{folder}: no such folder, expected one of videos or of sub-folders of frames")
+    if not os.path.exists(path):  # Path.exists raises if a parent folder may not be entered
+        raise InputError(f"{folder}: no such folder, expected a folder of videos or of sub-folders of frames")
     if not path.is_dir():
         raise InputError(f"{folder}: is a file, expected a folder of videos or of sub-folders of frames")
     try:
@@ -154,13 +155,11 @@ def check_folder(folder: str | os.PathLike[str]) -> Path:
     return path
 
 
-def check_apart(out: Path, data: Path) -> None:
-    """Refuse a run's folder within the data, where its pictures would be read as data.
+def check_outside_data(out: Path, data: Path) -> None:
+    """Refuse an output folder inside the data folder.
 
     Raises:
-        InputError: it is there.
+        InputError: it is inside.
     """
     if out.resolve().is_relative_to(data.resolve()):
-        raise InputError(
-            f"--out {out}: lies in --data {data}, where the run's pictures would be read as data; expected elsewhere"
-        )
+        raise InputError(f"--out {out}: lies in --data {data}, its images would be read as data; expected a folder outside it")

@@ -1,10 +1,9 @@
-"""Frames of video files, by number and exactly, as FFmpeg decodes them (PyAV, the library under imageio's pyav plugin)."""
+"""Reader for video files, exact by frame number, with FFmpeg (through PyAV)."""
 
 from __future__ import annotations
 
 import bisect
 import functools
-import hashlib
 import itertools
 import os
 import struct
@@ -13,16 +12,18 @@ from fractions import Fraction
 
 import av
 import numpy as np
+from av.container import InputContainer
+from av.error import FFmpegError
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from PIL import Image
 
-from svdjax.data.frame_reader import Pixels
-from svdjax.errors import InputError
-from svdjax.media.image_pixels import composite, one_line
+from svdjax.data.frame_reader import Pixels, file_digest
+from svdjax.errors import InputError, one_line
+from svdjax.media.image_pixels import composite
 from svdjax.media.images import WHITE
 
 _ONLY_FILES = {"protocol_whitelist": "file"}  # a playlist named .mp4 must not reach into the network
-_WORTH_SEEKING = 48  # frames; up to there decoding from the beginning costs less than finding the keyframes
+_WORTH_SEEKING = 48  # frames; below, decoding from the beginning costs less than finding the keyframes
 _MATRICES = {  # ITU-T H.273, table 4
     1: Colorspace.ITU709,
     4: Colorspace.FCC,
@@ -32,35 +33,28 @@ _MATRICES = {  # ITU-T H.273, table 4
     9: Colorspace.BT2020,
     10: Colorspace.BT2020,
 }
-# Chroma interpolated and values rounded; swscale's faster default is 1 to 1.5 levels too dark.
+# With chroma interpolation and accurate rounding; swscale's faster default is 1 to 1.5 levels too dark.
 _SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 _BOXES = (b"ftyp", b"moov", b"mdat", b"moof", b"free", b"skip", b"wide", b"uuid", b"sidx", b"mfra", b"meta", b"udta")
 
+digest = file_digest
+
 
 def frames(path: str, start: int = 0, count: int | None = None) -> Iterator[Pixels]:
-    """See `svdjax.data.frame_reader.FrameReader`. A variable frame rate is not evened out: frames are those that are stored.
+    """See `svdjax.data.frame_reader.FrameReader`. With a variable frame rate the stored frames are returned, not resampled.
 
-    Rotation by quarter turns (phones) is applied and pixels that aren't square are made so. Colours follow the file's
-    matrix and range; without any BT.709 is taken above 1280x576 and BT.601 below, as players do. Transparency is
-    composited over white. High dynamic range (PQ, HLG) isn't mapped to sRGB and looks flat.
+    Rotation by multiples of 90 degrees (phones) is applied, and non-square pixels are made square. Colours follow the file's
+    matrix and range; files without a matrix are read as players do, as BT.709 from 1280 pixels wide or above 576 high, else as
+    BT.601. Transparency is composited over white. High dynamic range (PQ, HLG) isn't mapped to sRGB and looks flat.
 
-    Far into a long file decoding starts at the last keyframe before `start`, where the file's packets tell its number with
-    certainty (one packet a frame, distinct times, as many as `count`); else at the beginning.
+    Far into a long file, decoding starts at the codec's last keyframe at or before `start`, if the file's packets determine
+    its number exactly (one packet per frame, distinct times, `count` packets); otherwise at the beginning.
     """
     try:
         _check_whole(path)
         yield from _frames(path, start, count)
-    except (av.error.FFmpegError, OSError) as e:
+    except (FFmpegError, OSError) as e:
         raise InputError(f"{path}: can't be read as a video ({one_line(e.strerror or e)})") from None
-
-
-def digest(path: str) -> tuple[int, str]:
-    """See `svdjax.data.frame_reader.FrameReader`."""
-    try:
-        with open(path, "rb") as file:
-            return os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as e:
-        raise InputError(f"{path}: can't be read ({e.strerror or e})") from None
 
 
 def _frames(path: str, start: int, count: int | None) -> Iterator[Pixels]:
@@ -68,17 +62,17 @@ def _frames(path: str, start: int, count: int | None) -> Iterator[Pixels]:
     if time is not None:
         decoded = _decode(path, time)
         first = next(decoded, None)
-        if first is not None and first[0] == time:
+        if first is not None and first[0] == time:  # otherwise the seek missed the keyframe
             yield from (pixels for _, pixels in itertools.islice(itertools.chain([first], decoded), start - number, None))
             return
     yield from (pixels for _, pixels in itertools.islice(_decode(path), start, None))
 
 
 def _decode(path: str, seek_to: int | None = None) -> Iterator[tuple[int | None, Pixels]]:
-    """Times (in the stream's unit) and pixels of the frames, in order of display, from the one at `seek_to` on."""
+    """Times (in the stream's time base) and pixels of the frames in display order, from the keyframe at time `seek_to` on."""
     with av.open(path, options=_ONLY_FILES) as container:
         stream = _video_stream(path, container)
-        stream.codec_context.thread_count = 1  # workers are parallel already
+        stream.codec_context.thread_count = 1  # the worker processes are parallel already
         if seek_to is not None:
             container.seek(seek_to, stream=stream)
         aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or Fraction(1)
@@ -90,9 +84,9 @@ def _decode(path: str, seek_to: int | None = None) -> Iterator[tuple[int | None,
             yield frame.pts, functools.partial(_pixels, path, frame, aspect)
 
 
-def _video_stream(path: str, container: av.container.InputContainer) -> av.VideoStream:
+def _video_stream(path: str, container: InputContainer) -> av.VideoStream:
     stream = container.streams.best("video")
-    if stream is None:
+    if not isinstance(stream, av.VideoStream):
         raise InputError(f"{path}: holds no video")
     return stream
 
@@ -100,12 +94,12 @@ def _video_stream(path: str, container: av.container.InputContainer) -> av.Video
 def _pixels(path: str, frame: av.VideoFrame, aspect: Fraction) -> np.ndarray:
     try:
         pixels = _to_rgb(frame)
-    except (av.error.FFmpegError, ValueError) as e:
+    except (FFmpegError, ValueError) as e:
         raise InputError(f"{path}: its pixels ({frame.format.name}) can't be read ({one_line(e)})") from None
     if aspect != 1:
         size = (max(1, round(pixels.shape[1] * aspect)), pixels.shape[0])
         pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
-    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))  # both count against the clock
+    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))  # both counter-clockwise
 
 
 def _to_rgb(frame: av.VideoFrame) -> np.ndarray:
@@ -123,7 +117,7 @@ def _to_rgb(frame: av.VideoFrame) -> np.ndarray:
 
 
 def _keyframe(path: str, start: int, count: int | None) -> tuple[int, int | None]:
-    """Number and time of the keyframe to decode from; (0, None): from the beginning."""
+    """Number and time of the codec's keyframe at which decoding starts; (0, None) for the beginning."""
     if start < _WORTH_SEEKING or count is None:
         return 0, None
     times, keyframes = _packets(path, os.stat(path).st_mtime_ns)
@@ -136,18 +130,18 @@ def _keyframe(path: str, start: int, count: int | None) -> tuple[int, int | None
 
 @functools.lru_cache(maxsize=256)
 def _packets(path: str, _modified: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Sorted times of all packets, and of keyframes; empty where these don't number the frames. Nothing is decoded."""
+    """Sorted times of all packets, and of the keyframes, without decoding. Empty if the times don't determine frame numbers."""
     with av.open(path, options=_ONLY_FILES) as container:
         stream = _video_stream(path, container)
-        packets = [(p.pts, p.is_keyframe, p.is_discard) for p in container.demux(stream) if p.size]  # the last one is empty
-    times = {time for time, _, _ in packets}
-    if None in times or len(times) < len(packets) or any(discarded for _, _, discarded in packets):
+        packets = [(p.pts, p.is_keyframe, p.is_discard) for p in container.demux(stream) if p.size]  # the last packet is empty
+    times = {time for time, _, _ in packets if time is not None}
+    if len(times) < len(packets) or any(discarded for _, _, discarded in packets):
         return (), ()
-    return tuple(sorted(times)), tuple(sorted(time for time, key, _ in packets if key))
+    return tuple(sorted(times)), tuple(sorted(time for time, key, _ in packets if key and time is not None))
 
 
 def _check_whole(path: str) -> None:
-    """Refuse an mp4 or mov that ends before its last box does (ISO/IEC 14496-12, 4.2); FFmpeg takes it for a shorter one."""
+    """Refuse an mp4 or mov that ends inside a box (ISO/IEC 14496-12, 4.2); FFmpeg would read it as a shorter video."""
     size, position = os.path.getsize(path), 0
     if size == 0:
         raise InputError(f"{path}: the file is empty")
@@ -156,7 +150,7 @@ def _check_whole(path: str) -> None:
             file.seek(position)
             length, name, long = struct.unpack(">I4sQ", file.read(16))
             length = long if length == 1 else length
-            if name not in _BOXES or length < 8:  # another format, or a last box without a length
+            if name not in _BOXES or length < 8:  # another format, or a last box of unspecified length
                 return
             position += length
     if position > size:

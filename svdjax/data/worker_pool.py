@@ -1,7 +1,7 @@
-"""Worker processes that read data beside the training process, and never outlive it.
+"""Worker processes that read data in parallel with the training process and never outlive it.
 
-Started by hand rather than by `multiprocessing`, whose workers first import the main module again: under
-`python -m train.backward` that would load JAX into each of them.
+Not started by `multiprocessing`, because its workers import the main module again: `python -m train.backward` would load JAX
+into each worker.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ _START = (
     "from svdjax.data.worker_pool import serve; serve(int(sys.argv[2]))"
 )
 
-# What terminals and schedulers send to every process of a job. The parent decides what becomes of it; a worker ends when
-# its pipe to the parent closes, which it does however the parent ends.
+# Signals that terminals and schedulers send to every process of a job. Only the parent reacts to them. A worker ends when its
+# pipe to the parent closes, which happens however the parent ends.
 _SIGNALS_OF_THE_PARENT = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class WorkerDied(RuntimeError):
-    """A worker process ended in the middle of its work: killed, out of memory, or crashed in a decoder."""
+    """A worker process ended during a task: killed, out of memory, or crashed in a decoder."""
 
 
 class Workers:
-    """A pool of processes that run functions of importable modules. A context manager; leaving it ends them at once.
+    """A pool of processes that run functions of importable modules. A context manager; leaving it kills them.
 
-    Each process belongs to one thread here, which sends it a task and waits for the answer, so results arrive in memory
-    while the main thread does something else.
+    Each process is controlled by a thread of this process, which sends a task and waits for the answer. Results therefore
+    arrive in memory while the main thread continues.
 
     Args:
-        count: processes; 0 runs every function in this process, inside `submit`.
+        count: number of processes; 0 runs every function in this process, inside `submit`.
     """
 
     def __init__(self, count: int):
@@ -64,8 +64,8 @@ class Workers:
         """Run `function(*args)` in the next free worker.
 
         Returns:
-            The future result. `InputError`s arrive as they are, other exceptions as a `RuntimeError` with the worker's
-            traceback, the worker's end as `WorkerDied` (the next task gets a new worker).
+            The future result. It raises an `InputError` unchanged, any other exception as a `RuntimeError` with the worker's
+            traceback, and `WorkerDied` if the worker ended (the next task gets a new worker).
         """
         if self._threads is not None:
             return self._threads.submit(self._call, function, args)
@@ -77,7 +77,7 @@ class Workers:
         return future
 
     def close(self) -> None:
-        """Kill the workers, whatever they are at; they only read."""
+        """Kill the workers, even during a task; this is safe, because they only read."""
         if self._threads is None:
             return
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -120,7 +120,7 @@ class _Worker:
     def __init__(self) -> None:
         self.pipe, theirs = socket.socketpair()
         path = [os.path.abspath(entry) for entry in sys.path]
-        with theirs, _blocked(_SIGNALS_OF_THE_PARENT):  # a process starts with the blocked signals of its parent
+        with theirs, _blocked(_SIGNALS_OF_THE_PARENT):  # a process inherits the blocked signals of its parent
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _START, json.dumps(path), str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
@@ -128,7 +128,7 @@ class _Worker:
             )
 
     def end(self) -> int:
-        """Its exit status; negative: the signal."""
+        """Close the pipe and return the exit status; it is negative if a signal ended the process."""
         self.pipe.close()
         try:
             return self.process.wait(1)
@@ -149,15 +149,15 @@ def _blocked(signals: tuple[signal.Signals, ...]) -> Iterator[None]:
 def _cause(status: int) -> str:
     if status == -signal.SIGKILL:
         return "the process that read it was killed (out of memory?)"
-    how = f"by signal {-status}" if status < 0 else f"with status {status}"
-    return f"the process that read it ended {how}"
+    end = f"by signal {-status}" if status < 0 else f"with status {status}"
+    return f"the process that read it ended {end}"
 
 
 def serve(handle: int) -> None:
-    """What a worker does: answer tasks from the pipe until it closes.
+    """The main loop of a worker: answer tasks from the pipe until it closes.
 
     Args:
-        handle: file descriptor of its end of the pipe.
+        handle: file descriptor of the worker's end of the pipe.
     """
     with socket.socket(fileno=handle) as pipe:
         while True:
@@ -179,9 +179,9 @@ def serve(handle: int) -> None:
 
 
 def _send(pipe: socket.socket, value: Any) -> None:
-    """Pickled, with the contents of arrays behind it as they lie in memory.
+    """Send a pickled value, followed by the contents of its arrays without copying them.
 
-    (A clip of 25 MB takes 11 ms; through `multiprocessing.Connection`, which copies it several times, it took 78.)
+    A clip of 25 MB takes 11 ms; `multiprocessing.Connection`, which copies it several times, took 78 ms.
     """
     arrays: list[memoryview] = []
     data = pickle.dumps(value, protocol=5, buffer_callback=lambda buffer: arrays.append(buffer.raw()))
@@ -192,7 +192,7 @@ def _send(pipe: socket.socket, value: Any) -> None:
 
 
 def _receive(pipe: socket.socket) -> tuple[bytearray, list[bytearray]]:
-    """What `pickle.loads` takes: the pickled value, and the contents of its arrays."""
+    """The arguments of `pickle.loads`: the pickled value, and the contents of its arrays."""
     (count,) = struct.unpack("<I", _read(pipe, 4))
     data, *arrays = [_read(pipe, size) for size in struct.unpack(f"<{count}Q", _read(pipe, 8 * count))]
     return data, arrays
@@ -202,8 +202,8 @@ def _read(pipe: socket.socket, size: int) -> bytearray:
     data = bytearray(size)
     rest = memoryview(data)
     while rest:
-        got = pipe.recv_into(rest)
-        if not got:
+        received = pipe.recv_into(rest)
+        if not received:
             raise EOFError
-        rest = rest[got:]
+        rest = rest[received:]
     return data

@@ -1,4 +1,4 @@
-"""Sizes, and keyframes fitted to them: scaled and cropped, padded or stretched, by one stated rule."""
+"""Output sizes, and fitting of images to them: crop, pad or stretch."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from svdjax.errors import InputError
 
 FITS = ("crop", "pad", "stretch")
 
-SVD_SIZE = (1024, 576)  # width, height that SVD and SVD-XT were trained at
+SVD_SIZE = (1024, 576)  # width, height: the training resolution of SVD and SVD-XT
 
 PAD_COLOUR = (0, 0, 0)
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """`"1024x576"` to (width, height).
+    """Parse `"1024x576"` to (width, height).
 
     Raises:
-        InputError: anything but two whole positive numbers with an x between them.
+        InputError: not two positive integers with an x between them.
     """
     match = re.fullmatch(r"(\d{1,9})[xX](\d{1,9})", text.strip(), re.ASCII)
     width, height = (int(match[1]), int(match[2])) if match else (0, 0)
@@ -34,10 +34,10 @@ def check_size(width: int, height: int, multiple: int) -> None:
 
     Args:
         width, height: pixels.
-        multiple: what both must be positive multiples of (`SVDConfig.size_multiple`).
+        multiple: both sides must be positive multiples of it (`SVDConfig.size_multiple`).
 
     Raises:
-        InputError: it names the nearest sizes that fit, nearest first.
+        InputError: another size; the message names the nearest valid sizes, nearest first.
     """
     if width > 0 and height > 0 and width % multiple == 0 and height % multiple == 0:
         return
@@ -54,11 +54,11 @@ def check_size(width: int, height: int, multiple: int) -> None:
 
 
 def default_size(first_image_shape: tuple[int, ...], config_size: tuple[int, int] = SVD_SIZE) -> tuple[int, int]:
-    """The model's own size, turned to the orientation of the first keyframe.
+    """The model's default size in the orientation of the first keyframe.
 
     Args:
-        first_image_shape: (H, W, ...). A square keyframe takes the size as it stands (SVD's is landscape).
-        config_size: (width, height).
+        first_image_shape: (H, W, ...). For a square keyframe the default size is returned unchanged.
+        config_size: the model's default (width, height).
 
     Returns:
         (width, height).
@@ -66,22 +66,22 @@ def default_size(first_image_shape: tuple[int, ...], config_size: tuple[int, int
     height, width = first_image_shape[:2]
     long, short = max(config_size), min(config_size)
     if height == width:
-        return tuple(config_size)
+        return config_size[0], config_size[1]
     return (short, long) if height > width else (long, short)
 
 
 def fit(image: np.ndarray, size: tuple[int, int], mode: str = "crop", colour: tuple[int, int, int] = PAD_COLOUR) -> np.ndarray:
-    """Bring an image to exactly `size`. An image of that size passes bit for bit.
+    """Bring an image to exactly `size`. An image that already has this size is returned unchanged.
 
-    `crop` scales it to cover the size and cuts what stands over equally on both sides. `pad` scales it to lie inside and
-    fills the rest with `colour`. `stretch` changes its proportions. Scaling is Pillow's Lanczos (3 lobes): of its filters
-    the one that keeps most detail, and antialiased, because its support grows with the reduction.
+    `crop` scales the image to cover the size and cuts the excess equally on both sides. `pad` scales it to fit inside and
+    fills the rest with `colour`. `stretch` ignores the aspect ratio. Scaling uses Pillow's Lanczos filter (3 lobes), which
+    keeps the most detail of Pillow's filters and is antialiased, because its support grows with the reduction.
 
     Args:
         image: uint8 (H, W, 3).
         size: (width, height).
         mode: `crop`, `pad` or `stretch`.
-        colour: RGB, 0..255, of `pad`'s bars.
+        colour: of the bars of `pad`, RGB, 0..255.
 
     Returns:
         uint8 (height, width, 3).
@@ -107,12 +107,12 @@ def fit(image: np.ndarray, size: tuple[int, int], mode: str = "crop", colour: tu
 
 
 def describe_fit(name: str, shape: tuple[int, ...], size: tuple[int, int], mode: str = "crop") -> str | None:
-    """What `fit` does to an image, in one line for the user; None where it changes nothing.
+    """Describe the effect of `fit` in one line for the user; None if the image stays unchanged.
 
     Args:
         name: the file.
-        shape: the image's (H, W, ...).
-        size, mode: as in `fit`.
+        shape: of the image, (H, W, ...).
+        size, mode: see `fit`.
     """
     _check_mode(mode)
     source = (shape[1], shape[0])
@@ -142,7 +142,7 @@ def _check_mode(mode: str) -> None:
 
 
 def _missing(part: tuple[float, float], whole: tuple[int, int]) -> str | None:
-    """How much of `whole` the (width, height) `part` leaves out: `25% of its height`, or None."""
+    """The share of `whole` (width, height) that `part` lacks, such as `25% of its height`, or None."""
     for side, has, of in zip(("width", "height"), part, whole, strict=True):
         if has < of:
             return f"{_percent(1 - has / of)} of its {side}"
@@ -154,10 +154,10 @@ def _percent(share: float) -> str:
 
 
 def _crop_box(source: tuple[int, int], size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The centred part (left, top, right, bottom) of `source` with the proportions of `size`, in source pixels.
+    """The centred box (left, top, right, bottom) of `source` with the aspect ratio of `size`, in source pixels.
 
-    In fractions of pixels, so that nothing is displaced or distorted by rounding; whole pixels where nothing is scaled,
-    so that pixels are then copied.
+    Fractional, so that rounding neither shifts nor distorts the image. Whole pixels if there is no scaling, so that pixels
+    are copied.
     """
     scale = max(size[0] / source[0], size[1] / source[1])
     if scale == 1:
@@ -171,7 +171,7 @@ def _crop_box(source: tuple[int, int], size: tuple[int, int]) -> tuple[float, fl
 
 
 def _padded_size(source: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-    """The largest size with the proportions of `source` inside `size`, rounded to whole pixels, at least one."""
+    """The largest size with the aspect ratio of `source` inside `size`, rounded to whole pixels, at least 1."""
     wide = source[0] * size[1] >= source[1] * size[0]
     if wide:
         return size[0], max(1, round(source[1] * size[0] / source[0]))

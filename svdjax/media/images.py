@@ -1,4 +1,4 @@
-"""Keyframes from image files: upright 8-bit sRGB pixels, whatever the file holds, or one clear line saying why not."""
+"""Reading of image files: upright 8-bit sRGB pixels, or an error line that says why the file can't be used."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from svdjax.errors import InputError
-from svdjax.media.image_pixels import composite, one_line, split_alpha, to_srgb, upright
+from svdjax.errors import InputError, one_line
+from svdjax.media.image_pixels import composite, split_alpha, to_srgb, upright
 
 if TYPE_CHECKING:
     from PIL import Image as PillowImage
 
-# Everything else that Pillow opens is left out on purpose: some formats start other programs, some match any bytes.
+# Pillow's other formats are left out on purpose: some start other programs, some accept arbitrary bytes.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000")
 
-# Above this an image is refused before its pixels are decoded. Cameras end near 108 million; one keyframe takes 3 bytes each.
+# Larger images are refused before their pixels are decoded. Cameras have up to about 108 million pixels, of 3 bytes each here.
 MAX_PIXELS = 2**27
 
 WHITE = (255, 255, 255)
@@ -34,10 +34,10 @@ def load_keyframes(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[np.nda
     """Load two or more keyframes with `load_image`.
 
     Returns:
-        One uint8 (H, W, 3) array a path, each at its own size, and the notes of all of them.
+        One uint8 (H, W, 3) array per path, each at its own size, and the notes of all files.
 
     Raises:
-        InputError: fewer than two paths, or a file that `load_image` refuses.
+        InputError: fewer than two paths, or see `load_image`.
     """
     paths = list(paths)
     if len(paths) < 2:
@@ -51,30 +51,30 @@ def load_keyframes(paths: Iterable[str | os.PathLike[str]]) -> tuple[list[np.nda
 
 
 def load_image(path: str | os.PathLike[str], background: tuple[int, int, int] = WHITE) -> tuple[np.ndarray, list[str]]:
-    """Load one image file as it is meant to be seen.
+    """Load one image file as an image viewer would show it.
 
-    EXIF orientation is applied. Transparency (an alpha channel, or one colour named transparent) is composited over
-    `background`. Another colour profile than sRGB is converted to sRGB. 16 bits become 8 by round(v / 257), so that 65535
-    becomes 255; only in a 16-bit RGB TIFF the high byte is taken (Pillow's reader), at most one level darker. Palette,
-    CMYK, grey and 1-bit images become RGB. Of several frames or pages the first is taken. 32-bit integer and float pixels
-    are refused: nothing in the file says which value is white.
+    EXIF orientation is applied. Transparency (an alpha channel or a transparent colour) is composited over `background`.
+    Other colour profiles are converted to sRGB. 16 bits become 8 by round(v / 257), so 65535 becomes 255; only a 16-bit RGB
+    TIFF keeps the high byte (Pillow's reader), at most one level darker. Palette, CMYK, grey and 1-bit images become RGB. Of
+    several frames or pages the first is used. 32-bit integer and float pixels are refused, because their white level is
+    unknown.
 
     Args:
         path: the file, in one of `FORMATS`.
-        background: RGB, 0..255, shown where the image is transparent.
+        background: RGB, 0..255, behind transparent parts.
 
     Returns:
-        uint8 (H, W, 3), and notes for the user: one line each, naming the file, on what isn't plain from looking at it.
+        uint8 (H, W, 3), and notes for the user about conversions: one line each, beginning with the file's name.
 
     Raises:
-        InputError: the file is missing, a folder, empty, unreadable, damaged, a video, above `MAX_PIXELS`, or no image
-            of a known format.
+        InputError: the file is missing, a folder, empty, unreadable, damaged, a video, above `MAX_PIXELS`, or not an image
+            of a supported format.
     """
     name = os.fspath(path)
     _check_file(name)
     try:
         with open(name, "rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what matters in Pillow's warnings is an error or a note here
+            warnings.simplefilter("ignore")  # relevant conditions are errors or notes here
             return _read(name, file, background)
     except PermissionError:
         raise InputError(f"{name}: no permission to read it") from None
@@ -109,7 +109,7 @@ def _read(name: str, file: BinaryIO, background: tuple[int, int, int]) -> tuple[
 
 
 def _open(name: str, file: BinaryIO) -> PillowImage.Image:
-    """Read the header alone."""
+    """Read only the header."""
     from PIL import Image
 
     head = file.read(12)
@@ -119,15 +119,15 @@ def _open(name: str, file: BinaryIO) -> PillowImage.Image:
         raise InputError(f"{name}: HEIC images can't be read, save it as PNG or JPEG first")
     quicktime = head[4:8] in _QUICKTIME_ATOMS and brand not in _AVIF_BRANDS
     if quicktime or head.startswith(_VIDEO_STARTS) or (head[:4] == b"RIFF" and head[8:] == b"AVI "):
-        raise InputError(f"{name}: is a video, expected an image; save the frame that you want as PNG first")
+        raise InputError(f"{name}: is a video, expected an image; save one of its frames as PNG first")
     Image.init()
-    known = [f for f in FORMATS if f in Image.OPEN]  # AVIF and JPEG 2000 depend on how Pillow was built
+    known = [f for f in FORMATS if f in Image.OPEN]  # AVIF and JPEG 2000 are optional in builds of Pillow
     try:
         return Image.open(file, formats=known)
     except Image.DecompressionBombError:
         raise InputError(f"{name}: far too many pixels, expected at most {MAX_PIXELS // 10**6} million") from None
     except Image.UnidentifiedImageError:
-        raise InputError(f"{name}: not an image that can be read, expected {', '.join(known)}") from None
+        raise InputError(f"{name}: not an image of a supported format, expected {', '.join(known)}") from None
     except Exception as e:
         raise InputError(f"{name}: the image is damaged or cut short ({one_line(e)})") from None
 
@@ -136,11 +136,11 @@ def _decode(
     name: str, image: PillowImage.Image, file: BinaryIO, background: tuple[int, int, int]
 ) -> tuple[np.ndarray, list[str]]:
     notes = []
-    if getattr(image, "default_image", False):  # an APNG whose plain picture isn't part of its animation
+    if getattr(image, "default_image", False):  # an APNG with a still picture that isn't part of its animation
         image.seek(1)
     colour, alpha, deep = split_alpha(name, image, file)
     if deep:
-        notes.append(f"{name}: 16 bits a channel scaled to 8")
+        notes.append(f"{name}: 16 bits per channel scaled to 8")
     pixels, note = to_srgb(colour, image.info.get("icc_profile"))
     if note:
         notes.append(f"{name}: {note}")
@@ -148,8 +148,8 @@ def _decode(
         pixels = composite(pixels, alpha, background)
         notes.append(f"{name}: transparent parts shown over the background rgb{tuple(background)}")
     pixels = upright(image, pixels)
-    # Last, because counting the frames of a GIF moves to another frame. In an MPO (many phones' JPEG) the further
-    # pictures are previews and depth maps.
+    # Last, because counting the frames of a GIF moves to another frame. The other pictures of an MPO (a JPEG of many phones)
+    # are previews and depth maps.
     frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if frames > 1:
         notes.append(f"{name}: holds {frames} frames, the first is used")

@@ -1,4 +1,4 @@
-"""Sizes and fitting. References: Pillow's own resize, ramps whose positions are known, and plain slices."""
+"""Sizes and fitting. References: Pillow's resize, ramps with known positions, and slices."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def noise(height, width):
 
 
 def ramp(height, width):
-    """Red grows with x from 0 to 200, green with y from 0 to 100: positions can be read off the colours."""
+    """Red grows with x from 0 to 200, green with y from 0 to 100, so colours encode positions."""
     y, x = np.mgrid[:height, :width]
     return np.round(np.stack([(x + 0.5) / width * 200, (y + 0.5) / height * 100, 0 * x], -1)).astype(np.uint8)
 
@@ -69,7 +69,9 @@ def test_crop_keeps_the_centre():
 def test_crop_without_scaling_copies_pixels(extra):
     image = noise(48 + extra, 80)
     np.testing.assert_array_equal(fit(image, (80, 48), "crop"), image[extra // 2 : extra // 2 + 48])
-    assert describe_fit("a.png", image.shape, (80, 48)).startswith(f"a.png 80x{48 + extra}: cropped to 80x48, ")
+    note = describe_fit("a.png", image.shape, (80, 48))
+    assert note is not None
+    assert note.startswith(f"a.png 80x{48 + extra}: cropped to 80x48, ")
     image = noise(48, 80 + extra)
     np.testing.assert_array_equal(fit(image, (80, 48), "crop"), image[:, extra // 2 : extra // 2 + 80])
 
@@ -96,7 +98,7 @@ def test_pad_without_scaling_copies_pixels():
 
 
 def test_reduction_is_antialiased():
-    """Stripes one pixel wide average out; picking pixels would leave them black or white."""
+    """Stripes of one pixel average to grey; without antialiasing they would stay black or white."""
     stripes = np.zeros((400, 400, 3), np.uint8)
     stripes[:, ::2] = 255
     out = fit(stripes, (50, 50))
@@ -134,7 +136,7 @@ def test_parse_size():
     "text",
     ["", "1024", "x576", "1024x", "0x576", "1024x0", "-64x64", "64.5x64", "64x64x3", "1024,576", "٦٤x٦٤", "9999999999x64"],
 )
-def test_sizes_that_are_none(text):
+def test_invalid_sizes(text):
     with pytest.raises(InputError, match="expected WIDTHxHEIGHT in pixels, such as 1024x576"):
         parse_size(text)
 

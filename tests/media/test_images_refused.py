@@ -1,4 +1,4 @@
-"""Files that are no keyframes: each is refused with one line that names it, and nothing else reaches the screen."""
+"""Files that can't be used as keyframes: each is refused with one line that names it, and nothing else is printed."""
 
 import io
 import os
@@ -14,7 +14,8 @@ from PIL import Image, PngImagePlugin
 from svdjax.errors import InputError
 from svdjax.media import images
 from svdjax.media.images import load_image
-from svdjax.media.video import plan_output, write_video
+from svdjax.media.output_plan import plan_output
+from svdjax.media.video import write_video
 
 
 @pytest.fixture
@@ -56,16 +57,16 @@ def test_no_permission_to_read(pixels):
         (folder / "closed").chmod(0o755)
 
 
-def test_what_is_no_image(tmp_path):
+def test_files_that_are_not_images(tmp_path):
     for name, data in (
-        ("text.png", b"this is a text file, and a long enough one to be looked at"),
+        ("text.png", b"this is a text file that is long enough to be examined"),
         ("page.pdf", b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n"),
         ("script.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n"),  # Pillow would start Ghostscript
         ("noise.jpg", np.random.default_rng(0).bytes(5000)),
         ("short.png", b"\x89P"),
     ):
         (tmp_path / name).write_bytes(data)
-        assert ": not an image that can be read, expected PNG, JPEG, " in refusal(tmp_path / name)
+        assert ": not an image of a supported format, expected PNG, JPEG, " in refusal(tmp_path / name)
 
 
 def test_videos_and_heic(tmp_path):
@@ -88,7 +89,7 @@ def test_videos_and_heic(tmp_path):
 @pytest.mark.parametrize("ending", ["png", "jpg", "gif", "webp", "tif", "bmp", "ppm"])
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.95])
 def test_truncated_images(tmp_path, ending, kept, capfd):
-    # Noise, so that the pixels are most of the file.
+    # Noise doesn't compress, so most of the file is pixels.
     noise = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / f"whole.{ending}")
     contents = (tmp_path / f"whole.{ending}").read_bytes()
@@ -114,7 +115,7 @@ def test_one_wrong_bit_in_a_png(tmp_path, pixels):
 
 
 def test_enormous_images_are_refused_from_their_header(tmp_path):
-    """The pixels aren't even there: reading them would fail with another message."""
+    """The files contain no pixels: reading them would fail with another message."""
 
     def claim(width, height):
         data = bytearray(png(np.zeros((1, 1), int), 8, 0))
@@ -125,7 +126,7 @@ def test_enormous_images_are_refused_from_their_header(tmp_path):
 
     assert claim(15000, 10000).endswith(": 15000x10000 pixels, expected at most 134 million")
     assert claim(60000, 60000).endswith(": far too many pixels, expected at most 134 million")
-    assert "damaged or cut short" in claim(11000, 11000)  # 121 million: allowed, so it gets as far as the pixels
+    assert "damaged or cut short" in claim(11000, 11000)  # 121 million: allowed, so the pixels are read
 
 
 def test_the_pixel_limit_itself_passes(tmp_path, pixels, monkeypatch):
@@ -136,7 +137,7 @@ def test_the_pixel_limit_itself_passes(tmp_path, pixels, monkeypatch):
     assert "44x30 pixels" in refusal(tmp_path / "a.png")
 
 
-def test_huge_text_in_a_png_is_no_way_to_fill_the_memory(tmp_path, pixels):
+def test_huge_text_in_a_png_does_not_fill_the_memory(tmp_path, pixels):
     info = PngImagePlugin.PngInfo()
     info.add_text("a", "b" * (PngImagePlugin.MAX_TEXT_CHUNK + 10), zip=True)
     Image.fromarray(pixels).save(tmp_path / "a.png", pnginfo=info)

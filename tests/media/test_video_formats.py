@@ -1,4 +1,4 @@
-"""Clips of every kind, read back with other code than wrote them: FFmpeg (through av) for mp4, Pillow for the rest."""
+"""Clips in every format, read back with independent code: FFmpeg (through av) for mp4, Pillow for the rest."""
 
 import json
 import os
@@ -11,7 +11,8 @@ from PIL import Image
 
 from svdjax.errors import InputError
 from svdjax.media import video_formats
-from svdjax.media.video import plan_output, read_metadata, write_video
+from svdjax.media.output_plan import plan_output
+from svdjax.media.video import read_metadata, write_video
 
 METADATA = {"seed": "7", "settings": 'quotes " and ünïcödé', "long": "x" * 1000}
 
@@ -24,7 +25,7 @@ def photo():
 @pytest.mark.parametrize(("name", "least"), [("clip.mp4", 37), ("clip.gif", 31), ("clip.webp", 37), ("clip", np.inf)])
 @pytest.mark.parametrize("fps", [1, 7, 24])
 def test_every_frame_comes_back(tmp_path, photo, name, least, fps):
-    """PSNR bounds: a dB or two below what the formats reach on this photo; a shifted or lost frame costs 15 dB and more."""
+    """PSNR bounds are 1 to 2 dB below the values of this photo; a shifted or lost frame costs 15 dB or more."""
     path = write_video(plan_output(tmp_path / name), photo, fps, METADATA)
     frames, durations = read_clip(path)
     assert frames.shape == photo.shape
@@ -41,16 +42,16 @@ def test_every_frame_comes_back(tmp_path, photo, name, least, fps):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_flat_colours_come_back(tmp_path, name):
-    """A wrong matrix (BT.601 for 709) or range moves these by 10 to 30 levels; 8-bit YUV itself costs one or two."""
+    """A wrong matrix (BT.601 for BT.709) or range changes these by 10 to 30 levels; 8-bit YUV itself by one or two."""
     colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (128, 128, 128), (200, 30, 90), (17, 34, 51)]
     frames = np.stack([np.full((32, 48, 3), c, np.uint8) for c in colours])
     got, _ = read_clip(write_video(plan_output(tmp_path / name), frames, 7))
     assert np.abs(got.astype(int) - frames).max() <= 3
-    assert np.abs((got.astype(int) - frames).mean((0, 1, 2))).max() < 0.7  # no channel is brighter or darker as a whole
+    assert np.abs((got.astype(int) - frames).mean((0, 1, 2))).max() < 0.7  # no channel is brighter or darker on average
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_equal_frames_and_single_frames_stay_as_they_are(tmp_path, photo, name):
+def test_equal_frames_and_single_frames_are_kept(tmp_path, photo, name):
     for count in (1, 5):
         frames = np.repeat(photo[:1], count, 0)
         got, durations = read_clip(write_video(plan_output(tmp_path / name, overwrite=True), frames, 8))
@@ -70,7 +71,7 @@ def test_the_same_clip_is_the_same_file(tmp_path, photo, name):
 
 
 @pytest.mark.parametrize("size", [(16, 16), (18, 34), (200, 102), (2, 2)])
-def test_mp4_keeps_sizes_that_are_no_multiples_of_16(tmp_path, size):
+def test_mp4_keeps_sizes_that_are_not_multiples_of_16(tmp_path, size):
     frames = np.full((3, size[1], size[0], 3), 90, np.uint8)
     got, _ = read_clip(write_video(plan_output(tmp_path / "a.mp4"), frames, 7))
     assert got.shape == frames.shape
@@ -87,8 +88,8 @@ def test_mp4_plays_everywhere(tmp_path, photo):
         assert codec.color_range == 1  # limited
         assert json.loads(container.metadata["comment"]) == METADATA
     contents = path.read_bytes()
-    assert 0 < contents.index(b"moov") < contents.index(b"mdat")  # the index first: playback starts while it downloads
-    assert b"colr" in contents  # the tags in the container too, for players that read no H.264 headers
+    assert 0 < contents.index(b"moov") < contents.index(b"mdat")  # index first, so playback can start during the download
+    assert b"colr" in contents  # the tags are also in the container, for players that ignore H.264 headers
 
 
 def test_gif_and_webp_loop_for_ever(tmp_path, photo):
@@ -97,16 +98,16 @@ def test_gif_and_webp_loop_for_ever(tmp_path, photo):
             assert image.info["loop"] == 0
 
 
-def test_gif_shares_one_palette_so_that_still_parts_stay_still(tmp_path, photo):
-    """Half of the picture moves; the other half must not change from frame to frame."""
+def test_gif_has_one_palette_so_that_still_parts_stay_still(tmp_path, photo):
+    """Part of the picture moves; the still part must not change between frames."""
     frames = photo.copy()
     frames[:, :60] = photo[0, :60]
     got, _ = read_clip(write_video(plan_output(tmp_path / "a.gif"), frames, 7))
     np.testing.assert_array_equal(got[1:, :60], np.broadcast_to(got[0, :60], got[1:, :60].shape))
 
 
-def test_gif_is_dithered_so_that_shades_don_t_break_into_bands(tmp_path, photo):
-    """Means of 8x8 blocks, as the eye sees them from afar: 0.45 levels off; without dither 1.4."""
+def test_gif_is_dithered(tmp_path, photo):
+    """Means of 8x8 blocks differ by 0.45 levels; without dither, which shows bands, by 1.4."""
 
     def blocks(frames):
         f, h, w, c = frames.shape
@@ -117,7 +118,7 @@ def test_gif_is_dithered_so_that_shades_don_t_break_into_bands(tmp_path, photo):
 
 
 def test_webp_is_well_formed(tmp_path, photo):
-    """Chunk by chunk: what Pillow forgives, browsers may not."""
+    """Checks every chunk, because browsers may be stricter than Pillow."""
     contents = write_video(plan_output(tmp_path / "a.webp"), photo, 7, METADATA).read_bytes()
     assert contents[:4] == b"RIFF"
     assert contents[8:12] == b"WEBP"
@@ -130,14 +131,14 @@ def test_webp_is_well_formed(tmp_path, photo):
     assert at == len(contents)
     assert [name for name, _ in chunks] == [b"VP8X", b"ANIM", *[b"ANMF"] * 9, b"EXIF"]
     for _, frame in chunks[2:-1]:
-        assert frame[15] == 0x02  # replaces the whole canvas: no blending with the frame before, no disposal
+        assert frame[15] == 0x02  # replaces the whole canvas: no blending with the previous frame, no disposal
         assert frame[16:20] == b"VP8 "
     assert chunks[-1][1][:4] in (b"II*\0", b"MM\0*")  # a bare TIFF structure
 
 
 @pytest.mark.parametrize(("name", "side"), [("a.mp4", 16384), ("a.webp", 16383), ("a.gif", 65535)])
 @pytest.mark.parametrize("turned", [False, True])
-def test_the_largest_sides_really_work(tmp_path, name, side, turned):
+def test_the_largest_sides_work(tmp_path, name, side, turned):
     frames = np.full((2, 16, side, 3), 100, np.uint8)
     got, _ = read_clip(write_video(plan_output(tmp_path / name), frames.swapaxes(1, 2) if turned else frames, 7))
     assert got.shape == (2, side, 16, 3) if turned else (2, 16, side, 3)
@@ -149,14 +150,14 @@ def test_a_gif_shows_at_most_50_frames_a_second(tmp_path, photo):
     assert sum(read_clip(write_video(plan_output(tmp_path / "a.gif", fps=50), photo, 50))[1]) == pytest.approx(9 / 50)
 
 
-def test_the_fastest_rates_really_work(tmp_path, photo):
+def test_the_highest_frame_rates_work(tmp_path, photo):
     for name in ("a.mp4", "a.webp"):
-        frames, durations = read_clip(write_video(plan_output(tmp_path / name), photo, np.int64(1000)))
+        frames, durations = read_clip(write_video(plan_output(tmp_path / name), photo, np.int64(1000)))  # pyright: ignore[reportArgumentType]  # also accepted
         assert len(frames) == 9
         assert sum(durations) == pytest.approx(0.009)
 
 
-def test_nothing_reaches_the_screen(tmp_path, photo, capfd):
+def test_nothing_is_printed(tmp_path, photo, capfd):
     for name in NAMES:
         write_video(plan_output(tmp_path / name), photo, 7)
     assert capfd.readouterr() == ("", "")

@@ -1,4 +1,4 @@
-"""What the tests of keyframes and clips share: pictures to write, readers of every output, a process without rights."""
+"""Helpers for tests of images and clips: test pictures, readers for every output format, a process without privileges."""
 
 import contextlib
 import os
@@ -15,18 +15,18 @@ import pytest
 from PIL import Image
 from skimage import data
 
-NAMES = ("clip.mp4", "clip.gif", "clip.webp", "clip")  # one output of every kind
+NAMES = ("clip.mp4", "clip.gif", "clip.webp", "clip")  # one output in every format
 _NOBODY = 65534
 
 
 def smooth_picture():
-    """Smooth colours, no symmetry: (30, 44, 3)."""
+    """A picture with smooth colours and without symmetry: uint8 (30, 44, 3)."""
     y, x = np.mgrid[:30, :44]
     return np.stack([x * 5, y * 8, 255 - x * 2 - y * 3], -1).astype(np.uint8)
 
 
 def png(array, bits, colour_type, *chunks):
-    """PNG bytes of integers (H, W) or (H, W, C), unfiltered; Pillow can't write most of these."""
+    """PNG bytes of integers (H, W) or (H, W, C), unfiltered. Pillow can't write most of these types."""
 
     def chunk(name, data):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -44,23 +44,25 @@ def png(array, bits, colour_type, *chunks):
 
 
 def moving_photo():
-    """A photograph that moves to the right by 2 pixels a frame: uint8 (9, 112, 208, 3)."""
+    """A photograph that moves to the right by 2 pixels per frame: uint8 (9, 112, 208, 3)."""
     picture = np.asarray(Image.fromarray(data.astronaut()).crop((100, 0, 308, 112)))
     return np.stack([np.roll(picture, 2 * i, 1) for i in range(9)])
 
 
 def read_clip(path):
-    """Frames uint8 (f, H, W, 3) and how long each shows, in seconds (None for a folder)."""
+    """Frames uint8 (f, H, W, 3), and their durations in seconds (none for a folder)."""
     if path.is_dir():
         names = sorted(os.listdir(path))
         assert names == [f"{i:04d}.png" for i in range(len(names))]
-        return np.stack([np.asarray(Image.open(path / n)) for n in names]), None
+        return np.stack([np.asarray(Image.open(path / n)) for n in names]), []
     if path.suffix == ".mp4":
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             assert stream.codec_context.pix_fmt == "yuv420p"
+            assert stream.time_base is not None
+            assert stream.duration is not None
             decoded = list(container.decode(video=0))
-            times = [float(frame.pts * stream.time_base) for frame in decoded]
+            times = [float(frame.pts * stream.time_base) for frame in decoded if frame.pts is not None]
             ends = [*times[1:], float(stream.duration * stream.time_base)]
         frames = [_bt709_to_rgb(frame.to_ndarray(), frame.height, frame.width) for frame in decoded]
         return np.stack(frames), [end - start for start, end in zip(times, ends, strict=True)]
@@ -75,7 +77,7 @@ def read_clip(path):
 
 
 def _bt709_to_rgb(planes, height, width):
-    """Planes of yuv420p in limited range, one below the other, to uint8 (H, W, 3): ITU-R BT.709-6, items 3.2 to 3.5."""
+    """Convert stacked planes of yuv420p in limited range to uint8 (H, W, 3): ITU-R BT.709-6, items 3.2 to 3.5."""
     flat = planes.reshape(-1).astype(float)
     y = (flat[: height * width].reshape(height, width) - 16) / 219
     chroma = (flat[height * width :].reshape(2, height // 2, width // 2) - 128) / 224
@@ -91,14 +93,14 @@ def psnr(a, b):
 
 @contextlib.contextmanager
 def unprivileged() -> Iterator[None]:
-    """Inside, root acts as nobody; another user stays itself."""
+    """Within the context root acts as the user nobody; other users stay as they are."""
     if os.geteuid() != 0:
         yield
         return
     try:
         os.seteuid(_NOBODY)
     except OSError:
-        pytest.skip("root without the right to act as another user: nothing is unreadable to it")
+        pytest.skip("root can't act as another user here, and can read everything")
     try:
         yield
     finally:
@@ -107,7 +109,7 @@ def unprivileged() -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_folder() -> Iterator[Path]:
-    """A temporary folder that every user can enter and list (pytest's are its owner's alone)."""
+    """A temporary folder that every user can enter and list (pytest's folders are private to their owner)."""
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     try:

@@ -1,12 +1,12 @@
-"""The embedded world: what it promises of every clip."""
+"""The embedded world: properties of every clip."""
 
 import numpy as np
 import pytest
 
 from svdjax.world.drawing import background, coverage, layers, render
-from svdjax.world.scene import FRAMES, KINDS, SIZE, SPLITS, VERSION, scene
+from svdjax.world.scene import FRAMES, OBJECT_KINDS, SIZE, SPLITS, VERSION, scene
 
-# The first clip of each kind in each split: its number, the sum of its scene's numbers, its mean level.
+# The first clip of each kind in each split: its number, the sum of its scene's parameters, its mean level.
 EXPECTED = {
     ("train", "dart"): (0, 152.555093, 100.846),
     ("train", "car"): (2, 135.065608, 114.811),
@@ -18,17 +18,17 @@ EXPECTED = {
     ("test", "car"): (3, 184.74648, 121.682),
     ("test", "fish"): (8, 149.235017, 126.783),
 }
-OUTSIDE = [0, 2, 3, 4, 9, 11, 14, 23, 33, 34, 43, 49, 51, 52, 54]  # training clips whose thing touches an edge in a keyframe
+OUTSIDE = [0, 2, 3, 4, 9, 11, 14, 23, 33, 34, 43, 49, 51, 52, 54]  # training clips with the object at an edge in a keyframe
 SCENES = [scene(split, number) for split in SPLITS for number in range(60)]
 
 
-def test_the_same_clip_again_and_no_other():
+def test_clips_are_reproducible_and_different():
     assert scene("train", 5) == scene("train", 5)
     assert len({str(s) for s in SCENES}) == len(SCENES)
 
 
-def test_it_is_frozen():
-    """Another number here is another world, and another `VERSION`."""
+def test_the_world_is_frozen():
+    """If these values change, `VERSION` must change too."""
     assert VERSION == 1
     for (split, kind), (number, summed, level) in EXPECTED.items():
         s = scene(split, number)
@@ -47,18 +47,18 @@ def at_an_edge(s):
 
 def test_ranges():
     for s in SCENES:
-        assert s.kind in KINDS
+        assert s.kind in OBJECT_KINDS
         assert 18 <= s.length <= 26
         assert 2.5 <= s.speed <= 4.5
         assert abs(s.turn) <= np.radians(4)
         hue = np.asarray(s.colour)
         assert 1 - hue.min() / hue.max() >= 0.75 - 1e-9  # saturation
         assert all(np.linalg.norm(hue - other) >= 0.5 for other in s.background)
-    assert {s.kind for s in SCENES} == set(KINDS)
+    assert {s.kind for s in SCENES} == set(OBJECT_KINDS)
     assert np.ptp([s.heading for s in SCENES]) > 5.5
 
 
-def test_it_always_moves_toward_its_nose():
+def test_the_object_always_moves_toward_its_nose():
     for s in SCENES:
         steps = np.diff(s.centres, axis=0)
         np.testing.assert_allclose(np.hypot(*steps.T), s.speed, rtol=1e-9)
@@ -67,7 +67,7 @@ def test_it_always_moves_toward_its_nose():
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_the_whole_thing_is_in_both_keyframes(split):
+def test_the_whole_object_is_in_both_keyframes(split):
     for number in range(100):
         covered = coverage(scene(split, number))[[0, -1]]
         assert covered[:, [0, -1]].max() == covered[:, :, [0, -1]].max() == 0
@@ -75,13 +75,13 @@ def test_the_whole_thing_is_in_both_keyframes(split):
         assert (covered.sum((1, 2)) > 0.15 * s.length**2).all()
 
 
-def test_some_training_clips_lead_out():
+def test_the_object_leaves_some_training_clips():
     cut = [coverage(s)[[0, -1]] for s in SCENES[:60]]
     outside = [max(c[:, [0, -1]].max(), c[:, :, [0, -1]].max()) > 0 or c.sum((1, 2)).min() == 0 for c in cut]
     assert 0.1 < np.mean(outside) < 0.45
 
 
-def test_pictures_show_the_centres_and_the_nose():
+def test_pictures_agree_with_centres_and_headings():
     y, x = np.mgrid[:SIZE, :SIZE] + 0.5
     for s in SCENES[60:90]:
         clip, covered = render(s), coverage(s)
@@ -92,17 +92,17 @@ def test_pictures_show_the_centres_and_the_nose():
         assert not changed[covered == 0].any()
         assert changed[covered > 0.5].mean() > 0.98
         for t in range(FRAMES):
-            found = np.array([(covered[t] * a).sum() / covered[t].sum() for a in (x, y)])
-            assert np.hypot(*(found - s.centres[t])) < 0.15 * s.length
-            # the nose is covered, half a pixel behind its tip, and nothing is a pixel before it
+            centroid = np.array([(covered[t] * a).sum() / covered[t].sum() for a in (x, y)])
+            assert np.hypot(*(centroid - s.centres[t])) < 0.15 * s.length
+            # nothing is covered from 1.5 pixels in front of the tip of the nose
             nose = np.array([np.cos(s.headings[t]), np.sin(s.headings[t])])
             tip = s.centres[t] + nose * s.length / 2
-            before = np.floor(tip + 1.5 * nose).astype(int)
-            if (before >= 0).all() and (before < SIZE).all():
-                assert covered[t][before[1], before[0]] == 0
+            in_front = np.floor(tip + 1.5 * nose).astype(int)
+            if (in_front >= 0).all() and (in_front < SIZE).all():
+                assert covered[t][in_front[1], in_front[0]] == 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", OBJECT_KINDS)
 def test_nose_and_tail_look_different(kind):
     s = next(s for s in SCENES if s.kind == kind)
     u, v = np.meshgrid(np.linspace(-0.5, 0.5, 41), np.linspace(-0.3, 0.3, 25))

@@ -1,8 +1,6 @@
-"""Sources: every format read frame by frame, upright, in the right colours; clips of them; further kinds."""
+"""Sources: frames of every format, upright and in the right colours; clips; additional kinds of sources."""
 
 import dataclasses
-import subprocess
-import sys
 from fractions import Fraction
 
 import av
@@ -12,19 +10,20 @@ import pytest
 import videos
 from PIL import Image
 
-from svdjax.data.discover import Place, find
-from svdjax.data.motion import Skipped, measure
+from svdjax.data.discover import Candidate, find_sources
+from svdjax.data.motion import Skipped, measure_source
 from svdjax.data.readers import READERS, read_clip, read_frames, reader
 from svdjax.data.sources import Clip, Source
 from svdjax.errors import InputError
-from svdjax.media import video
 from svdjax.media.fit import fit
+from svdjax.media.output_plan import plan_output
+from svdjax.media.video import write_video
 
 SIZE = videos.SIZE
 
 
-def all_frames(path, name="video"):
-    return np.stack([pixels() for pixels in reader(name).frames(str(path))])
+def all_frames(path, kind="video"):
+    return np.stack([pixels() for pixels in reader(kind).frames(str(path))])
 
 
 def encoders():
@@ -56,13 +55,13 @@ CODED = [name for name, _ in encoders()] + list(KIND_OF)
 
 
 @pytest.mark.parametrize("name", CODED)
-def test_frame_numbers_are_those_of_reading_from_the_beginning(coded, name):
-    """From every kind of place, keyframes and their neighbours among them: the very same pixels, and the right pictures."""
-    how = KIND_OF.get(name, "video")
-    every = all_frames(coded[name], how)
+def test_frame_numbers_agree_with_reading_from_the_beginning(coded, name):
+    """Identical pixels and the right pictures from any start, such as keyframes and their neighbours."""
+    kind = KIND_OF.get(name, "video")
+    every = all_frames(coded[name], kind)
     assert videos.numbers(every) == list(range(130))
     for start in (0, 1, 19, 20, 21, 47, 48, 59, 60, 61, 79, 81, 100, 119, 120, 121, 129):
-        pixels = next(reader(how).frames(str(coded[name]), start, 130))()
+        pixels = next(reader(kind).frames(str(coded[name]), start, 130))()
         np.testing.assert_array_equal(pixels, every[start])
 
 
@@ -75,7 +74,9 @@ def test_long_videos_are_not_decoded_from_the_beginning(coded, monkeypatch):
     assert videos.numbers(next(video_files.frames(str(coded["b.mp4"]), 110, 130))()[None]) == [110]
     assert len(sought) == 1
     assert sought[0] > 0
-    assert videos.numbers(next(video_files.frames(str(coded["b.mp4"]), 110, 131))()[None]) == [110]  # another file than known
+    assert videos.numbers(next(video_files.frames(str(coded["b.mp4"]), 110, 131))()[None]) == [
+        110
+    ]  # another number of frames than expected
     assert sought[1:] == [None]
 
 
@@ -101,34 +102,34 @@ def test_only_wanted_frames_become_pixels(coded, monkeypatch):
     assert len(converted) == 4
 
 
-def test_our_own_outputs_are_training_data(tmp_path):
-    """Colours within coding loss, and no brighter or darker (half a level; FFmpeg's usual conversion is 1.5 off)."""
+def test_outputs_of_this_project_are_training_data(tmp_path):
+    """Colours are exact up to coding loss and half a level of brightness (FFmpeg's default conversion is 1.5 levels off)."""
     frames = media.moving_photo()
     for name in media.NAMES:
-        video.write_video(video.plan_output(tmp_path / name), frames, 7)
-    places, ignored = find(tmp_path)
-    assert ([(p.name, p.kind) for p in places], ignored) == (
+        write_video(plan_output(tmp_path / name), frames, 7)
+    candidates, ignored = find_sources(tmp_path)
+    assert ([(c.name, c.kind) for c in candidates], ignored) == (
         [("clip", "frames"), ("clip.gif", "animation"), ("clip.mp4", "video"), ("clip.webp", "animation")],
         0,
     )
-    for place in places:
-        read = all_frames(place.path, place.kind)
-        assert np.array_equal(read, frames) or media.psnr(read, frames) > 38, place
-        assert np.abs((read.astype(float) - frames).mean((0, 1, 2))).max() < 0.5, place
+    for candidate in candidates:
+        read = all_frames(candidate.path, candidate.kind)
+        assert np.array_equal(read, frames) or media.psnr(read, frames) > 38, candidate
+        assert np.abs((read.astype(float) - frames).mean((0, 1, 2))).max() < 0.5, candidate
 
 
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])
 def test_rotation_of_phones(tmp_path, degrees):
-    """The matrix in the track header, patched in by hand: (a, b, c, d) maps (x, y) to (a x + c y, b x + d y), y downwards."""
+    """The matrix in the track header is patched: (a, b, c, d) maps (x, y) to (a x + c y, b x + d y), y downwards."""
     y, x = np.mgrid[:32, :48]
     picture = np.stack([x * 5, y * 7, 0 * x], -1).astype(np.uint8)
     path = videos.write_video(tmp_path / "a.mp4", np.stack([picture] * 3), crf=1)
     data = bytearray(path.read_bytes())
-    place = data.index(b"tkhd") + 4 + 4 + 20 + 8 + 8
+    matrix_at = data.index(b"tkhd") + 4 + 4 + 20 + 8 + 8
     one = 0x10000
     matrix = {0: (one, 0, 0, one), 90: (0, one, -one, 0), 180: (-one, 0, 0, -one), 270: (0, -one, one, 0)}[degrees]
     for offset, value in zip((0, 4, 12, 16), matrix, strict=True):
-        data[place + offset : place + offset + 4] = value.to_bytes(4, "big", signed=True)
+        data[matrix_at + offset : matrix_at + offset + 4] = value.to_bytes(4, "big", signed=True)
     path.write_bytes(data)
     shown = all_frames(path)[1]
     expected = np.rot90(picture, -degrees // 90)  # clockwise
@@ -136,7 +137,7 @@ def test_rotation_of_phones(tmp_path, degrees):
     assert media.psnr(shown, expected) > 35
 
 
-def test_pixels_that_are_not_square(tmp_path):
+def test_non_square_pixels(tmp_path):
     frames = videos.coded_frames(3, (32, 32))
     path = videos.write_video(tmp_path / "a.mp4", frames, aspect=Fraction(3, 2))
     assert all_frames(path).shape == (3, 32, 48, 3)
@@ -147,7 +148,7 @@ def test_colours_follow_range_and_matrix(tmp_path):
     frames = np.full((3, 32, 32, 3), (200, 40, 90), np.uint8)
     for matrix, range_ in (("bt709", "tv"), ("smpte170m", "tv"), ("bt709", "pc"), ("bt2020nc", "tv"), (None, "tv")):
         path = tmp_path / f"{matrix}-{range_}.mp4"
-        space = {"bt709": "ITU709", "bt2020nc": "BT2020"}.get(matrix, "ITU601")
+        space = {"bt709": "ITU709", "bt2020nc": "BT2020"}.get(matrix or "", "ITU601")
         with av.open(str(path), "w") as container:
             stream = container.add_stream("libx264", rate=25, options={"crf": "1"})
             stream.width = stream.height = 32
@@ -161,19 +162,19 @@ def test_colours_follow_range_and_matrix(tmp_path):
                 )
                 container.mux(stream.encode(frame))
             container.mux(stream.encode())
-        found = all_frames(path).astype(int)
-        assert np.abs(found - frames).max() <= 3, path.name  # the wrong matrix is off by 9 or more
+        decoded = all_frames(path).astype(int)
+        assert np.abs(decoded - frames).max() <= 3, path.name  # the wrong matrix is off by 9 or more
 
 
 def test_transparent_frames_are_shown_over_white(tmp_path):
     clear = np.zeros((8, 8, 4), np.uint8)
-    clear[:4] = clear[-1, -1] = (10, 20, 30, 255)  # the corner: libwebp stores no empty margins
+    clear[:4] = clear[-1, -1] = (10, 20, 30, 255)  # the corner too, because libwebp cuts off empty margins
     images = [Image.fromarray(clear), Image.fromarray(np.roll(clear, 2, 0))]
     images[0].save(tmp_path / "a.webp", save_all=True, append_images=images[1:], lossless=True)
     images[0].save(tmp_path / "a.gif", save_all=True, append_images=images[1:], disposal=2)
     videos.write_frames(tmp_path / "a", [np.asarray(image) for image in images])
-    for name, how in (("a.webp", "animation"), ("a.gif", "animation"), ("a", "frames")):
-        frames = all_frames(tmp_path / name, how)
+    for name, kind in (("a.webp", "animation"), ("a.gif", "animation"), ("a", "frames")):
+        frames = all_frames(tmp_path / name, kind)
         assert frames[0, 0, 0].tolist() == [10, 20, 30]
         assert frames[0, -1, 0].tolist() == [255, 255, 255]
         assert frames[1, 0, 0].tolist() == [255, 255, 255]
@@ -184,7 +185,7 @@ def test_frames_in_natural_order(tmp_path):
     assert videos.numbers(all_frames(folder, "frames")) == list(range(12))
 
 
-def test_sources_that_changed_since(tmp_path):
+def test_sources_that_changed_after_the_scan(tmp_path):
     folder = videos.write_frames(tmp_path / "a", videos.coded_frames(6))
     source = videos.source(folder, "frames")
     (folder / "5.png").unlink()
@@ -201,14 +202,14 @@ def test_names_of_clips(tmp_path):
     assert Clip(source, 0, 3, 2).name == "a frames 0-4 by 2"
 
 
-def test_further_kinds_fit_in(monkeypatch):
-    """A kind is a module with two functions; nothing else needs to know of it."""
-    monkeypatch.setitem(READERS, "made", __name__)
-    skipped = measure(Place("x", "6", "made"), 9, 1, 0)
+def test_additional_kinds_of_sources(monkeypatch):
+    """A kind is a module with two functions, such as this one, and an entry in `READERS`."""
+    monkeypatch.setitem(READERS, "numbers", __name__)
+    skipped = measure_source(Candidate("x", "6", "numbers"), 9, 1, 0)
     assert isinstance(skipped, Skipped)
-    source = measure(Place("x", "6", "made"), 4, 1, 0)
+    source = measure_source(Candidate("x", "6", "numbers"), 4, 1, 0)
     assert isinstance(source, Source)
-    assert (source.frames, source.digest, source.clips) == (6, "made of 6", 3)
+    assert (source.frames, source.digest, source.clips) == (6, "digest of 6", 3)
     np.testing.assert_array_equal(read_clip(source, 1, 4, 1, SIZE), videos.coded_frames(6)[1:5])
     assert [len(list(read_frames(source, n, SIZE))) for n in ([], [2], [0, 5])] == [0, 1, 2]
     assert dataclasses.replace(source, digest="other").fingerprint != source.fingerprint
@@ -220,11 +221,4 @@ def frames(path, start=0, count=None):
 
 
 def digest(path):
-    return 0, f"made of {path}"
-
-
-def test_no_jax_in_workers():
-    """The modules of the data side, in a new process."""
-    names = "animations data_report find frame_folders kinds latent_cache loader measure order scan sources video_files workers"
-    code = f"import sys; import {', '.join(f'train.{name}' for name in names.split())}; print('jax' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+    return 0, f"digest of {path}"

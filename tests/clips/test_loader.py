@@ -1,4 +1,4 @@
-"""Batches: the right clips in order, read ahead within bounds, by processes that never outlive the one that trains."""
+"""Batches: the right clips in order, a bounded number read ahead, by processes that never outlive their parent."""
 
 import os
 import signal
@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 import videos
+import worker_tasks
 
 from svdjax.data.clip_order import Order
 from svdjax.data.readers import read_clip
@@ -17,7 +18,7 @@ from svdjax.errors import InputError
 from train.batches.loader import Loader
 
 SIZE = videos.SIZE
-GONE = 10  # seconds until a worker must have noticed the end of its parent
+GONE = 10  # seconds within which a worker must end after its parent
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +31,12 @@ def folder(tmp_path_factory):
 
 
 def make_order(folder, **changes):
-    settings = DataSettings(folder, 4, SIZE, stride=2, **changes)
+    settings = DataSettings(folder=folder, num_frames=4, size=SIZE, stride=2, **changes)
     return Order(scan(settings).usable, settings, 7)
 
 
 def own(folder):
-    """A copy of the data that a test may spoil: one video."""
+    """One video that a test may damage."""
     return videos.write_video(folder / "a.mp4", videos.coded_frames(20))
 
 
@@ -66,7 +67,7 @@ def test_batches_are_the_clips_of_the_order(folder, workers):
 
 
 def test_size_and_fit_are_those_of_the_settings(folder):
-    settings = DataSettings(folder, 4, (40, 40), fit="pad")
+    settings = DataSettings(folder=folder, num_frames=4, size=(40, 40), fit="pad")
     order = Order(scan(settings).usable, settings, 0)
     with Loader(order, 1, [0], workers=0) as batches:
         clip = next(batches).arrays["clips"][0]
@@ -79,7 +80,7 @@ def test_reading_stays_a_fixed_number_of_batches_ahead(folder, monkeypatch):
     submit = Workers.submit
     monkeypatch.setattr(Workers, "submit", lambda self, *args: asked.append(1) or submit(self, *args))
     with Loader(order, 2, [0, 1], workers=1, ahead=3) as batches:
-        assert len(asked) == 6  # before anything is asked for
+        assert len(asked) == 6  # before the first batch is requested
         next(batches)
         assert len(asked) == 8
         time.sleep(0.3)
@@ -93,7 +94,7 @@ def test_reading_stays_a_fixed_number_of_batches_ahead(folder, monkeypatch):
         assert len(asked) == 2
 
 
-def test_rows_out_of_the_batch(folder):
+def test_rows_outside_the_batch(folder):
     for rows in ([], [4], [-1]):
         with pytest.raises(ValueError, match=r"expected some of 0\.\.3"):
             Loader(make_order(folder), 4, rows)
@@ -114,10 +115,10 @@ def test_a_source_that_goes_bad_is_named_with_its_step(tmp_path, workers):
 # Processes
 
 
-def test_workers_run_beside_each_other_and_keep_order():
+def test_workers_run_in_parallel_and_keep_order():
     with Workers(2) as pool:
         start = time.monotonic()
-        futures = [pool.submit(meet, i) for i in range(6)]
+        futures = [pool.submit(worker_tasks.number_and_process, i) for i in range(6)]
         assert [f.result()[0] for f in futures] == list(range(6))
         pids = {f.result()[1] for f in futures}
         assert time.monotonic() - start < 30
@@ -126,26 +127,17 @@ def test_workers_run_beside_each_other_and_keep_order():
     assert not wait_until_gone(pids, 0)
 
 
-def meet(i):
-    time.sleep(0.1)
-    return i, os.getpid()
-
-
-def test_mistakes_arrive():
+def test_exceptions_arrive():
     for count in (0, 1):
         with Workers(count) as pool:
             with pytest.raises(InputError, match=r"^user's$"):
-                pool.submit(fails, InputError("user's")).result()
+                pool.submit(worker_tasks.fail, InputError("user's")).result()
             with pytest.raises((KeyError, RuntimeError), match="ours"):
-                pool.submit(fails, KeyError("ours")).result()
-            assert pool.submit(abs, -3).result() == 3  # still there
+                pool.submit(worker_tasks.fail, KeyError("ours")).result()
+            assert pool.submit(abs, -3).result() == 3  # still alive
 
 
-def fails(error):
-    raise error
-
-
-def test_a_dead_worker_is_noticed_and_replaced():
+def test_a_dead_worker_is_detected_and_replaced():
     with Workers(1) as pool:
         with pytest.raises(WorkerDied, match=r"killed \(out of memory\?\)"):
             pool.submit(os.kill, pool.submit(os.getpid).result(), signal.SIGKILL).result()
@@ -162,7 +154,10 @@ def test_workers_leave_signals_to_the_parent():
         time.sleep(0.2)
         assert pool.submit(os.getpid).result() == pid
     assert not videos.is_running(pid)
-    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGINT, signal.SIGTERM}  # ours are as they were
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {
+        signal.SIGINT,
+        signal.SIGTERM,
+    }  # this process's mask is unchanged
 
 
 def test_leaving_does_not_wait_for_work():
@@ -185,6 +180,7 @@ def test_an_exception_in_the_loop_leaves_no_process(folder):
     def train():
         with loader as batches:
             next(batches)
+            assert isinstance(loader._pool, Workers)
             pids.extend(worker.process.pid for worker in loader._pool._workers)
             raise ZeroDivisionError
 
@@ -195,7 +191,7 @@ def test_an_exception_in_the_loop_leaves_no_process(folder):
 
 
 PARENT = """
-import signal, sys, time, test_train_loader as t
+import signal, sys, time, test_loader as t
 from pathlib import Path
 mode = sys.argv[2]
 with t.Loader(t.make_order(Path(sys.argv[1])), 2, [0, 1], workers=2) as batches:
@@ -207,12 +203,12 @@ with t.Loader(t.make_order(Path(sys.argv[1])), 2, [0, 1], workers=2) as batches:
 
 @pytest.mark.parametrize("mode", ["idle", "busy"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_however_the_parent_ends_its_workers_do_too(folder, mode, number):
+def test_workers_end_with_their_parent(folder, mode, number):
     parent = videos.run_python(PARENT, folder, mode)
     try:
         pids = []
         while len(pids) < 2:
-            line = parent.stdout.readline()
+            line = videos.output_of(parent).readline()
             assert line, "the parent ended by itself"
             pids = [int(pid) for pid in line.split()]
             if mode == "idle":
@@ -228,7 +224,7 @@ def test_however_the_parent_ends_its_workers_do_too(folder, mode, number):
 
 
 def test_a_script_without_a_main_guard(folder, tmp_path):
-    """`multiprocessing` would run the script again in each worker."""
+    """`multiprocessing` would run the script again in every worker."""
     script = tmp_path / "script.py"
     script.write_text(f"print('once'); import sys; sys.argv[1:] = [{str(folder)!r}, 'busy']\n" + PARENT + "        break\n")
     process = videos.run_python(f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')")

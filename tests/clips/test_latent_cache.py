@@ -1,4 +1,4 @@
-"""The latent cache: exactly what encoding each clip would give, built once, resumable, never half there."""
+"""The latent cache: equal to encoding each clip, built once, resumable, entries complete or absent."""
 
 import itertools
 import resource
@@ -21,10 +21,9 @@ CHUNK = 4
 
 
 class Encoder:
-    """Stands for VAE and CLIP: what it makes of a frame tells the frame, and it counts its calls."""
+    """Replaces VAE and CLIP: its outputs identify the frame, and it counts its calls."""
 
     def __init__(self):
-        self.frames = 0
         self.calls = 0
 
     def __call__(self, frames):
@@ -61,7 +60,7 @@ def build(cache, sources, **changes):
 
 def test_batches_equal_those_encoded_from_clips(data, sources, tmp_path):
     cache = LatentCache(tmp_path / "cache", settings(data), "key")
-    # 11, 9 and 8 frames by 4 are 3, 3 and 2 calls, and one measures the shapes
+    # 11, 9 and 8 frames in chunks of 4 are 3, 3 and 2 calls; one more determines the shapes
     assert build(cache, sources) == (3, 9)
     order = Order(sources, settings(data), 3)
     rows = [0, 2]
@@ -88,16 +87,16 @@ def test_built_once(data, sources, tmp_path):
     assert build(LatentCache(tmp_path / "cache", settings(data, num_frames=2, stride=1), "key"), sources) == (0, 0)
 
 
-def test_anything_that_matters_makes_another_entry(data, sources, tmp_path):
-    base = LatentCache(tmp_path / "cache", settings(data), "key").place(sources[0])
+def test_every_relevant_change_gives_another_entry(data, sources, tmp_path):
+    base = LatentCache(tmp_path / "cache", settings(data), "key").entry(sources[0])
     others = [
-        LatentCache(tmp_path / "cache", settings(data, size=(24, 32)), "key").place(sources[0]),
-        LatentCache(tmp_path / "cache", settings(data, fit="pad"), "key").place(sources[0]),
-        LatentCache(tmp_path / "cache", settings(data), "other").place(sources[0]),
-        LatentCache(tmp_path / "cache", settings(data), "key").place(sources[1]),
+        LatentCache(tmp_path / "cache", settings(data, size=(24, 32)), "key").entry(sources[0]),
+        LatentCache(tmp_path / "cache", settings(data, fit="pad"), "key").entry(sources[0]),
+        LatentCache(tmp_path / "cache", settings(data), "other").entry(sources[0]),
+        LatentCache(tmp_path / "cache", settings(data), "key").entry(sources[1]),
     ]
     videos.write_video(data / "a.mp4", 255 - videos.coded_frames(11))
-    others.append(LatentCache(tmp_path / "cache", settings(data), "key").place(scan(settings(data)).usable[0]))
+    others.append(LatentCache(tmp_path / "cache", settings(data), "key").entry(scan(settings(data)).usable[0]))
     assert len({base, *others}) == 6
 
 
@@ -113,18 +112,18 @@ def test_each_process_builds_its_share(data, sources, tmp_path):
 def test_damaged_entries_are_built_again(data, sources, tmp_path, name):
     cache = LatentCache(tmp_path / "cache", settings(data), "key")
     build(cache, sources)
-    file = cache.place(sources[1]) / f"{name}.npy"
+    file = cache.entry(sources[1]) / f"{name}.npy"
     whole = file.read_bytes()
     for damage in (lambda: file.write_bytes(whole[:-1]), lambda: file.write_bytes(b""), file.unlink):
         damage()
         assert not cache.is_complete(sources[1])
-        with pytest.raises(InputError, match="not a complete part of the latent cache"):
+        with pytest.raises(InputError, match="latent cache entry is missing or damaged"):
             cache.read(Clip(sources[1], 2, 4, 2))
         assert build(cache, sources)[0] == 1
         assert file.read_bytes() == whole
 
 
-def test_a_step_is_named_when_its_source_is_not_there(data, sources, tmp_path):
+def test_a_missing_entry_is_reported_with_its_step(data, sources, tmp_path):
     cache = LatentCache(tmp_path / "cache", settings(data), "key")
     order = Order(sources, settings(data), 0)
     with CachedLoader(cache, order, 1, [0], 6) as batches, pytest.raises(InputError, match=r"^step 6, \S+ frames .*: /.*cache"):
@@ -144,12 +143,12 @@ def test_errors_and_interrupts_leave_nothing_half_written(data, sources, tmp_pat
 
         return with_error
 
-    # The shapes, all of a, the first part of b; then the shapes and again the first part of b.
+    # Calls: the shapes, all of a, the first chunk of b; then the shapes and again the first chunk of b.
     for error, after in ((KeyboardInterrupt(), 5), (ZeroDivisionError(), 2)):
         with pytest.raises(type(error)):
             cache.build(sources, breaks(error, after), chunk=CHUNK)
         assert [cache.is_complete(s) for s in sources] == [True, False, False]
-        assert [path.name for path in cache.folder.iterdir()] == [cache.place(sources[0]).name]
+        assert [path.name for path in cache.folder.iterdir()] == [cache.entry(sources[0]).name]
     assert build(cache, sources) == (2, 6)
 
 
@@ -160,23 +159,23 @@ def test_encodings_that_are_not_finite(data, sources, tmp_path):
         mean, logvar, embeds = Encoder()(frames)
         return mean, np.where(frames.any(), np.inf, 0) + logvar, embeds
 
-    with pytest.raises(InputError, match=r"a.mp4: its encoding \(logvar\) isn't finite; nothing was cached for it"):
+    with pytest.raises(InputError, match=r"a.mp4: its encoding \(logvar\) is not finite; the source was not cached"):
         cache.build(sources, encode, chunk=CHUNK)
     assert not list(cache.folder.iterdir())
 
 
-def test_a_disk_that_is_too_small(data, sources, tmp_path, monkeypatch):
-    """Per frame 32x24x3 bytes of pixels, two times 4x3x3 and once 3 floats: 2604; 28 frames: 72912 bytes."""
+def test_a_disk_without_enough_space(data, sources, tmp_path, monkeypatch):
+    """A frame needs 32x24x3 bytes of pixels, two arrays of 4x3x3 floats and one of 3: 2604; 28 frames need 72912 bytes."""
     cache = LatentCache(tmp_path / "cache", settings(data), "key")
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 72911}))
-    with pytest.raises(InputError, match=r"cache: .* GiB are needed there"):
+    with pytest.raises(InputError, match=r"cache: .* GiB of disk space are needed"):
         build(cache, sources)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 72912}))
     assert build(cache, sources)[0] == 3
 
 
-def test_a_disk_that_fills_up_meanwhile(data, sources, tmp_path):
-    """A limit on the size of files, below that of the second source's frames (9 * 32 * 24 * 3), does the same."""
+def test_a_disk_that_fills_up_during_the_build(data, sources, tmp_path):
+    """Simulated by a limit on the size of files, below the second source's frames (9 * 32 * 24 * 3 bytes)."""
     cache = LatentCache(tmp_path / "cache", settings(data), "key")
     build(cache, sources[:1])
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -186,18 +185,18 @@ def test_a_disk_that_fills_up_meanwhile(data, sources, tmp_path):
             build(cache, sources)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert [path.name for path in cache.folder.iterdir()] == [cache.place(sources[0]).name]
+    assert [path.name for path in cache.folder.iterdir()] == [cache.entry(sources[0]).name]
     assert build(cache, sources)[0] == 2
 
 
-def test_a_place_that_cannot_be(data, tmp_path):
+def test_a_path_where_no_folder_can_be_created(data, tmp_path):
     (tmp_path / "file").write_text("?")
-    with pytest.raises(InputError, match="file: no latent cache can be made there"):
+    with pytest.raises(InputError, match="file: the latent cache can't be created"):
         LatentCache(tmp_path / "file", settings(data), "key")
 
 
 KILLED = """
-import sys, time, test_train_latent_cache as t
+import sys, time, test_latent_cache as t
 from pathlib import Path
 folder, cache = map(Path, sys.argv[1:])
 encode, calls = t.Encoder(), []
@@ -207,19 +206,19 @@ def slow(frames):
         print("now", flush=True)
         time.sleep(60)
     return encode(frames)
-found = t.scan(t.settings(folder)).usable
-t.LatentCache(cache, t.settings(folder), "key").build(found, slow, chunk=t.CHUNK)
+sources = t.scan(t.settings(folder)).usable
+t.LatentCache(cache, t.settings(folder), "key").build(sources, slow, chunk=t.CHUNK)
 """
 
 
-def test_a_killed_build_goes_on(data, sources, tmp_path):
+def test_a_killed_build_continues(data, sources, tmp_path):
     cache = LatentCache(tmp_path / "cache", settings(data), "key")
     process = videos.run_python(KILLED, data, cache.folder)
-    assert process.stdout.readline() == "now\n"
+    assert videos.output_of(process).readline() == "now\n"
     process.send_signal(signal.SIGKILL)
     process.communicate()
     time.sleep(0.1)
-    assert len(list(cache.folder.iterdir())) == 2  # one whole, one half
+    assert len(list(cache.folder.iterdir())) == 2  # one complete, one partial
     assert [cache.is_complete(s) for s in sources] == [True, False, False]
     assert build(cache, sources) == (2, 6)
     assert len(list(cache.folder.iterdir())) == 3

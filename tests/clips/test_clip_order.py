@@ -1,4 +1,4 @@
-"""The order of clips: a function of seed and position alone, epochs that hold each source once, starts that are even."""
+"""The order of clips: a function of seed and position, epochs with each source once, uniform starts."""
 
 import json
 import subprocess
@@ -11,11 +11,22 @@ from svdjax.data.clip_order import Order
 from svdjax.data.sources import DataSettings, Source
 from svdjax.errors import InputError
 
-SETTINGS = DataSettings(".", 4, (32, 24), 2)
+SETTINGS = DataSettings(folder=".", num_frames=4, size=(32, 24), stride=2)
 
 
 def source(name, starts=((0, 5),)):
-    return Source(name, f"/data/{name}", "video", 99, 32, 24, 1.0, starts, 1, "00")
+    return Source(
+        name=name,
+        path=f"/data/{name}",
+        kind="video",
+        frames=99,
+        width=32,
+        height=24,
+        motion=1.0,
+        starts=starts,
+        size_in_bytes=1,
+        digest="00",
+    )
 
 
 SOURCES = [source(f"{i}.mp4", ((i, 2 * i + 1), (40, 43))) for i in range(7)]
@@ -34,23 +45,23 @@ def test_epochs_are_permutations_that_differ():
 
 
 def test_the_same_for_any_division_among_processes():
-    """A step's clips don't depend on who asks for which rows, in which order, or what was asked before."""
+    """A step's clips don't depend on which process requests which rows, in which order, or on earlier requests."""
     whole = [clip.name for step in range(1, 9) for clip in Order(SOURCES, SETTINGS, 1).clips(step, 6, range(6))]
     assert whole == [clip.name for clip in map(Order(SOURCES, SETTINGS, 1).clip, range(48))]
     for processes in (1, 2, 3, 6):
         rows = [list(range(6))[i::processes] for i in range(processes)]
         for step in (8, 3, 5):
-            found = {}
+            clip_of_row = {}
             for own in reversed(rows):
-                found |= zip(own, Order(SOURCES, SETTINGS, 1).clips(step, 6, own), strict=True)
-            assert [found[row].name for row in range(6)] == whole[6 * (step - 1) : 6 * step]
+                clip_of_row |= zip(own, Order(SOURCES, SETTINGS, 1).clips(step, 6, own), strict=True)
+            assert [clip_of_row[row].name for row in range(6)] == whole[6 * (step - 1) : 6 * step]
 
 
 def test_seeds_differ_and_reproduce_in_another_process():
     code = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
-import test_train_order as t
+import test_clip_order as t
 print(json.dumps(t.clips(t.Order(t.SOURCES, t.SETTINGS, 5), range(30))))
 """
     tests = __file__.rsplit("/", 1)[0]
@@ -61,11 +72,11 @@ print(json.dumps(t.clips(t.Order(t.SOURCES, t.SETTINGS, 5), range(30))))
 
 
 def test_the_order_never_changes_between_versions():
-    """A resumed run must go on with the same clips: numbers recorded when this was written."""
+    """A resumed run must continue with the same clips: values recorded with the first version."""
     assert clips(Order(SOURCES, SETTINGS, 5), [0, 1, 6, 7, 10**6, 2**40]) == RECORDED
 
 
-def test_every_start_that_fits_is_drawn_evenly():
+def test_starts_are_drawn_uniformly():
     one = Order([source("a", ((2, 5), (9, 11)))], SETTINGS, 0)
     starts = [start for _, start in clips(one, range(5000))]
     values, counts = np.unique(starts, return_counts=True)
@@ -73,15 +84,15 @@ def test_every_start_that_fits_is_drawn_evenly():
     assert np.abs(counts - 1000).max() < 6 * np.sqrt(1000 * 0.8)  # six standard deviations
 
 
-def test_neighbouring_draws_are_unrelated():
-    """Starts within a source and its place in the epoch come from different streams, and so do neighbouring seeds."""
+def test_neighbouring_draws_are_uncorrelated():
+    """Starts at neighbouring positions and with neighbouring seeds."""
     two = [Order([source("a", ((0, 1000),))], SETTINGS, seed) for seed in (1, 2)]
     first, second = (np.array([order.clip(i).start for i in range(1000)]) for order in two)
     for a, b in ((first[:-1], first[1:]), (first, second), (first[1:], second[:-1])):
         assert abs(np.corrcoef(a, b)[0, 1]) < 5 / np.sqrt(1000)
 
 
-def test_clips_carry_the_settings():
+def test_clips_have_the_settings():
     clip = Order(SOURCES, SETTINGS, 0).clip(0)
     assert (clip.num_frames, clip.stride) == (4, 2)
     assert list(clip.frames) == [clip.start + i for i in (0, 2, 4, 6)]

@@ -1,15 +1,13 @@
-"""Data that can't be used: skipped with its reason, or refused in one line that names it."""
-
-import os
-import signal
+"""Unusable data: skipped with a reason, or refused with one line that names it."""
 
 import media
 import numpy as np
 import pytest
 import videos
+import worker_tasks
 
-from svdjax.data.motion import MIXED_SIZES, STILL, TOO_SHORT, UNREADABLE, measure
-from svdjax.data.report import report
+from svdjax.data.motion import MIXED_SIZES, STILL, TOO_SHORT, UNREADABLE
+from svdjax.data.report import summary
 from svdjax.data.scan import scan
 from svdjax.data.sources import DataSettings
 from svdjax.errors import InputError
@@ -22,7 +20,7 @@ def settings(folder, **changes):
 
 
 def bad(tmp_path):
-    """Everything that can't be used, with the reason and words of the detail."""
+    """Write unusable sources of every type; yield each name with the reason and a part of the detail."""
     good = videos.write_video(tmp_path / "good.mp4", videos.coded_frames(30), crf=1)
     whole = good.read_bytes()
     good.unlink()
@@ -61,19 +59,19 @@ def test_bad_sources_are_skipped_with_their_reason(tmp_path, workers):
     videos.write_frames(tmp_path / "good", videos.coded_frames(9))
     (tmp_path / "notes.txt").write_text("?")
     limits = settings(tmp_path, stride=2, min_motion=0.5)
-    found = scan(limits, workers)
-    assert [s.name for s in found.usable] == ["good"]
-    assert {s.name: s.reason for s in found.skipped} == {name: reason for name, (reason, _) in expected.items()}
-    for item in found.skipped:
+    result = scan(limits, workers)
+    assert [s.name for s in result.usable] == ["good"]
+    assert {s.name: s.reason for s in result.skipped} == {name: reason for name, (reason, _) in expected.items()}
+    for item in result.skipped:
         assert expected[item.name][1] in item.detail
         assert str(tmp_path) not in item.detail
         assert "\n" not in item.detail
-    assert found.ignored == 1
-    lines = report(found, limits)
+    assert result.ignored == 1
+    lines = summary(result, limits)
     assert lines[0].startswith(f"data: 1 source in {tmp_path}, 9 frames, 3 clips of 4 frames at stride 2, motion ")
     assert f"skipped 8, {UNREADABLE}: broken (5.png: the image is damaged" in "\n".join(lines)
     assert " and 5 more" in "\n".join(lines)
-    assert lines[-1] == "ignored 1 file that is no video or image"
+    assert lines[-1] == "ignored 1 file of other types"
     (tmp_path / "good" / "0.png").unlink()
     for i in range(1, 9):
         (tmp_path / "good" / f"{i}.png").unlink()
@@ -81,31 +79,24 @@ def test_bad_sources_are_skipped_with_their_reason(tmp_path, workers):
         scan(limits, workers)
 
 
-def test_a_process_that_dies_costs_one_source(tmp_path, monkeypatch):
-    """As a decoder that crashes on a damaged file would."""
+def test_a_worker_that_dies_loses_only_its_source(tmp_path, monkeypatch):
     for name in "abc":
         videos.write_frames(tmp_path / name, videos.coded_frames(5))
-    monkeypatch.setattr("svdjax.data.scan.measure", dies_on_b)
-    found = scan(settings(tmp_path), 1)
-    assert [s.name for s in found.usable] == ["a", "c"]
-    assert [(s.name, s.reason) for s in found.skipped] == [("b", UNREADABLE)]
-    assert "killed" in found.skipped[0].detail
+    monkeypatch.setattr("svdjax.data.scan.measure_source", worker_tasks.die_on_b)
+    result = scan(settings(tmp_path), 1)
+    assert [s.name for s in result.usable] == ["a", "c"]
+    assert [(s.name, s.reason) for s in result.skipped] == [("b", UNREADABLE)]
+    assert "killed" in result.skipped[0].detail
 
 
-def dies_on_b(place, *args):
-    if place.name == "b":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return measure(place, *args)
-
-
-def test_folders_that_may_not_be_read():
+def test_folders_without_permission():
     with media.open_folder() as folder:
         videos.write_frames(folder / "a", videos.coded_frames(5))
         videos.write_frames(folder / "b", videos.coded_frames(5)).chmod(0)
         with media.unprivileged():
-            found = scan(settings(folder))
-            (item,) = found.skipped
-            assert ([s.name for s in found.usable], item.name, item.reason) == (["a"], "b", UNREADABLE)
+            result = scan(settings(folder))
+            (item,) = result.skipped
+            assert ([s.name for s in result.usable], item.name, item.reason) == (["a"], "b", UNREADABLE)
             assert item.detail == "can't be read (Permission denied)"
             with pytest.raises(InputError, match=r"/b: can't be read \(Permission denied\)$"):
                 scan(settings(folder / "b"))
@@ -113,7 +104,7 @@ def test_folders_that_may_not_be_read():
                 scan(settings(folder / "b" / "c"))
 
 
-def test_folders_that_hold_nothing(tmp_path):
+def test_folders_without_data(tmp_path):
     for folder, message in (
         (tmp_path / "missing", "no such folder"),
         (tmp_path / "file", "is a file"),
