@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from svdjax.diffusers_layout.importing import DTYPES, Conversion, convert
+from svdjax.diffusers_layout.importing import Conversion, convert
 from svdjax.errors import InputError
 from svdjax.runtime import cli
+from svdjax.runtime.dtypes import DTYPES
 
 
 def command(argv: list[str] | None) -> None:
@@ -21,19 +22,22 @@ def command(argv: list[str] | None) -> None:
     )
     parser.add_argument("out", type=Path, metavar="OUT", help="the checkpoint to write, a new folder")
     parser.add_argument(
-        "--backward", type=Path, metavar="DIR", help="fine-tuned backward UNet: its folder, or one that holds it as unet/"
+        "--backward",
+        type=Path,
+        metavar="DIR",
+        help="a fine-tuned UNet for the backward direction: its folder, or a folder that holds it as unet/",
     )
     parser.add_argument(
         "--backward-base",
         type=Path,
         metavar="DIR",
-        help="the UNet it was tuned from, if that is not SOURCE's: what is carried over is their difference",
+        help="the UNet that --backward was fine-tuned from, if not SOURCE's: their difference is added to SOURCE's UNet",
     )
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="dtype to store (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is a checkpoint")
     args = parser.parse_args(argv)
     if args.backward_base is not None and args.backward is None:
-        raise InputError("--backward-base is given without --backward, whose base it is")
+        raise InputError("--backward-base: is given without --backward, expected both")
     convert(Conversion(**vars(args)))
 
 

@@ -1,4 +1,4 @@
-"""Casting numbers that are to be stored: a value that the narrower type can't hold is refused, never made infinite."""
+"""Casting of values for storage: values beyond the range of the narrower type are an error, and never become infinite."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import numpy as np
 from svdjax.errors import InputError
 
 
-def cast_finite(values: np.ndarray, dtype: Any, what: str) -> np.ndarray:
+def cast_finite(values: np.ndarray, dtype: Any, name: str) -> np.ndarray:
     """Contiguous `values` in `dtype`.
 
     Args:
         values: finite numbers.
         dtype: a floating point type.
-        what: the tensor, and where it is from, for the message.
+        name: the tensor and its file, for the message.
 
     Raises:
-        InputError: a number beyond the type's range.
+        InputError: a value beyond the range of `dtype`.
     """
     with np.errstate(over="ignore"):  # refused below
         cast = np.ascontiguousarray(values, np.dtype(dtype))
     if cast.dtype != values.dtype and not np.isfinite(cast).all():
         largest = np.abs(values).max()
-        raise InputError(f"{what} holds {largest:.3g}, beyond the range of {np.dtype(dtype).name}: use another --dtype")
+        raise InputError(f"{name} holds {largest:.3g}, beyond the range of {np.dtype(dtype).name}: use another --dtype")
     return cast

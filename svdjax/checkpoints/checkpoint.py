@@ -1,28 +1,30 @@
-"""The checkpoints: a folder of one Orbax tree a network, each a flat mapping of dotted names, and a `config.json`.
+"""Checkpoints of whole models: a folder with `config.json` and one Orbax tree per network.
 
-    OUT/config.json, OUT/unet/, OUT/vae/, OUT/image_encoder/ and, where there are backward weights, OUT/backward/
+    OUT/config.json, OUT/unet/, OUT/vae/, OUT/image_encoder/ and, with backward weights, OUT/backward/
 
-Backward weights alone, as training writes them, are another folder: `svdjax.checkpoints.delta`.
+Each tree maps dotted names to arrays. Training writes backward weights to a separate folder: `svdjax.checkpoints.delta`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from svdjax.checkpoints import delta
-from svdjax.checkpoints.manifest import MODEL, is_of, read_manifest, write_manifest
+from svdjax.checkpoints.manifest import MODEL, has_format, read_manifest, write_manifest
 from svdjax.checkpoints.orbax_trees import Shardings, digest, restore_tree, save_tree, tree_shapes
 from svdjax.config import SVDConfig
 from svdjax.errors import InputError
-from svdjax.memory.blocking import stats_dtype
-from svdjax.models.backward import check_overlay
+from svdjax.memory.precision import stats_dtype
+from svdjax.models.backward import check_backward_tensors
 from svdjax.models.initialize import abstract
 from svdjax.models.svd import NETWORKS, SVD, fill, leaves
 from svdjax.models.unet import UNet
@@ -31,13 +33,14 @@ from svdjax.runtime.atomic import new_folder
 
 @dataclass(frozen=True)
 class Info:
-    """What `config.json` says besides format and version.
+    """The contents of `config.json` besides format and version.
 
     Attributes:
         config: the model's configuration.
-        dtype: name of the dtype that is stored.
-        backward: what the backward weights are and come from, or None without them; `trained` lists the kinds of tensors.
-        sources: SHA-256 of the files that it was made from, by path.
+        dtype: name of the stored dtype.
+        backward: origin of the backward weights, with the kinds of tensors under `trained`; None without backward weights.
+        sources: SHA-256 of the files that the checkpoint was converted from, by path; or, for a model trained with svdjax, the
+            `digest` of each network's tensors, by network.
     """
 
     config: SVDConfig
@@ -47,71 +50,73 @@ class Info:
 
 
 def load(path: str | Path, *, dtype: Any = None, backward: str | Path | None = None, shardings: Shardings | None = None) -> SVD:
-    """Load a checkpoint that `convert.svd_to_flax` wrote.
+    """Load a checkpoint.
 
     Args:
-        path: its folder.
-        dtype: of computation and parameters; None is the stored dtype. The VAE is at least float32 where its
-            configuration says `force_upcast`, as SVD's does.
-        backward: a folder of backward weights (`svdjax.checkpoints.delta`) that replace the checkpoint's own. They are
-            added to this model's UNet, so they may have been trained from another one of the same shapes, or of another
-            num_frames.
-        shardings: where each tensor goes, from its shape and its name, such as `unet.conv_in.kernel` or
-            `backward.mid_block.[...].attn1.to_v.kernel`; the default device if left out.
+        path: a folder that `convert.svd_to_flax` or `train.base` wrote.
+        dtype: dtype of computation and parameters; None is the stored dtype. The VAE has at least float32 if its configuration
+            sets `force_upcast`, as SVD's does.
+        backward: a folder of backward weights (`svdjax.checkpoints.delta`) to use instead of the checkpoint's own. They are
+            differences that are added to this model's UNet, so they may come from another UNet of the same shapes, also with
+            another num_frames.
+        shardings: see `svdjax.load`.
 
     Raises:
-        InputError: not such a checkpoint, parts that are missing or damaged, a newer format, or backward weights of
-            another UNet.
+        InputError: not a checkpoint, missing or damaged parts, another format version, or backward weights that don't fit.
     """
     path = Path(path)
     info = read_info(path)
     dtype = jnp.dtype(info.dtype if dtype is None else dtype)
     unet = leaves(abstract(UNet, info.config.unet, dtype))
-    own = path / "backward" if backward is None and info.backward is not None else None
-    expected = {}
-    if backward is not None:  # checked before the gigabytes are read
-        delta.check(Path(backward), unet)
-    elif own is not None:
-        found = tree_shapes(own)
-        check_overlay(found, unet, str(own))
-        expected = {name: unet[name] for name in found}
-    networks = {name: load_network(path, info.config, name, dtype, shardings) for name in NETWORKS}
-    overlay = None
+    own = path / "backward" if info.backward is not None else None
+    # Check backward weights before reading gigabytes of networks; read them after the networks.
+    read_backward: Callable[[Shardings | None], dict[str, Array]] | None = None
     if backward is not None:
-        overlay = delta.restore(Path(backward), path / "unet", dtype, _within("backward", shardings))
+        delta.check_backward_folder(Path(backward), unet)
+        read_backward = partial(delta.restore, Path(backward), path / "unet", dtype)
     elif own is not None:
-        overlay = restore_tree(own, expected, _within("backward", shardings))
-    return SVD(info.config, **networks, backward=overlay)
+        stored = tree_shapes(own)
+        check_backward_tensors(stored, unet, str(own))
+        read_backward = partial(restore_tree, own, {name: unet[name] for name in stored})
+    networks = {name: load_network(path, info.config, name, dtype, shardings) for name in NETWORKS}
+    overlay = None if read_backward is None else read_backward(_with_prefix("backward", shardings))
+    return SVD(config=info.config, **networks, backward=overlay)
 
 
 def load_network(path: Path, config: SVDConfig, name: str, dtype: Any, shardings: Shardings | None = None) -> Any:
-    """One network of a checkpoint.
+    """Load one network of a checkpoint.
 
     Args:
         path: the checkpoint's folder.
-        config: what `read_info` says of it.
+        config: its configuration, from `read_info`.
         name: a key of `svdjax.models.svd.NETWORKS`.
-        dtype, shardings: as of `load`.
+        dtype: see `load`.
+        shardings: see `load`.
     """
-    used = stats_dtype(jnp.dtype(dtype)) if name == "vae" and config.vae.force_upcast else dtype
-    network = abstract(NETWORKS[name], getattr(config, name), used)
-    return fill(network, restore_tree(path / name, leaves(network), _within(name, shardings)))
+    network = abstract(NETWORKS[name], getattr(config, name), network_dtype(config, name, dtype))
+    return fill(network, restore_tree(path / name, leaves(network), _with_prefix(name, shardings)))
 
 
-def _within(part: str, shardings: Shardings | None) -> Shardings | None:
+def network_dtype(config: SVDConfig, name: str, dtype: Any) -> Any:
+    """Dtype of the network `name`, a key of `NETWORKS`, in a model of `dtype`: the VAE may need at least float32."""
+    return stats_dtype(jnp.dtype(dtype)) if name == "vae" and config.vae.force_upcast else dtype
+
+
+def _with_prefix(part: str, shardings: Shardings | None) -> Shardings | None:
+    """Shardings of one part of a model, for tensor names without the name of the part."""
     return None if shardings is None else lambda name, shape: shardings(f"{part}.{name}", shape)
 
 
 def save(path: str | Path, config: SVDConfig, networks: Mapping[str, Mapping[str, Any]], *, overwrite: bool = False) -> None:
     """Write a checkpoint without backward weights, in float32.
 
-    With several hosts the first process alone calls this, with arrays that it can read whole.
+    In a run of several processes only process 0 calls this, with fully addressable arrays.
 
     Args:
-        path: the folder to make.
-        config: of the model.
-        networks: the tensors of each of `svdjax.models.svd.NETWORKS`, by dotted name.
-        overwrite: whether a checkpoint at `path` is replaced, once the new one is whole.
+        path: the folder to create.
+        config: the model's configuration.
+        networks: for each of `svdjax.models.svd.NETWORKS`, its tensors by dotted name.
+        overwrite: whether to replace a checkpoint at `path` when the new one is complete.
 
     Raises:
         InputError: the folder exists, or can't be written.
@@ -126,20 +131,20 @@ def save(path: str | Path, config: SVDConfig, networks: Mapping[str, Mapping[str
 
 
 def is_model(path: Path) -> bool:
-    """Whether a folder is a checkpoint of a model, of any version."""
-    return is_of(path, MODEL)
+    """Whether a folder is a checkpoint of a whole model, of any format version."""
+    return has_format(path, MODEL)
 
 
 def write_info(folder: Path, info: Info) -> None:
-    """Write `config.json`, the last file of a new checkpoint."""
+    """Write the `config.json` of a checkpoint, after all its other files."""
     write_manifest(folder, MODEL, dataclasses.asdict(info))
 
 
 def read_info(path: Path) -> Info:
-    """What the `config.json` of a checkpoint says.
+    """Read the `config.json` of a checkpoint.
 
     Raises:
-        InputError: not a checkpoint, a newer one, or one with damaged or missing files.
+        InputError: not a checkpoint, another format version, or damaged or missing files.
     """
     data = read_manifest(path, MODEL)
     try:

@@ -1,9 +1,9 @@
-"""Backward weights alone, as training writes them: how they differ from the UNet that they were trained from.
+"""Folders of backward weights, written by training: differences from the UNet that training started from.
 
     OUT/config.json, OUT/delta/
 
-Beside that UNet the difference gives the trained tensors again; beside another of the same shapes, such as SVD-XT's for SVD,
-it is the paper's transfer: v/o_XT + (v/o_tuned - v/o_SVD).
+Added to that UNet, they give the trained tensors. Added to another UNet of the same shapes, such as SVD-XT's after
+training from SVD, they are the paper's transfer: v/o_XT + (v/o_tuned - v/o_SVD).
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ import numpy as np
 from jax import Array
 
 from svdjax.checkpoints.casting import cast_finite
-from svdjax.checkpoints.manifest import BACKWARD, is_of, read_manifest, write_manifest
+from svdjax.checkpoints.manifest import BACKWARD, has_format, read_manifest, write_manifest
 from svdjax.checkpoints.orbax_trees import Shardings, digest, restore_tree, save_tree, tree_shapes
 from svdjax.errors import InputError
-from svdjax.models.backward import QUERIES, VALUES, check_overlay, expected_names, kind_of, trained_kinds
+from svdjax.models.backward import QUERIES, VALUES, check_backward_tensors, names_of_kinds, tensor_kind, trained_kinds
 from svdjax.runtime.atomic import new_folder
 
 
 def base_tensors(model: Path, kinds: Collection[str] = VALUES, sharding: Shardings | None = None) -> dict[str, Array]:
-    """Tensors of the temporal self-attentions of a checkpoint's UNet in float32, as stored: what training starts from.
+    """Read the temporal self-attention tensors of a checkpoint's UNet in float32, for the start of training.
 
-    The tensors of a loaded model may have been rounded to the dtype that it computes in; these have not.
+    The tensors of a loaded model may be rounded to its compute dtype.
 
     Args:
-        model: the checkpoint's folder, known to be one (`svdjax.checkpoints.checkpoint.read_info`).
-        kinds: of `svdjax.models.backward.VALUES` and `QUERIES`.
-        sharding: where a tensor goes, from its name and shape; the default device if left out.
+        model: the folder of a checkpoint that `svdjax.checkpoints.checkpoint.read_info` has checked.
+        kinds: kinds of tensors, from `svdjax.models.backward.VALUES` and `QUERIES`.
+        sharding: see `svdjax.checkpoints.orbax_trees.restore_tree`.
     """
     shapes = tree_shapes(model / "unet")
-    expected = {name: jax.ShapeDtypeStruct(shapes[name].shape, np.float32) for name in expected_names(shapes, kinds)}
+    expected = {name: jax.ShapeDtypeStruct(shapes[name].shape, np.float32) for name in names_of_kinds(shapes, kinds)}
     return restore_tree(model / "unet", expected, sharding, partial=True)
 
 
@@ -49,33 +49,33 @@ def save_backward(
     dtype: str = "float16",
     overwrite: bool = False,
 ) -> None:
-    """Write backward weights alone: what `svdjax.load(..., backward=path)` reads.
+    """Write a folder of backward weights, for `svdjax.load(..., backward=path)`.
 
-    With several hosts the first process alone calls this (`jax.process_index() == 0`), with arrays that it can read whole; it
-    waits for no other.
+    In a run of several processes only process 0 calls this (`jax.process_index() == 0`), with fully addressable arrays.
+    It doesn't wait for other processes.
 
     Args:
-        path: the folder to make.
-        values: the trained tensors by dotted name, float32: all of each kind that was trained (`svdjax.models.backward`).
-        base: the UNet's own tensors that they were trained from, from `base_tensors`; at least those of `VALUES`, and of
-            `QUERIES` if any of them were trained. Those that `values` lacks are stored as not changed.
-        info: anything that JSON can hold, kept under `backward`. `sources`, the hashes of the model trained from
-            (`svdjax.checkpoints.checkpoint.Info.sources`), tells a reader whether it is at hand.
-        dtype: of the stored differences. Half a unit in the last place of float16 is 1/2048 of a difference.
-        overwrite: whether backward weights at `path` are replaced.
+        path: the folder to create.
+        values: the trained tensors by dotted name, float32: all tensors of each trained kind (`svdjax.models.backward`).
+        base: the UNet's own tensors before training, from `base_tensors`: those of `VALUES`, and those of `QUERIES` if
+            queries or keys were trained. Tensors that are not in `values` get a difference of zero.
+        info: values that are serializable as JSON, stored under `backward`. `sources`, the hashes of the model before training
+            (`svdjax.checkpoints.checkpoint.Info.sources`), identify the UNet to readers.
+        dtype: dtype of the stored differences. Float16 rounds a difference by at most 1/2048 of itself.
+        overwrite: whether to replace backward weights at `path`.
 
     Raises:
-        InputError: names or shapes that are not `base`'s, differences that are not finite or beyond the range of `dtype`,
-            `path` exists or can't be written.
+        InputError: names or shapes that differ from those of `base`, differences that are not finite or beyond the range of
+            `dtype`, or a `path` that exists or can't be written.
     """
     kinds = trained_kinds(values)
-    complete = VALUES + (QUERIES if set(kinds) & set(QUERIES) else ())
-    unchanged = [name for name in expected_names(base, complete) if kind_of(name) not in kinds]
-    check_overlay({**values, **{name: base[name] for name in unchanged}}, base, f"{path}: the values to save")
-    stored = {name: _difference(name, values[name], base[name], dtype, path) for name in values}
-    stored |= {name: np.zeros(base[name].shape, dtype) for name in unchanged}
-    with new_folder(Path(path), overwrite=overwrite, ours=lambda old: is_of(old, BACKWARD)) as folder:
-        save_tree(folder / "delta", stored)
+    all_kinds = VALUES + (QUERIES if set(kinds) & set(QUERIES) else ())
+    unchanged = [name for name in names_of_kinds(base, all_kinds) if tensor_kind(name) not in kinds]
+    check_backward_tensors({**values, **{name: base[name] for name in unchanged}}, base, f"{path}: the values to save")
+    differences = {name: _difference(name, values[name], base[name], dtype, path) for name in values}
+    differences |= {name: np.zeros(base[name].shape, dtype) for name in unchanged}
+    with new_folder(Path(path), overwrite=overwrite, ours=lambda old: has_format(old, BACKWARD)) as folder:
+        save_tree(folder / "delta", differences)
         write_manifest(folder, BACKWARD, {"dtype": dtype, "backward": {**info, "trained": kinds}})
 
 
@@ -88,66 +88,73 @@ def _difference(name: str, value: Any, base: Any, dtype: str, path: str | Path) 
 
 
 def read_backward_info(path: Path) -> dict[str, Any]:
-    """What `save_backward` was told of backward weights, and under `trained` the kinds of tensors that were trained.
+    """Read the `info` that `save_backward` stored, with the kinds of tensors that were trained under `trained`.
 
     Raises:
-        InputError: not a folder of backward weights, another version, or one with damaged or missing files.
+        InputError: not a folder of backward weights, another format version, or damaged or missing files.
     """
     info = read_manifest(path, BACKWARD).get("backward")
     if not isinstance(info, dict):
-        raise InputError(f"{path / 'config.json'}: is damaged: it says nothing about the backward weights")
+        raise InputError(f"{path / 'config.json'}: is damaged: it has no information about the backward weights")
     return info
 
 
 def content(path: Path) -> list[Any]:
-    """What tells backward weights from any others: what `read_backward_info` gives, and a SHA-256 of the tensors.
+    """Identity of backward weights, to compare them: the result of `read_backward_info` and a SHA-256 of the tensors.
 
-    The tensors are read, some tens of megabytes of SVD's. Errors as `read_backward_info` and `restore`.
+    It reads the tensors, tens of megabytes for SVD. For errors see `read_backward_info` and `restore`.
     """
     info = read_backward_info(path)
     return [info, digest(restore_tree(path / "delta", tree_shapes(path / "delta")))]
 
 
 def transfer_note(path: Path, sources: Mapping[str, str]) -> str | None:
-    """One line for the user where backward weights were trained from another UNet, as far as the hashes of its files tell.
+    """One line for the user if, by the hashes, backward weights were trained from another UNet; otherwise None.
 
     Args:
-        path: the backward weights.
+        path: the folder of backward weights.
         sources: the `sources` of the model that they are used with (`svdjax.checkpoints.checkpoint.Info`).
 
     Raises:
-        InputError: as `read_backward_info`.
+        InputError: see `read_backward_info`.
     """
-
-    def unet(hashes: Mapping[str, str]) -> dict[str, str]:
-        # files of a folder that was converted, or the whole tree of a model trained here
-        files = {name for name in hashes if name.startswith("unet/") and name.endswith(".safetensors")}
-        return {name: digest for name, digest in hashes.items() if name in files or name == "unet"}
-
-    trained_from = unet(read_backward_info(path).get("sources") or {})
-    if not trained_from or trained_from == unet(sources):
+    trained_from = _unet_hashes(read_backward_info(path).get("sources") or {})
+    if not trained_from or trained_from == _unet_hashes(sources):
         return None
     return f"{path}: trained from another UNet than the model's: transferred as a difference"
 
 
-def check(path: Path, unet: Mapping[str, Any]) -> None:
-    """Hold backward weights against a UNet without reading them; `unet` holds its tensors by name, anything with `shape`.
+def _unet_hashes(sources: Mapping[str, str]) -> dict[str, str]:
+    """The hashes of a UNet's weights: files of a converted folder, or the tree `unet` of a model trained with svdjax."""
+    return {
+        name: digest
+        for name, digest in sources.items()
+        if name == "unet" or (name.startswith("unet/") and name.endswith(".safetensors"))
+    }
+
+
+def check_backward_folder(path: Path, unet: Mapping[str, Any]) -> None:
+    """Check that backward weights fit a UNet; only their names and shapes are read.
+
+    Args:
+        path: the folder of backward weights.
+        unet: the UNet's tensors by dotted name; anything with a `shape`.
 
     Raises:
-        InputError: not backward weights, damaged ones, or those of a UNet of other shapes.
+        InputError: not a folder of backward weights, damaged, or other names or shapes than the UNet's.
     """
     read_backward_info(path)
-    check_overlay(tree_shapes(path / "delta"), unet, str(path / "delta"))
+    check_backward_tensors(tree_shapes(path / "delta"), unet, str(path / "delta"))
 
 
 def restore(path: Path, unet_tree: Path, dtype: Any, sharding: Shardings | None = None) -> dict[str, Array]:
-    """Backward weights for a UNet: its own tensors as stored, plus the differences, in float32; then cast.
+    """Read backward weights for a UNet: its stored tensors plus the differences in float32, then cast.
 
     Args:
-        path: a folder that `check` has passed.
-        unet_tree: the UNet's own tensors on disk (`svdjax.checkpoints.orbax_trees`); only those needed are read.
-        dtype: of the result.
-        sharding: where a tensor goes, from its name and shape; the default device if left out.
+        path: a folder that `check_backward_folder` has checked.
+        unet_tree: the UNet's tree on disk; only the tensors needed are read.
+        dtype: dtype of the result.
+        sharding: see `svdjax.checkpoints.orbax_trees.restore_tree`.
     """
     shapes = tree_shapes(path / "delta")
     expected = {name: jax.ShapeDtypeStruct(value.shape, np.float32) for name, value in shapes.items()}

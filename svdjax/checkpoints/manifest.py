@@ -1,4 +1,4 @@
-"""The `config.json` of a folder that is written here: what the folder is, and which files belong to it."""
+"""The `config.json` of folders that svdjax writes: format, version, and the sizes of all files."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from svdjax.version import __version__
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A kind of folder.
+class FolderFormat:
+    """A folder format.
 
     Attributes:
-        name: what `config.json` says under `format`.
-        version: what it says under `version`; other versions are refused.
-        made_by: the command that writes such folders, for messages.
+        name: `format` in `config.json`.
+        version: `version` in `config.json`; other versions are refused.
+        made_by: the commands that write such folders, for messages.
     """
 
     name: str
@@ -27,34 +27,34 @@ class Kind:
     made_by: str
 
 
-MODEL = Kind("svdjax-model", 1, "convert.svd_to_flax")
-BACKWARD = Kind("svdjax-backward", 2, "train.backward")  # version 1 held values where there is a difference now
+MODEL = FolderFormat("svdjax-model", 1, "convert.svd_to_flax or train.base")
+BACKWARD = FolderFormat("svdjax-backward", 2, "train.backward")  # version 1 had values instead of differences
 
 
-def is_of(path: Path, kind: Kind) -> bool:
-    """Whether a folder is of a kind, of any version."""
+def has_format(path: Path, folder_format: FolderFormat) -> bool:
+    """Whether a folder has a format, in any version."""
     try:
-        return json.loads((path / "config.json").read_bytes())["format"] == kind.name
+        return json.loads((path / "config.json").read_bytes())["format"] == folder_format.name
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
-def write_manifest(folder: Path, kind: Kind, data: Mapping[str, Any]) -> None:
-    """Write `config.json`, the last file of a folder, with the sizes of all others, by which incomplete copies are noticed."""
+def write_manifest(folder: Path, folder_format: FolderFormat, data: Mapping[str, Any]) -> None:
+    """Write `config.json`, after all other files of a folder: it holds their sizes, to detect incomplete copies."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
-    data = {"format": kind.name, "version": kind.version, "svdjax": __version__, **data, "files": files}
-    (folder / "config.json").write_text(json.dumps(data, indent=2) + "\n")
+    header = {"format": folder_format.name, "version": folder_format.version, "svdjax": __version__}
+    (folder / "config.json").write_text(json.dumps({**header, **data, "files": files}, indent=2) + "\n")
 
 
-def read_manifest(path: Path, kind: Kind) -> dict[str, Any]:
-    """The `config.json` of a folder of a kind, whose files must all be there and of the size that they had.
+def read_manifest(path: Path, folder_format: FolderFormat) -> dict[str, Any]:
+    """Read the `config.json` of a folder and check that all its files are there with their recorded sizes.
 
     Raises:
-        InputError: another kind of folder, another version, or one with damaged or missing files.
+        InputError: another format or version, or damaged or missing files.
     """
     file = path / "config.json"
-    expected = f"a folder that {kind.made_by} writes"
+    expected = f"a folder that {folder_format.made_by} writes"
     if not path.is_dir():
         raise InputError(f"{path}: no such folder, expected {expected}")
     try:
@@ -63,21 +63,28 @@ def read_manifest(path: Path, kind: Kind) -> dict[str, Any]:
         raise InputError(f"{file}: can't be read ({e.strerror}): {path} is not {expected}") from None
     except ValueError as e:
         raise InputError(f"{file}: is not JSON: {e}") from None
-    found = data.get("format") if isinstance(data, dict) else None
-    if found != kind.name:
-        raise InputError(f"{file}: format is {found!r}, expected {kind.name!r}: {path} is not {expected}")
-    version = data.get("version")
-    if version != kind.version:
-        newer = not isinstance(version, int) or version > kind.version
-        advice = "update svdjax" if newer else f"make it again with {kind.made_by}"
-        raise InputError(f"{file}: version is {version}, svdjax {__version__} reads {kind.version}: {advice}")
-    files = data.get("files")
-    if not isinstance(files, dict):
-        raise InputError(f"{file}: is damaged: it lists no files")
-    # Checked here because TensorStore reports what it can't read on standard error, a traceback a tensor.
-    for name, size in files.items():
-        found = (path / name).stat().st_size if (path / name).is_file() else None
-        if found != size:
-            state = "is missing" if found is None else f"has {found:,} bytes, expected {size:,}"
-            raise InputError(f"{path / name}: {state}: the checkpoint is not complete, make or copy it again")
+    name = data.get("format") if isinstance(data, dict) else None
+    if name != folder_format.name:
+        raise InputError(f"{file}: format is {name!r}, expected {folder_format.name!r}: {path} is not {expected}")
+    _check_version(file, data.get("version"), folder_format)
+    _check_files(path, data.get("files"))
     return data
+
+
+def _check_version(file: Path, version: Any, folder_format: FolderFormat) -> None:
+    if version != folder_format.version:
+        newer = not isinstance(version, int) or version > folder_format.version
+        advice = "update svdjax" if newer else f"make it again with {folder_format.made_by}"
+        raise InputError(f"{file}: version is {version}, svdjax {__version__} reads {folder_format.version}: {advice}")
+
+
+def _check_files(folder: Path, sizes: Any) -> None:
+    """Check the files before TensorStore reads them: for damaged files it prints a traceback per tensor on standard error."""
+    if not isinstance(sizes, dict):
+        raise InputError(f"{folder / 'config.json'}: is damaged: it lists no files")
+    for name, size in sizes.items():
+        path = folder / name
+        actual = path.stat().st_size if path.is_file() else None
+        if actual != size:
+            state = "is missing" if actual is None else f"has {actual:,} bytes, expected {size:,}"
+            raise InputError(f"{path}: {state}: the checkpoint is not complete, make or copy it again")

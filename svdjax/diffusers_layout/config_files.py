@@ -1,4 +1,7 @@
-"""The JSON files of a diffusers folder: our configurations from them, and they from our configurations."""
+"""The JSON files of a diffusers folder, read into our configurations and written from them.
+
+The tables hold what PyTorch's files need besides the fields of `svdjax.config`.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,20 @@ from typing import Any
 from svdjax.config import COMPONENTS, SVDConfig, UNetConfig, require
 from svdjax.errors import InputError
 
-# What each PyTorch class must be, and settings that change the arithmetic: only the value that SVD uses is implemented.
-_CLASSES = {
+# For each file, the key of the model class, and the only class that is implemented.
+CLASSES = {
     "unet": ("_class_name", "UNetSpatioTemporalConditionModel"),
     "vae": ("_class_name", "AutoencoderKLTemporalDecoder"),
     "image_encoder": ("model_type", "clip_vision_model"),
     "scheduler": ("_class_name", "EulerDiscreteScheduler"),
 }
-# Defaults of the PyTorch classes that differ from SVD's, for files that leave a setting out.
-_PYTORCH_DEFAULTS: dict[str, dict[str, Any]] = {
+# Settings that change the computation, with the only value that is implemented; in a list, every entry must have it.
+IMPLEMENTED = {
+    "vae": {"down_block_types": "DownEncoderBlock2D"},
+    "scheduler": {"prediction_type": "v_prediction", "use_karras_sigmas": True, "timestep_type": "continuous"},
+}
+# Defaults of the PyTorch classes that differ from SVD's, for files that omit a setting.
+PYTORCH_DEFAULTS: dict[str, dict[str, Any]] = {
     "vae": {"block_out_channels": (64,), "layers_per_block": 1},
     "image_encoder": {
         "hidden_size": 768,
@@ -29,76 +37,70 @@ _PYTORCH_DEFAULTS: dict[str, dict[str, Any]] = {
         "hidden_act": "quick_gelu",
     },
 }
-_IMPLEMENTED = {
-    "vae": {"down_block_types": "DownEncoderBlock2D"},
-    "scheduler": {"prediction_type": "v_prediction", "use_karras_sigmas": True, "timestep_type": "continuous"},
-}
+# Fields of the UNet that SVD's own file gives once for all levels; diffusers takes one number or a list.
+ONE_FOR_ALL_LEVELS = ("layers_per_block", "transformer_layers_per_block", "cross_attention_dim")
 
 
 def from_pytorch(component: str, data: Mapping[str, Any]) -> Any:
-    """The configuration of one component from its JSON in a diffusers folder.
+    """Our configuration of one component from its JSON in a diffusers folder.
 
     Args:
         component: `unet`, `vae`, `image_encoder` or `scheduler`.
         data: the parsed `config.json` (`scheduler_config.json`); keys that don't affect inference are ignored.
 
+    Returns:
+        `UNetConfig`, `VAEConfig`, `CLIPConfig` or `EDMConfig`.
+
     Raises:
-        InputError: another class of model, or a setting that isn't implemented; the message names it.
+        InputError: another model class, or a setting that isn't implemented; the message names it.
     """
-    key, expected = _CLASSES[component]
-    found = data.get(key)
-    require(found == expected, f"{component}: {key} is {found!r}, expected {expected!r}")
-    for name, value in _IMPLEMENTED.get(component, {}).items():
+    key, class_name = CLASSES[component]
+    require(data.get(key) == class_name, f"{component}: {key} is {data.get(key)!r}, expected {class_name!r}")
+    for name, implemented in IMPLEMENTED.get(component, {}).items():
         if name in data:
-            given = data[name]
-            for one in given if isinstance(given, (list, tuple)) else [given]:
-                require(one == value, f"{component}: {name} is {one!r}, expected {value!r}")
+            setting = data[name]
+            for value in setting if isinstance(setting, (list, tuple)) else [setting]:
+                require(value == implemented, f"{component}: {name} is {value!r}, expected {implemented!r}")
     cls = COMPONENTS[component]
-    names = {f.name for f in dataclasses.fields(cls)}
+    fields = {field.name for field in dataclasses.fields(cls)}
+    settings = {name: value for name, value in data.items() if name in fields and value is not None}
     try:
-        given = {k: v for k, v in data.items() if k in names and v is not None}
-        return cls(**(_PYTORCH_DEFAULTS.get(component, {}) | given))
+        return cls(**(PYTORCH_DEFAULTS.get(component, {}) | settings))
     except InputError as e:
         raise InputError(f"{component}: {e}") from None
-    except TypeError as e:  # a string where a number belongs, and the like
+    except TypeError as e:  # such as a string in place of a number
         raise InputError(f"{component}: a setting has the wrong type ({e})") from None
 
 
-# diffusers takes one number for all levels or a list; SVD's own files have one for these.
-ONE_FOR_ALL = ("layers_per_block", "transformer_layers_per_block", "cross_attention_dim")
-
-
 def unet_json(config: UNetConfig) -> dict[str, Any]:
-    """The `config.json` that diffusers' `UNetSpatioTemporalConditionModel` is built from."""
+    """The `config.json` from which diffusers builds a UNet."""
     data = dataclasses.asdict(config)
-    for name in ONE_FOR_ALL:
+    for name in ONE_FOR_ALL_LEVELS:
         if len(set(data[name])) == 1:
             data[name] = data[name][0]
-    return {"_class_name": "UNetSpatioTemporalConditionModel", **data}
+    return {**_class_of("unet"), **data}
 
 
-def json_files(config: SVDConfig) -> dict[str, dict[str, Any]]:
-    """Every JSON file of a whole model but the UNet's, by path."""
+def other_json(config: SVDConfig) -> dict[str, dict[str, Any]]:
+    """All JSON files of a model except the UNet's, by path in its folder."""
     vae, encoder = dataclasses.asdict(config.vae), dataclasses.asdict(config.image_encoder)
-    size = encoder["image_size"]
-    statistics = {name: encoder.pop(name) for name in ("image_mean", "image_std")}
+    pixel_statistics = {name: encoder.pop(name) for name in ("image_mean", "image_std")}
+    image_size = encoder["image_size"]
     return {
         "vae/config.json": {
-            "_class_name": "AutoencoderKLTemporalDecoder",
+            **_class_of("vae"),
             **vae,
-            "down_block_types": ["DownEncoderBlock2D"] * len(config.vae.block_out_channels),
+            "down_block_types": [IMPLEMENTED["vae"]["down_block_types"]] * len(config.vae.block_out_channels),
             "sample_size": config.default_size[0],
         },
         "image_encoder/config.json": {
             "architectures": ["CLIPVisionModelWithProjection"],
-            "model_type": "clip_vision_model",
+            **_class_of("image_encoder"),
             **encoder,
         },
         "scheduler/scheduler_config.json": {
-            "_class_name": "EulerDiscreteScheduler",
-            "prediction_type": "v_prediction",
-            "use_karras_sigmas": True,
-            "timestep_type": "continuous",
+            **_class_of("scheduler"),
+            **IMPLEMENTED["scheduler"],
             "timestep_spacing": "leading",
             "steps_offset": 1,
             "sigma_min": config.scheduler.sigma_min,
@@ -106,16 +108,21 @@ def json_files(config: SVDConfig) -> dict[str, dict[str, Any]]:
         },
         "feature_extractor/preprocessor_config.json": {
             "image_processor_type": "CLIPImageProcessor",
-            "size": {"shortest_edge": size},
-            "crop_size": {"height": size, "width": size},
-            **statistics,
+            "size": {"shortest_edge": image_size},
+            "crop_size": {"height": image_size, "width": image_size},
+            **pixel_statistics,
         },
         "model_index.json": {
             "_class_name": "StableVideoDiffusionPipeline",
             "feature_extractor": ["transformers", "CLIPImageProcessor"],
             "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
-            "scheduler": ["diffusers", "EulerDiscreteScheduler"],
-            "unet": ["diffusers", "UNetSpatioTemporalConditionModel"],
-            "vae": ["diffusers", "AutoencoderKLTemporalDecoder"],
+            "scheduler": ["diffusers", CLASSES["scheduler"][1]],
+            "unet": ["diffusers", CLASSES["unet"][1]],
+            "vae": ["diffusers", CLASSES["vae"][1]],
         },
     }
+
+
+def _class_of(component: str) -> dict[str, str]:
+    key, class_name = CLASSES[component]
+    return {key: class_name}

@@ -1,10 +1,10 @@
-"""Write the backward UNet of a checkpoint, or all of it, as a diffusers folder, for use in PyTorch."""
+"""Write the backward UNet of a checkpoint, or the whole model, as a diffusers folder for PyTorch."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,25 +17,23 @@ from svdjax.checkpoints import delta
 from svdjax.checkpoints.casting import cast_finite
 from svdjax.checkpoints.checkpoint import Info, read_info
 from svdjax.checkpoints.orbax_trees import stream_tree, tree_shapes
-from svdjax.diffusers_layout import name_table
-from svdjax.diffusers_layout.config_files import json_files, unet_json
-from svdjax.diffusers_layout.model_folder import STEMS
+from svdjax.diffusers_layout.config_files import other_json, unet_json
+from svdjax.diffusers_layout.model_folder import WEIGHTS_NAMES
+from svdjax.diffusers_layout.name_table import TensorRow, network_table
 from svdjax.diffusers_layout.safetensors_writer import write_tensors
 from svdjax.errors import InputError
-from svdjax.models.backward import check_overlay, trained_kinds
-from svdjax.models.initialize import abstract
-from svdjax.models.svd import NETWORKS, leaves
+from svdjax.models.backward import check_backward_tensors, trained_kinds
+from svdjax.models.svd import NETWORKS
 from svdjax.runtime.atomic import new_folder, require_space
 from svdjax.version import __version__
 
-DTYPES = ("float32", "bfloat16", "float16")
-AT_ONCE = 2**28  # bytes of float32 that are read together: few calls of Orbax, little memory
-_MARK = "_svdjax"  # in config.json: who wrote it; diffusers passes over names with an underscore in front
+GROUP_BYTES = 2**28  # float32 values that are read in one call of Orbax: few calls, little memory
+_MARK = "_svdjax"  # key in config.json that marks our folders; diffusers ignores keys that start with an underscore
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Export:
-    """What to write: the arguments of `convert.flax_to_svd`. `dtype` None is the one that the model is stored in."""
+    """The arguments of `convert.flax_to_svd`. If `dtype` is None, the model's stored dtype is written."""
 
     model: Path
     out: Path
@@ -47,115 +45,154 @@ class Export:
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """Backward tensors in float32 by dotted name: values, or differences from the UNet's own."""
+class BackwardTensors:
+    """The backward direction's tensors in float32, by dotted name.
+
+    Attributes:
+        tensors: their values, or their differences from the UNet's own tensors.
+        differences: whether they are differences.
+        info: how they were trained, for `_svdjax` in config.json.
+    """
 
     tensors: dict[str, np.ndarray]
     differences: bool
     info: dict[str, Any]
 
-    def of(self, name: str, own: np.ndarray) -> np.ndarray:
-        """What the backward UNet has for a tensor of which the UNet has `own`, float32."""
+    def replace(self, name: str, own: np.ndarray) -> np.ndarray:
+        """The backward UNet's tensor, from the UNet's `own`, float32."""
         if name not in self.tensors:
             return own
         return own + self.tensors[name] if self.differences else self.tensors[name]
 
 
 @dataclass(frozen=True)
-class Network:
-    """A network to write: a key of `NETWORKS`, its folder within OUT, and backward tensors to put into it."""
+class NetworkPlan:
+    """A network to write.
+
+    Attributes:
+        name: a key of `NETWORKS`.
+        folder: its folder in OUT; empty for OUT itself.
+        rows: name table of the tensors to write.
+        backward: tensors that replace its own, or None.
+    """
 
     name: str
     folder: str
-    tuned: Tuned | None = None
+    rows: dict[str, TensorRow]
+    backward: BackwardTensors | None
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """An export with its inputs checked.
+
+    Attributes:
+        info: contents of the checkpoint's `config.json`.
+        dtype: dtype to write.
+        networks: the networks in the order of writing.
+    """
+
+    info: Info
+    dtype: str
+    networks: list[NetworkPlan]
+
+    @property
+    def count(self) -> int:
+        """Number of parameters to write."""
+        return sum(row.size for network in self.networks for row in network.rows.values())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors to write."""
+        return self.count * np.dtype(self.dtype).itemsize
 
 
 def export(job: Export) -> None:
     """Write the folder, reading and writing a few tensors at a time.
 
     Raises:
-        InputError: anything wrong with the model, the backward weights or the output; nothing is left at `job.out` then.
+        InputError: anything wrong with the model, the backward weights or the output; `job.out` is then unchanged.
     """
     with new_folder(job.out, overwrite=job.overwrite, ours=_is_ours) as folder:
-        info = read_info(job.model)
-        dtype = job.dtype or info.dtype
-        tuned = _open_tuned(job, info)
-        networks = [Network(name, name) for name in NETWORKS] if job.whole else []
-        if tuned is not None:
-            networks.append(Network("unet", "unet_backward" if job.whole else "", tuned))
-        tables = {
-            name: name_table.table({leaf: value.shape for leaf, value in _shapes(info, name).items()}) for name in NETWORKS
-        }
-        if job.only_trained and tuned is not None:
-            tables["unet"] = {leaf: row for leaf, row in tables["unet"].items() if leaf in tuned.tensors}
-        written = np.dtype(dtype).itemsize * sum(row.size for network in networks for row in tables[network.name].values())
-        require_space(folder, written, job.out)
-        with tqdm(total=written, unit="B", unit_scale=True, disable=None, leave=False) as bar:
-            for network in networks:
-                bar.set_description(network.folder or "unet")
-                _write_network(job, folder / network.folder, network, info, tables[network.name], dtype, bar.update)
-        if job.whole:
-            for name, data in json_files(info.config).items():
-                (folder / name).parent.mkdir(exist_ok=True)
-                (folder / name).write_text(json.dumps(data, indent=2) + "\n")
-    if job.backward is not None and (note := delta.transfer_note(job.backward, info.sources)):
-        print(note)
-    count = written // np.dtype(dtype).itemsize
-    trained = "no backward weights" if tuned is None else f"with backward weights {', '.join(trained_kinds(tuned.tensors))}"
-    what = "a whole model" if job.whole else "what was trained of a UNet," if job.only_trained else "a UNet"
-    print(f"{job.out}: {what} of {count:,} parameters in {dtype}, {written / 2**30:.2f} GiB, {trained}")
+        plan = _plan(job)
+        require_space(folder, plan.nbytes, job.out)
+        _write(job, plan, folder)
+    _report(job, plan)
 
 
-def _shapes(info: Info, name: str) -> dict[str, Any]:
-    return leaves(abstract(NETWORKS[name], getattr(info.config, name), np.float32))
+def _plan(job: Export) -> ExportPlan:
+    """Check the checkpoint and its backward weights, and list the networks to write."""
+    info = read_info(job.model)
+    tables = {network: network_table(network, info.config) for network in NETWORKS}
+    unet = tables["unet"]
+    backward = _read_backward(job, info, unet)
+    networks = [NetworkPlan(network, network, tables[network], None) for network in NETWORKS] if job.whole else []
+    if backward is not None:
+        rows = {leaf: row for leaf, row in unet.items() if leaf in backward.tensors} if job.only_trained else unet
+        networks.append(NetworkPlan("unet", "unet_backward" if job.whole else "", rows, backward))
+    return ExportPlan(info, job.dtype or info.dtype, networks)
 
 
-def _write_network(
-    job: Export,
-    folder: Path,
-    network: Network,
-    info: Info,
-    rows: Mapping[str, name_table.Row],
-    dtype: str,
-    advance: Callable[[int], None],
-) -> None:
-    """The weights of one network, and the configuration of a UNet."""
-    folder.mkdir(exist_ok=True)
-    tuned = network.tuned
-
-    def converted() -> Iterator[np.ndarray]:
-        expected = {leaf: shape for leaf, shape in _shapes(info, network.name).items() if leaf in rows}
-        for leaf, own in stream_tree(job.model / network.name, expected, AT_ONCE, partial=job.only_trained):
-            value = rows[leaf].layout.to_torch(own if tuned is None else tuned.of(leaf, own))
-            yield cast_finite(value, dtype, f"{job.model}: {leaf}")
-            advance(value.size * np.dtype(dtype).itemsize)
-
-    shapes = {row.torch_name: row.torch_shape for row in rows.values()}
-    write_tensors(folder / f"{STEMS[network.name]}.safetensors", shapes, dtype, converted(), {"format": "pt"})
-    if network.name == "unet":
-        mark = {"version": __version__, "backward": None if tuned is None else tuned.info}
-        config = {**unet_json(info.config.unet), _MARK: mark}
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-
-
-def _open_tuned(job: Export, model: Info) -> Tuned | None:
-    """The backward weights of `--backward`, or the model's own, checked and read; None if a whole model has none."""
-    unet = _shapes(model, "unet")
+def _read_backward(job: Export, model: Info, unet: dict[str, TensorRow]) -> BackwardTensors | None:
+    """The backward weights of `--backward`, or the model's own; None with `--whole` and neither."""
     if job.backward is not None:
-        delta.check(job.backward, unet)
+        delta.check_backward_folder(job.backward, unet)
         tree, info = job.backward / "delta", delta.read_backward_info(job.backward)
     elif model.backward is not None:
         tree, info = job.model / "backward", dict(model.backward)
-        check_overlay(tree_shapes(tree), unet, str(tree))
+        check_backward_tensors(tree_shapes(tree), unet, str(tree))
     elif job.whole:
         return None
     else:
-        raise InputError(f"{job.model}: no backward weights, which are what is written: give --backward DIR, or --whole")
+        raise InputError(f"{job.model}: has no backward weights to write: give --backward DIR, or --whole")
     expected = {name: jax.ShapeDtypeStruct(value.shape, np.float32) for name, value in tree_shapes(tree).items()}
-    return Tuned(dict(stream_tree(tree, expected, AT_ONCE)), job.backward is not None, info)
+    return BackwardTensors(dict(stream_tree(tree, expected, GROUP_BYTES)), job.backward is not None, info)
+
+
+def _write(job: Export, plan: ExportPlan, folder: Path) -> None:
+    with tqdm(total=plan.nbytes, unit="B", unit_scale=True, disable=None, leave=False) as bar:
+        for network in plan.networks:
+            bar.set_description(network.folder or network.name)
+            path = folder / network.folder
+            path.mkdir(exist_ok=True)
+            shapes = {row.torch_name: row.torch_shape for row in network.rows.values()}
+            arrays = _torch_arrays(job, network, plan.dtype, bar.update)
+            write_tensors(path / f"{WEIGHTS_NAMES[network.name]}.safetensors", shapes, plan.dtype, arrays, {"format": "pt"})
+            if network.name == "unet":
+                mark = {"version": __version__, "backward": None if network.backward is None else network.backward.info}
+                _write_json(path / "config.json", {**unet_json(plan.info.config.unet), _MARK: mark})
+    if job.whole:
+        for name, data in other_json(plan.info.config).items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            _write_json(folder / name, data)
+
+
+def _torch_arrays(job: Export, network: NetworkPlan, dtype: str, advance: Callable[[int], object]) -> Iterator[np.ndarray]:
+    """The tensors of a network with PyTorch's axes, in the order of its rows."""
+    expected = {leaf: jax.ShapeDtypeStruct(row.shape, np.float32) for leaf, row in network.rows.items()}
+    for leaf, own in stream_tree(job.model / network.name, expected, GROUP_BYTES, partial=job.only_trained):
+        value = network.rows[leaf].layout.to_torch(own if network.backward is None else network.backward.replace(leaf, own))
+        yield cast_finite(value, dtype, f"{job.model}: {leaf}")
+        advance(value.size * np.dtype(dtype).itemsize)
+
+
+def _write_json(path: Path, data: dict[str, Any]) -> None:
+    path.write_text(json.dumps(data, indent=2) + "\n")
+
+
+def _report(job: Export, plan: ExportPlan) -> None:
+    """Print one line about the folder, after a note if backward weights were transferred."""
+    if job.backward is not None and (note := delta.transfer_note(job.backward, plan.info.sources)):
+        print(note)
+    backward = next((network.backward for network in plan.networks if network.backward is not None), None)
+    trained = "no backward weights" if backward is None else f"backward weights {', '.join(trained_kinds(backward.tensors))}"
+    part = "a whole model" if job.whole else "the trained tensors of a UNet" if job.only_trained else "a UNet"
+    size = plan.nbytes / 2**30
+    print(f"{job.out}: {part}, {plan.count:,} parameters in {plan.dtype}, {size:.2f} GiB, with {trained}")
 
 
 def _is_ours(folder: Path) -> bool:
+    """Whether this command wrote a folder."""
     for file in (folder / "config.json", folder / "unet" / "config.json"):
         with contextlib.suppress(OSError, ValueError, TypeError):
             return _MARK in json.loads(file.read_bytes())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -12,20 +13,17 @@ from tqdm import tqdm
 from svdjax.checkpoints.casting import cast_finite
 from svdjax.checkpoints.checkpoint import Info, is_model, write_info
 from svdjax.checkpoints.orbax_trees import save_tree
-from svdjax.diffusers_layout import model_folder, name_table
-from svdjax.diffusers_layout.backward_weights import Overlay, Tuned, open_tuned, read_overlay
+from svdjax.diffusers_layout.backward_weights import Overlay, TunedUNet, open_tuned, read_overlay
+from svdjax.diffusers_layout.model_folder import Model, UNetFolder, name_tables, open_model, unused_variants
+from svdjax.diffusers_layout.name_table import TensorRow
 from svdjax.diffusers_layout.safetensors_reader import Weights, sha256
-from svdjax.models.backward import VALUES, expected_names, trained_kinds
-from svdjax.models.initialize import abstract
-from svdjax.models.svd import NETWORKS, leaves
+from svdjax.models.backward import VALUES, names_of_kinds, trained_kinds
 from svdjax.runtime.atomic import new_folder, require_space
 
-DTYPES = ("float32", "bfloat16", "float16")
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """What to convert: the arguments of `convert.svd_to_flax`."""
+    """The arguments of `convert.svd_to_flax`."""
 
     source: Path
     out: Path
@@ -35,90 +33,135 @@ class Conversion:
     overwrite: bool = False
 
 
+@dataclass(frozen=True)
+class ConversionPlan:
+    """A conversion with its files opened and checked, not yet read.
+
+    Attributes:
+        model: the diffusers folder.
+        tables: the name table of each network.
+        tuned: the fine-tuned UNet of `--backward`, if given.
+        sizes: bytes to write for each network and for `backward`.
+    """
+
+    model: Model
+    tables: dict[str, dict[str, TensorRow]]
+    tuned: TunedUNet | None
+    sizes: dict[str, int]
+
+
 def convert(job: Conversion) -> None:
-    """Convert one model, a network at a time, so that no more than the largest network is in memory.
+    """Convert one model, one network at a time: memory is needed for the largest network only.
 
     Raises:
-        InputError: anything wrong with the source or the output; nothing is left at `job.out` then.
+        InputError: anything wrong with the source or the output; `job.out` is then unchanged.
     """
     with new_folder(job.out, overwrite=job.overwrite, ours=is_model) as folder:
-        model = model_folder.open_model(job.source)
-        tables = {}
-        for name, weights in model.weights.items():
-            network = abstract(NETWORKS[name], getattr(model.config, name), np.float32)
-            tables[name] = name_table.table({leaf: value.shape for leaf, value in leaves(network).items()})
-            name_table.check(name, tables[name], weights.tensors, str(weights.where))
-        unet, unet_rows = model.weights["unet"], tables["unet"]
-        tuned = None
-        if job.backward is not None:
-            tuned = open_tuned(job.backward, job.backward_base, model.config.unet, unet_rows)
-        for weights in (*model.weights.values(), *([tuned.weights, tuned.base] if tuned else [])):
-            for other in model_folder.unread(weights) if weights else ():
-                print(f"{weights.where} is read; {other.name} beside it is not")
-        itemsize = np.dtype(job.dtype).itemsize
-        written = {name: itemsize * sum(row.size for row in rows.values()) for name, rows in tables.items()}
-        if tuned is not None:
-            written["backward"] = itemsize * sum(unet_rows[leaf].size for leaf in expected_names(unet_rows, VALUES))
-        require_space(folder, sum(written.values()), job.out)
-
-        reading = sum(weights.nbytes for weights in model.weights.values()) + (tuned.weights.nbytes if tuned else 0)
-        with tqdm(total=reading + sum(written.values()), unit="B", unit_scale=True, disable=None, leave=False) as bar:
-            for name, weights in model.weights.items():
-                bar.set_description(name)
-                save_tree(folder / name, _converted(weights, tables[name], job.dtype, bar.update))
-                bar.update(written[name])
-            overlay = None
-            if tuned is not None:
-                bar.set_description("backward")
-                overlay = read_overlay(tuned, unet, unet_rows, bar.update)
-                where = tuned.weights.where
-                cast = {name: cast_finite(value, job.dtype, f"{where}: {name}") for name, value in overlay.values.items()}
-                save_tree(folder / "backward", cast)
-                bar.update(written["backward"])
-        write_info(folder, Info(model.config, job.dtype, _backward_info(job, overlay), _hashes(job, model, tuned)))
-    for note in overlay.notes if overlay else ():
-        print(note)
-    print(_summary(job, tables, sum(written.values()), overlay))
+        plan = _plan(job)
+        require_space(folder, sum(plan.sizes.values()), job.out)
+        _report_unused_files(plan)
+        overlay = _write(job, plan, folder)
+    _report(job, plan, overlay)
 
 
-def _converted(
-    weights: Weights, rows: Mapping[str, name_table.Row], dtype: str, advance: Callable[[int], None]
-) -> dict[str, np.ndarray]:
-    """A network's tensors in our layout and in `dtype`, by dotted name here."""
+def network_arrays(
+    weights: Weights, rows: Mapping[str, TensorRow], dtype: Any, advance: Callable[[int], object]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Read the tensors of one network, one at a time.
+
+    Args:
+        weights: the network's weight files.
+        rows: the network's name table.
+        dtype: a floating point type to cast to.
+        advance: called after each tensor with its number of bytes.
+
+    Yields:
+        The dotted name in svdjax, and the contiguous values with svdjax's axes.
+
+    Raises:
+        InputError: NaN or infinite values, or values beyond the range of `dtype`.
+    """
     leaf_of = {row.torch_name: leaf for leaf, row in rows.items()}
-    return {
-        leaf_of[name]: cast_finite(rows[leaf_of[name]].layout.to_flax(values), dtype, f"{weights.where}: {name}")
-        for name, values in weights.stream(advance)
-        if name in leaf_of
-    }
+    for name, values in weights.stream(advance):
+        if name in leaf_of:
+            leaf = leaf_of[name]
+            yield leaf, cast_finite(rows[leaf].layout.to_flax(values), dtype, f"{weights.where}: {name}")
 
 
-def _backward_info(job: Conversion, overlay: Overlay | None) -> dict[str, object] | None:
+def _plan(job: Conversion) -> ConversionPlan:
+    """Open and check all files of the source."""
+    model = open_model(job.source)
+    tables = name_tables(model)
+    itemsize = np.dtype(job.dtype).itemsize
+    sizes = {network: itemsize * sum(row.size for row in rows.values()) for network, rows in tables.items()}
+    if job.backward is None:
+        return ConversionPlan(model, tables, None, sizes)
+    unet = tables["unet"]
+    tuned = open_tuned(job.backward, job.backward_base, model.config.unet, unet)
+    sizes["backward"] = itemsize * sum(unet[leaf].size for leaf in names_of_kinds(unet, VALUES))
+    return ConversionPlan(model, tables, tuned, sizes)
+
+
+def _write(job: Conversion, plan: ConversionPlan, folder: Path) -> Overlay | None:
+    """Write the checkpoint; returns its backward weights."""
+    to_read = [*plan.model.weights.values(), *([] if plan.tuned is None else [plan.tuned.unet.weights])]
+    total = sum(weights.nbytes for weights in to_read) + sum(plan.sizes.values())
+    overlay = None
+    with tqdm(total=total, unit="B", unit_scale=True, disable=None, leave=False) as bar:
+        for network, weights in plan.model.weights.items():
+            bar.set_description(network)
+            save_tree(folder / network, dict(network_arrays(weights, plan.tables[network], job.dtype, bar.update)))
+            bar.update(plan.sizes[network])
+        if plan.tuned is not None:
+            bar.set_description("backward")
+            overlay = read_overlay(plan.tuned, plan.model.weights["unet"], plan.tables["unet"], bar.update)
+            where = plan.tuned.unet.weights.where
+            cast = {leaf: cast_finite(value, job.dtype, f"{where}: {leaf}") for leaf, value in overlay.values.items()}
+            save_tree(folder / "backward", cast)
+            bar.update(plan.sizes["backward"])
+    write_info(folder, Info(plan.model.config, job.dtype, _backward_info(job, overlay), _hashes(job, plan)))
+    return overlay
+
+
+def _backward_info(job: Conversion, overlay: Overlay | None) -> dict[str, Any] | None:
     if overlay is None:
         return None
     base = None if job.backward_base is None else str(job.backward_base)
     return {"trained": trained_kinds(overlay.values), "source": str(job.backward), "base": base}
 
 
-def _hashes(job: Conversion, model: model_folder.Model, tuned: Tuned | None) -> dict[str, str]:
-    """SHA-256 of every file that was read, by its path in SOURCE, or after `backward/` and `backward-base/`."""
-    hashes = {str(path.relative_to(job.source)): sha256(path) for path in model.json_files}
-    for weights in model.weights.values():
+def _hashes(job: Conversion, plan: ConversionPlan) -> dict[str, str]:
+    """SHA-256 of every file that was read, by its path in SOURCE; other files by name after `backward/` or `backward-base/`."""
+    hashes = {str(path.relative_to(job.source)): sha256(path) for path in plan.model.json_files}
+    for weights in plan.model.weights.values():
         hashes |= {str(path.relative_to(job.source)): digest for path, digest in weights.hashes().items()}
-    if tuned is not None:
-        hashes[f"backward/{tuned.json_file.name}"] = sha256(tuned.json_file)
-        hashes |= {f"backward/{path.name}": digest for path, digest in tuned.weights.hashes().items()}
-        if tuned.base is not None and tuned.base_json is not None:
-            hashes[f"backward-base/{tuned.base_json.name}"] = sha256(tuned.base_json)
-            hashes |= {f"backward-base/{path.name}": digest for path, digest in tuned.base.hashes().items()}
+    for prefix, unet in _backward_folders(plan).items():
+        digests = {unet.json_file: sha256(unet.json_file), **unet.weights.hashes()}
+        hashes |= {f"{prefix}/{path.name}": digest for path, digest in digests.items()}
     return hashes
 
 
-def _summary(job: Conversion, tables: Mapping[str, Mapping[str, name_table.Row]], written: int, overlay: Overlay | None) -> str:
-    counts = {name: sum(row.size for row in rows.values()) for name, rows in tables.items()}
-    parts = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-    line = f"{job.out}: {sum(counts.values()):,} parameters ({parts}) in {job.dtype}, {written / 2**30:.2f} GiB; "
-    if overlay is None:
-        return line + "no backward weights"
-    base = "" if job.backward_base is None else f" minus {job.backward_base}"
-    return line + f"backward weights {', '.join(trained_kinds(overlay.values))} from {job.backward}{base}"
+def _backward_folders(plan: ConversionPlan) -> dict[str, UNetFolder]:
+    """The folders of `--backward` and `--backward-base`, by the prefix of their hashes in the checkpoint."""
+    folders = {} if plan.tuned is None else {"backward": plan.tuned.unet, "backward-base": plan.tuned.base}
+    return {name: unet for name, unet in folders.items() if unet is not None}
+
+
+def _report_unused_files(plan: ConversionPlan) -> None:
+    for weights in (*plan.model.weights.values(), *(unet.weights for unet in _backward_folders(plan).values())):
+        for other in unused_variants(weights):
+            print(f"{weights.where} is used, {other.name} beside it is not")
+
+
+def _report(job: Conversion, plan: ConversionPlan, overlay: Overlay | None) -> None:
+    """Print notes about the backward weights, and one line about the checkpoint."""
+    for note in overlay.notes if overlay else ():
+        print(note)
+    counts = {network: sum(row.size for row in rows.values()) for network, rows in plan.tables.items()}
+    parts = ", ".join(f"{network} {count:,}" for network, count in counts.items())
+    size = sum(plan.sizes.values()) / 2**30
+    backward = "no backward weights"
+    if overlay is not None:
+        base = "" if job.backward_base is None else f" minus {job.backward_base}"
+        backward = f"backward weights {', '.join(trained_kinds(overlay.values))} from {job.backward}{base}"
+    print(f"{job.out}: {sum(counts.values()):,} parameters ({parts}) in {job.dtype}, {size:.2f} GiB; {backward}")

@@ -1,50 +1,68 @@
-"""What a diffusers folder holds: which files of weights to read, and what its configuration files say."""
+"""Open a diffusers folder: read its configurations and find its weight files."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from svdjax.config import SVDConfig
+from svdjax.config import SVDConfig, UNetConfig
 from svdjax.diffusers_layout.config_files import from_pytorch
+from svdjax.diffusers_layout.name_table import TensorRow, check_tensors, network_table
 from svdjax.diffusers_layout.safetensors_reader import Weights
 from svdjax.errors import InputError
 
-# The components with weights, and the names of their files without endings.
-STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "image_encoder": "model"}
-# Endings in the order they are preferred: float32 before float16, one file before several. diffusers and transformers put the
-# variant last in the name of an index; some uploads have it as in the name of a single file.
+# The networks, and the names of their weight files without endings.
+WEIGHTS_NAMES = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "image_encoder": "model"}
+# Endings in order of preference: float32 before float16, one file before an index of several. diffusers and transformers put
+# "fp16" before ".json" in the name of an index; some uploads have it where the name of a single file has it.
 FLOAT32_ENDINGS = (".safetensors", ".safetensors.index.json")
 FLOAT16_ENDINGS = (".fp16.safetensors", ".safetensors.index.fp16.json", ".fp16.safetensors.index.json")
-PICKLED = (".ckpt", ".bin", ".pt", ".pth")
+PICKLE_ENDINGS = (".ckpt", ".bin", ".pt", ".pth")
 
 
 @dataclass(frozen=True)
 class Model:
-    """A whole SVD in PyTorch's layout: `config`, the opened `weights` by component, and the JSON files they came with."""
+    """An opened diffusers folder.
+
+    Attributes:
+        config: the model's configuration.
+        weights: weights of each network, opened but not read.
+        json_files: the configuration files that were read.
+    """
 
     config: SVDConfig
     weights: dict[str, Weights]
     json_files: tuple[Path, ...]
 
 
+@dataclass(frozen=True)
+class UNetFolder:
+    """An opened folder of a UNet: its configuration, its weights (not read yet), and the path of its `config.json`."""
+
+    config: UNetConfig
+    weights: Weights
+    json_file: Path
+
+
 def open_model(folder: Path) -> Model:
     """Read the configurations of a diffusers folder and the headers of its weights.
 
     Args:
-        folder: holds `unet/`, `vae/`, `image_encoder/`, `scheduler/`, and `feature_extractor/` if CLIP's pixel statistics
-            are not the usual ones.
+        folder: holds `unet/`, `vae/`, `image_encoder/`, `scheduler/`, and `feature_extractor/` if the mean and standard
+            deviation of the pixels for CLIP are not CLIP's own.
 
     Raises:
-        InputError: a part that is missing, another class of model, or files that can't be used.
+        InputError: a missing part, another model class, or files that can't be used.
     """
     require_folder(folder, "a diffusers folder (unet/, vae/, image_encoder/, scheduler/)")
     configs: dict[str, Any] = {}
     json_files = []
-    for component in (*STEMS, "scheduler"):
+    for component in (*WEIGHTS_NAMES, "scheduler"):
         require_folder(folder / component, f"the {component} of a diffusers folder")
         json_files.append(folder / component / ("scheduler_config.json" if component == "scheduler" else "config.json"))
         configs[component] = read_config(component, json_files[-1])
@@ -52,54 +70,73 @@ def open_model(folder: Path) -> Model:
     if preprocessor.exists():
         json_files.append(preprocessor)
         statistics = {k: v for k, v in read_json(preprocessor).items() if k in ("image_mean", "image_std")}
-        configs["image_encoder"] = _naming(preprocessor, dataclasses.replace, configs["image_encoder"], **statistics)
-    config = _naming(folder, SVDConfig, **configs)
-    weights = {component: open_weights(component, folder / component) for component in STEMS}
+        with _errors_named(preprocessor):
+            configs["image_encoder"] = dataclasses.replace(configs["image_encoder"], **statistics)
+    with _errors_named(folder):
+        config = SVDConfig(**configs)
+    weights = {network: open_weights(network, folder / network) for network in WEIGHTS_NAMES}
     return Model(config, weights, tuple(json_files))
 
 
-def open_unet(folder: Path) -> tuple[Any, Weights, Path]:
-    """Configuration, weights and `config.json` of a UNet, from its own folder or from one that holds it as `unet/`."""
-    require_folder(folder, "a UNet's folder (config.json and its weights) or one that holds it as unet/")
+def name_tables(model: Model) -> dict[str, dict[str, TensorRow]]:
+    """The name table of each network, after the headers of its files were checked against it.
+
+    Raises:
+        InputError: tensors that are missing, unexpected, or of another shape or type.
+    """
+    tables = {}
+    for network, weights in model.weights.items():
+        tables[network] = network_table(network, model.config)
+        check_tensors(network, tables[network], weights.tensors, str(weights.where))
+    return tables
+
+
+def open_unet(folder: Path) -> UNetFolder:
+    """Open a UNet in its own folder, or in a folder that holds it as `unet/`; for errors see `open_model`."""
+    require_folder(folder, "a UNet's folder (config.json and its weights) or a folder that holds it as unet/")
     if not (folder / "config.json").exists() and (folder / "unet").is_dir():
         folder = folder / "unet"
     path = folder / "config.json"
-    return read_config("unet", path), open_weights("unet", folder), path
+    return UNetFolder(read_config("unet", path), open_weights("unet", folder), path)
 
 
-def open_weights(component: str, folder: Path) -> Weights:
-    """Find the weights of a component and read their headers.
+def open_weights(network: str, folder: Path) -> Weights:
+    """Find the weights of a network and read their headers.
 
     Raises:
-        InputError: no weights, pickled weights, or files that are not whole safetensors files.
+        InputError: no weights, pickled weights, or files that are not complete safetensors files.
     """
-    found = _candidates(STEMS[component], folder)
-    if not found:
-        pickled = sorted(path for path in folder.iterdir() if path.suffix in PICKLED)
-        if pickled:
-            raise InputError(f"{pickled[0]}: {_pickle_advice(pickled[0])}")
-        names = f"{STEMS[component]}{FLOAT32_ENDINGS[0]} or {STEMS[component]}{FLOAT16_ENDINGS[0]}"
-        raise InputError(f"{folder}: holds no weights, expected {names} (or an index of several files)")
-    return Weights.open(found[0], _shards(found[0]) if found[0].suffix == ".json" else (found[0],))
+    name = WEIGHTS_NAMES[network]
+    files = _files_of_weights(name, folder)
+    if files:
+        return Weights.open(files[0], _files_of_index(files[0]) if files[0].suffix == ".json" else (files[0],))
+    pickled = sorted(path for path in folder.iterdir() if path.suffix in PICKLE_ENDINGS)
+    if pickled:
+        raise InputError(f"{pickled[0]}: {_pickle_advice(pickled[0])}")
+    expected = f"{name}{FLOAT32_ENDINGS[0]} or {name}{FLOAT16_ENDINGS[0]}"
+    raise InputError(f"{folder}: holds no weights, expected {expected} (or an index of several files)")
 
 
-def unread(weights: Weights) -> list[Path]:
-    """Other files of the same weights beside those that are read."""
-    stem = weights.where.name.partition(".")[0]
-    return [path for path in _candidates(stem, weights.where.parent) if path != weights.where]
+def unused_variants(weights: Weights) -> list[Path]:
+    """Files in the same folder that hold the same weights as `weights` and are not read."""
+    name = weights.where.name.partition(".")[0]
+    return [path for path in _files_of_weights(name, weights.where.parent) if path != weights.where]
 
 
 def require_folder(path: Path, expected: str) -> None:
-    """Refuse what is not a folder; `expected` says what it should be."""
+    """Raise `InputError` unless `path` is a folder; `expected` says what it should hold."""
     if path.is_file():
-        raise InputError(f"{path}: {_pickle_advice(path) if path.suffix in PICKLED else f'is a file, expected {expected}'}")
+        is_pickle = path.suffix in PICKLE_ENDINGS
+        raise InputError(f"{path}: {_pickle_advice(path) if is_pickle else f'is a file, expected {expected}'}")
     if not path.is_dir():
         raise InputError(f"{path}: no such folder, expected {expected}")
 
 
 def read_config(component: str, path: Path) -> Any:
-    """The configuration of one component from its JSON file."""
-    return _naming(path, from_pytorch, component, read_json(path))
+    """The configuration of one component from its JSON file; see `from_pytorch`."""
+    data = read_json(path)
+    with _errors_named(path):
+        return from_pytorch(component, data)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -112,29 +149,31 @@ def read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_bytes())
     except OSError as e:
         raise InputError(f"{path}: can't be read: {e.strerror}") from None
-    except ValueError as e:  # of the JSON, or of its encoding
+    except ValueError as e:  # wrong JSON or wrong encoding
         raise InputError(f"{path}: is not JSON: {e}") from None
     if not isinstance(data, dict):
         raise InputError(f"{path}: holds a JSON {type(data).__name__}, expected an object")
     return data
 
 
-def _naming(path: Path, build: Any, *args: Any, **kwargs: Any) -> Any:
-    """`build(...)`, with the file that its settings came from in front of its errors."""
+@contextlib.contextmanager
+def _errors_named(path: Path) -> Iterator[None]:
+    """Prefix errors about settings with the path of their file."""
     try:
-        return build(*args, **kwargs)
+        yield
     except InputError as e:
         raise InputError(f"{path}: {e}") from None
     except TypeError as e:
         raise InputError(f"{path}: a setting has the wrong type ({e})") from None
 
 
-def _candidates(stem: str, folder: Path) -> list[Path]:
-    paths = [folder / (stem + ending) for ending in FLOAT32_ENDINGS + FLOAT16_ENDINGS]
+def _files_of_weights(name: str, folder: Path) -> list[Path]:
+    """Existing weight files and indices of a network, the preferred one first; each stands for all weights."""
+    paths = [folder / (name + ending) for ending in FLOAT32_ENDINGS + FLOAT16_ENDINGS]
     return [path for path in paths if path.exists()]
 
 
-def _shards(index: Path) -> tuple[Path, ...]:
+def _files_of_index(index: Path) -> tuple[Path, ...]:
     """The files that an index names."""
     weight_map = read_json(index).get("weight_map")
     names = weight_map.values() if isinstance(weight_map, dict) else ()

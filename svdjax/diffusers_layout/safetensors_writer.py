@@ -1,4 +1,4 @@
-"""Writing a safetensors file as its tensors come, so that none of them has to wait in memory for the others."""
+"""Writer of a safetensors file: one tensor at a time, so that only one is in memory."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from svdjax.diffusers_layout.safetensors_reader import DTYPES
+from svdjax.diffusers_layout.safetensors_reader import NUMPY_DTYPES
 from svdjax.errors import InputError
 
-_ALIGNMENT = 8  # bytes; the header is filled with spaces up to it, as the format asks
+_ALIGNMENT = 8  # bytes; the header is padded with spaces to a multiple of it, as the safetensors library does
 
 
 def write_tensors(
@@ -26,15 +26,15 @@ def write_tensors(
 
     Args:
         path: the file.
-        shapes: of all tensors, by name, in the order in which they come.
-        dtype: numpy's name of the dtype of all of them.
-        arrays: their values, each asked for after the one before it is written.
-        metadata: texts for the header.
+        shapes: the shape of each tensor by name, in the order of `arrays`.
+        dtype: numpy's name of the dtype of all tensors.
+        arrays: their values; each array is requested after the previous one is written.
+        metadata: strings for the header.
 
     Raises:
-        InputError: the file can't be written, such as on a full disk.
+        InputError: the file can't be written, for example on a full disk.
     """
-    code = next(code for code, known in DTYPES.items() if np.dtype(known) == np.dtype(dtype))
+    code = next(code for code, known in NUMPY_DTYPES.items() if np.dtype(known) == np.dtype(dtype))
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     stop = 0
     for name, shape in shapes.items():
@@ -49,7 +49,7 @@ def write_tensors(
             for name, shape in shapes.items():
                 value = next(values)
                 if value.shape != shape or value.dtype != np.dtype(dtype):
-                    raise ValueError(f"{name} is {value.dtype} {value.shape}, announced as {dtype} {shape}")
+                    raise ValueError(f"{name} is {value.dtype} {value.shape}, expected {dtype} {shape}")
                 file.write(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
     except OSError as e:
         raise InputError(f"{path}: can't be written: {e.strerror}") from None

@@ -1,4 +1,4 @@
-"""Loading: values, dtypes, placement, backward weights from a folder of their own."""
+"""Loading a checkpoint: values, dtypes, placement, imports."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def loaded(model) -> svdjax.SVD:
     return svdjax.load(model)
 
 
-def test_every_leaf_is_what_was_stored(model, loaded):
+def test_every_tensor_has_its_stored_value(model, loaded):
     for component in COMPONENTS:
         expected = orbax_trees.restore_tree(model / component, orbax_trees.tree_shapes(model / component))
         actual = leaves(getattr(loaded, component))
@@ -61,6 +61,7 @@ def test_dtype(model, loaded, tmp_path, force_upcast):
         data["config"]["vae"]["force_upcast"] = False
         (model / "config.json").write_text(json.dumps(data))
     half = svdjax.load(model, dtype="bfloat16")
+    assert half.backward is not None
     assert half.unet.dtype == jnp.bfloat16
     for component in ("unet", "image_encoder"):
         exact = leaves(getattr(loaded, component))
@@ -92,13 +93,14 @@ def test_shardings_place_every_tensor(model):
         return sharding
 
     loaded = svdjax.load(model, shardings=place)
+    assert loaded.backward is not None
     parts = {name: leaves(getattr(loaded, name)) for name in COMPONENTS} | {"backward": loaded.backward}
     named = {f"{part}.{name}": value.shape for part, values in parts.items() for name, value in values.items()}
     assert sorted(asked) == sorted(named.items())
     assert {value.sharding for values in parts.values() for value in values.values()} == {sharding}
 
 
-def test_importing_the_package_leaves_orbax_and_torch_alone():
+def test_importing_the_package_does_not_import_orbax_or_torch():
     code = "import svdjax, sys; print([m for m in ('orbax.checkpoint', 'imageio', 'torch', 'safetensors') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"
     code = "import svdjax.checkpoints.checkpoint, sys; print('orbax.checkpoint' in sys.modules)"

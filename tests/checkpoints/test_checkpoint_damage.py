@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged, incomplete or something else: one line that names the file."""
+"""Damaged and incomplete checkpoints, and other folders: one line that names the file."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 import svd_folders
 
 import svdjax
+from svdjax.checkpoints import checkpoint
 from svdjax.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_shapes")
@@ -32,7 +33,7 @@ def claim_another_width(folder: Path):
 
 
 DAMAGES = {
-    "nothing there": (shutil.rmtree, ": no such folder, expected a folder that convert.svd_to_flax writes"),
+    "nothing there": (shutil.rmtree, ": no such folder, expected a folder that convert.svd_to_flax or train.base writes"),
     "no config": (lambda f: (f / "config.json").unlink(), "/config.json: can't be read"),
     "config cut off": (lambda f: os.truncate(f / "config.json", 100), "/config.json: is not JSON"),
     "config empty": (lambda f: (f / "config.json").write_text("{}"), "/config.json: format is None, expected 'svdjax-model'"),
@@ -64,6 +65,6 @@ def test_damaged_checkpoints(model, tmp_path, capfd, name):
     assert capfd.readouterr() == ("", "")
 
 
-def test_diffusers_folder_is_no_checkpoint(source):
-    with pytest.raises(InputError, match=r"is not a folder that convert.svd_to_flax writes"):
-        svdjax.load(source)
+def test_a_diffusers_folder_is_not_a_checkpoint(source):
+    with pytest.raises(InputError, match=r"is not a folder that convert.svd_to_flax or train.base writes"):
+        checkpoint.load(source)

@@ -1,4 +1,4 @@
-"""Backward weights that can't be saved or can't be used: one line, nothing written, nothing of the model read."""
+"""Backward weights that can't be saved or used: one line, nothing written, no tensors of the model read."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ UNSAVABLE = {
 
 
 @pytest.mark.parametrize("name", UNSAVABLE)
-def test_what_can_not_be_saved(base, tmp_path, name):
+def test_values_that_can_not_be_saved(base, tmp_path, name):
     change, message = UNSAVABLE[name]
     values = trained(base)
     change(values)
@@ -47,7 +47,7 @@ def test_what_can_not_be_saved(base, tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
-def test_saving_replaces_only_its_own(model, base, tmp_path):
+def test_saving_replaces_only_backward_weights(model, base, tmp_path):
     values = trained(base)
     save_backward(tmp_path / "b", values, base, {"step": 1})
     with pytest.raises(InputError, match="exists already"):
@@ -66,7 +66,7 @@ ANOTHER_UNET = {
     "more layers": (lambda o: o.update({f"x.{n}": v for n, v in o.items()}), "has unexpected x.down_blocks.0.* and 11 more"),
     "another width": (
         lambda o: o.update({FIRST: o[FIRST][:, :3]}),
-        rf"{FIRST} has shape \(32, 3\), this model's UNet \(32, 32",
+        rf"{FIRST} has shape \(32, 3\), expected \(32, 32",
     ),
 }
 
@@ -82,7 +82,7 @@ def test_backward_weights_of_another_unet(model, base, tmp_path, monkeypatch, na
         svdjax.load(model, backward=tmp_path / "b")
 
 
-def test_folders_of_another_kind(model, base, tmp_path):
+def test_folders_of_another_format(model, base, tmp_path):
     with pytest.raises(InputError, match="format is 'svdjax-model', expected 'svdjax-backward'"):
         svdjax.load(model, backward=model)
     with pytest.raises(InputError, match=f"{tmp_path}/no: no such folder, expected a folder that train.backward writes"):
@@ -93,7 +93,7 @@ def test_folders_of_another_kind(model, base, tmp_path):
         with pytest.raises(InputError, match=f"version is {version}, svdjax .* reads 2: {advice}"):
             svdjax.load(model, backward=tmp_path / "b")
     svd_folders.edit_json(tmp_path / "b/config.json", version=2, backward=None)
-    with pytest.raises(InputError, match=r"config.json: is damaged: it says nothing about the backward weights"):
+    with pytest.raises(InputError, match=r"config.json: is damaged: it has no information about the backward weights"):
         svdjax.load(model, backward=tmp_path / "b")
 
 

@@ -1,4 +1,4 @@
-"""Trees on disk: dtypes, and Ctrl-C while one is written or read."""
+"""Orbax trees: dtypes, partial reads, and Ctrl-C during a read or write."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def test_round_trip(tmp_path, dtype):
 
 @pytest.fixture
 def interruptible():
-    """Ctrl-C as Python handles it at first; the workers of parallel tests ignore it."""
+    """Python's initial handler of Ctrl-C; parallel test workers ignore Ctrl-C."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield signal.default_int_handler
     signal.signal(signal.SIGINT, before)
 
 
-class Pressing:
-    """An array during whose use Ctrl-C is pressed."""
+class PressesCtrlC:
+    """An array that presses Ctrl-C when it is used."""
 
     def __array__(self, dtype=None, copy=None):
         signal.raise_signal(signal.SIGINT)
@@ -45,21 +45,21 @@ class Pressing:
 
 def test_ctrl_c_waits_for_the_tree(tmp_path, capsys, interruptible):
     with pytest.raises(KeyboardInterrupt):
-        save_tree(tmp_path / "tree", {"a": Pressing(), "b": np.zeros(2, np.float32)})
-    assert sorted(tree_shapes(tmp_path / "tree")) == ["a", "b"]  # it was written whole
-    assert capsys.readouterr().err.startswith("stopping after the part that is being read or written")
+        save_tree(tmp_path / "tree", {"a": PressesCtrlC(), "b": np.zeros(2, np.float32)})
+    assert sorted(tree_shapes(tmp_path / "tree")) == ["a", "b"]  # written completely
+    assert capsys.readouterr().err.startswith("stopping after the current read or write")
     assert signal.getsignal(signal.SIGINT) is interruptible
 
 
 def test_a_second_ctrl_c_does_not_wait(tmp_path, interruptible):
     with pytest.raises(KeyboardInterrupt):
-        save_tree(tmp_path / "tree", {"a": Pressing(), "b": Pressing()})
+        save_tree(tmp_path / "tree", {"a": PressesCtrlC(), "b": PressesCtrlC()})
     assert not list(tmp_path.iterdir())
     assert signal.getsignal(signal.SIGINT) is interruptible
 
 
-def test_an_interrupted_read_is_not_called_damage(tmp_path, monkeypatch):
-    """Orbax wraps what stops it in an exception of its own."""
+def test_an_interrupted_read_is_not_reported_as_damage(tmp_path, monkeypatch):
+    """Orbax wraps the interrupt in an exception of its own."""
     save_tree(tmp_path / "tree", {"a": np.zeros(2, np.float32)})
     shapes = tree_shapes(tmp_path / "tree")
     import orbax.checkpoint as ocp
@@ -91,18 +91,18 @@ def test_a_tree_that_can_not_be_written(tmp_path, monkeypatch):
     assert "\n" not in str(e.value)
 
 
-@pytest.mark.parametrize("at_once", [1, 24, 1000])
-def test_streaming_gives_every_array_in_the_order_asked_for(tmp_path, at_once):
+@pytest.mark.parametrize("group_bytes", [1, 24, 1000])
+def test_streaming_gives_every_array_in_the_order_asked_for(tmp_path, group_bytes):
     given = {name: np.full(3, i, np.float16) for i, name in enumerate("cadbe")}
     save_tree(tmp_path / "tree", given)
     expected = {name: jax.ShapeDtypeStruct((3,), np.float32) for name in given}
-    streamed = list(stream_tree(tmp_path / "tree", expected, at_once))
+    streamed = list(stream_tree(tmp_path / "tree", expected, group_bytes))
     assert [name for name, _ in streamed] == list("cadbe")
     for name, value in streamed:
         assert isinstance(value, np.ndarray)
         np.testing.assert_array_equal(value, given[name].astype(np.float32), strict=True)
-    with pytest.raises(InputError, match=r"tree: b is \(3,\), expected none \(1 tensors are not as config.json says\)"):
-        next(stream_tree(tmp_path / "tree", {name: expected[name] for name in "cade"}, at_once))
+    with pytest.raises(InputError, match=r"tree: b is \(3,\), expected none \(1 tensors differ from config.json\)"):
+        next(stream_tree(tmp_path / "tree", {name: expected[name] for name in "cade"}, group_bytes))
 
 
 def test_a_part_of_a_tree(tmp_path):

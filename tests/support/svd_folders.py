@@ -1,4 +1,4 @@
-"""Small random SVDs in diffusers' layout, written by diffusers and transformers themselves."""
+"""Small random SVDs in diffusers layout, written by diffusers and transformers; functions to change and check them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ import goldens
 import jax.numpy as jnp
 import numpy as np
 import torch
-from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler, UNetSpatioTemporalConditionModel
+from diffusers import (
+    AutoencoderKLTemporalDecoder,  # pyright: ignore[reportPrivateImportUsage]
+    EulerDiscreteScheduler,  # pyright: ignore[reportPrivateImportUsage]
+    UNetSpatioTemporalConditionModel,  # pyright: ignore[reportPrivateImportUsage]
+)
 from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -48,13 +52,18 @@ CLIP = {
     "projection_dim": 48,
     "hidden_act": "gelu",
 }
+Tensors = dict[str, np.ndarray]
+
 COMPONENTS = ("unet", "vae", "image_encoder")
+UNET_FILE = "diffusion_pytorch_model.safetensors"
+TO_V = "mid_block.attentions.0.temporal_transformer_blocks.0.attn1.to_v.weight"
 STATISTICS = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.25, 0.5, 0.75]}  # not CLIP's usual ones
 
 
-def network(component: str, seed: int = 0, **settings: Any) -> torch.nn.Module:
-    """One PyTorch network whose parameters are all random, norms and biases too; float16 holds their values exactly."""
+def network(component: str, seed: int = 0, **settings: Any) -> Any:
+    """A PyTorch network with random parameters, also of norms and biases; float16 holds their values exactly."""
     torch.manual_seed(seed)
+    module: Any
     if component == "unet":
         module = UNetSpatioTemporalConditionModel(**{**UNET, **settings})
     elif component == "vae":
@@ -68,7 +77,7 @@ def network(component: str, seed: int = 0, **settings: Any) -> torch.nn.Module:
 
 
 def write(folder: Path, seed: int = 0, **settings: Mapping[str, Any]) -> Path:
-    """A whole SVD, float32; `settings` are of a network, by component."""
+    """Write a whole SVD, float32, and return its folder; `settings` are those of the networks, by component."""
     for component in COMPONENTS:
         network(component, seed, **settings.get(component, {})).save_pretrained(folder / component)
     EulerDiscreteScheduler(
@@ -80,12 +89,12 @@ def write(folder: Path, seed: int = 0, **settings: Mapping[str, Any]) -> Path:
 
 
 def weights_file(folder: Path, component: str, variant: str = "") -> Path:
-    """The single file of a component's weights."""
+    """The path of a component's weights in one file."""
     stem = "model" if component == "image_encoder" else "diffusion_pytorch_model"
     return folder / component / f"{stem}{variant}.safetensors"
 
 
-def tensors(path: Path) -> dict[str, np.ndarray]:
+def tensors(path: Path) -> Tensors:
     """All tensors of a file as numpy arrays."""
     return {name: value.float().numpy() for name, value in load_file(path).items()}
 
@@ -103,7 +112,7 @@ def edit_json(path: Path, **settings: Any) -> None:
 
 
 def enliven(folder: Path) -> Path:
-    """Give a whole SVD weights as those of `goldens`, with which what it makes depends on its input, and return it."""
+    """Give a whole SVD the weights of `goldens`, so large that its videos depend on its input, and return it."""
     for component in COMPONENTS:
 
         def draw(values: dict[str, torch.Tensor], tag: str = goldens.TAGS[component]) -> None:
@@ -115,12 +124,12 @@ def enliven(folder: Path) -> Path:
 
 
 def temporal(name: str, *kinds: str) -> bool:
-    """Whether a PyTorch name is one of these tensors of a temporal self-attention."""
+    """Whether a PyTorch name is a tensor of one of these kinds, such as `to_v`, in a temporal self-attention."""
     return any(f"temporal_transformer_blocks.0.attn1.{kind}." in name for kind in kinds)
 
 
 def move(kinds: tuple[str, ...], seed: int, scale: float = 0.05) -> Callable[[dict[str, torch.Tensor]], None]:
-    """A change for `edit`: random deltas to the temporal self-attentions' tensors of these kinds."""
+    """A change for `edit`: add random numbers to the temporal self-attentions' tensors of these kinds."""
 
     def change(values: dict[str, torch.Tensor]) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -132,29 +141,26 @@ def move(kinds: tuple[str, ...], seed: int, scale: float = 0.05) -> Callable[[di
 
 
 move_values = functools.partial(move, ("to_v", "to_out.0"))
-
-
-TRAINED = ("to_v.kernel", "to_out.kernel")  # what the paper trains; to_out.bias stays frozen
-Tensors = dict[str, np.ndarray]
+TRAINED = ("to_v.kernel", "to_out.kernel")  # the kinds that the paper trains; to_out.bias is frozen
 
 
 def trained(base: Tensors, kinds: tuple[str, ...] = TRAINED) -> Tensors:
-    """What training leaves of tensors of these kinds: moved by what float16 rounds. Copies, by the names of `base`."""
+    """Tensors of these kinds as after training: copies with differences from `base` that float16 rounds."""
     rng = np.random.default_rng(5)
     return {n: v + np.float32(1e-3) * rng.standard_normal(v.shape, np.float32) for n, v in base.items() if n.endswith(kinds)}
 
 
-cached_abstract = functools.cache(abstract)  # building the same networks again takes most of a small conversion
+cached_abstract = functools.cache(abstract)  # most of the time of a small conversion
 
 
 def save_npz(path: Path, tree: Mapping[str, np.ndarray]) -> None:
-    """Stands in for Orbax, which takes seconds to write and read a small model, where its part is not what is tested."""
+    """A quick replacement of `save_tree` for tests of anything but Orbax."""
     path.mkdir()
-    np.savez(path / "tree.npz", **tree)
+    np.savez(path / "tree.npz", allow_pickle=False, **tree)
 
 
-def converted(checkpoint: Path, part: str) -> dict[str, np.ndarray]:
-    """What a checkpoint stores of a network, or of its backward weights, back in PyTorch's names and axes."""
+def converted(checkpoint: Path, part: str) -> Tensors:
+    """The stored tensors of a network, or of backward weights, with PyTorch's names and axes."""
     path = checkpoint / part
     if (path / "tree.npz").exists():
         with np.load(path / "tree.npz") as data:
@@ -165,18 +171,31 @@ def converted(checkpoint: Path, part: str) -> dict[str, np.ndarray]:
     return {row.torch_name: row.layout.to_torch(tree[leaf]) for leaf, row in rows.items()}
 
 
-def assert_holds(out: Path, source: Path, dtype: str = "float32"):
+def diffusers_state(folder: Path, **options: Any) -> Tensors:
+    """The tensors of a UNet as diffusers reads them from a folder; none may be missing or unexpected."""
+    loaded: Any = UNetSpatioTemporalConditionModel.from_pretrained(folder, output_loading_info=True, **options)
+    module, report = loaded
+    assert not any(report[problem] for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    return {name: value.float().numpy() for name, value in module.state_dict().items()}
+
+
+def assert_same(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """The same tensors by name: values, shapes and dtypes."""
+    assert sorted(actual) == sorted(expected)
+    assert actual
+    for name, value in expected.items():
+        np.testing.assert_array_equal(np.asarray(actual[name]), np.asarray(value), err_msg=name, strict=True)
+
+
+def assert_holds(out: Path, source: Path, dtype: str = "float32") -> None:
     """The checkpoint holds every tensor of the float32 `source`, cast to `dtype`, and nothing else."""
     for component in COMPONENTS:
-        stored, expected = converted(out, component), tensors(weights_file(source, component))
-        assert sorted(stored) == sorted(expected)
-        for name, value in expected.items():
-            assert stored[name].dtype == jnp.dtype(dtype)
-            np.testing.assert_array_equal(stored[name], value.astype(jnp.dtype(dtype)), err_msg=name)
+        expected = {name: value.astype(jnp.dtype(dtype)) for name, value in tensors(weights_file(source, component)).items()}
+        assert_same(converted(out, component), expected)
 
 
-def refused(capsys, *arguments, command: Callable[[list[str]], int] = main) -> str:
-    """The one line that a refused conversion, or another command, prints."""
+def refused(capsys: Any, *arguments: object, command: Callable[[list[str]], int] = main) -> str:
+    """Run a conversion, or another command, that must be refused, and return its one line of error."""
     assert command([str(argument) for argument in arguments]) == 2
     captured = capsys.readouterr()
     (line,) = captured.err.splitlines()

@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a source: one line, exit status 2, nothing written."""
+"""Sources that can't be used: one line, exit status 2, nothing written."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def put(name: str, value: float) -> Callable[[dict[str, torch.Tensor]], None]:
 
 
 def shards(folder: Path) -> list[Path]:
-    """Write the UNet in several files; they, in order."""
+    """Write the UNet in several files and return them in order."""
     weights_file(folder, "unet").unlink()
     svd_folders.network("unet").save_pretrained(folder / "unet", max_shard_size="300KB")
     return sorted((folder / "unet").glob("*-of-*.safetensors"))
@@ -44,7 +44,7 @@ def shards(folder: Path) -> list[Path]:
 UNET = "unet/diffusion_pytorch_model.safetensors"
 CLIP = "image_encoder/model.safetensors"
 INDEX = "unet/diffusion_pytorch_model.safetensors.index.json"
-# What is done to the folder, and how the message goes on after its path.
+# Damage to the folder, and the message after its path.
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "no folder": (shutil.rmtree, ": no such folder, expected a diffusers folder"),
     "empty folder": (lambda f: (shutil.rmtree(f), f.mkdir()), "/unet: no such folder, expected the unet of a diffusers folder"),

@@ -1,9 +1,10 @@
-"""The table: names against PyTorch's own, layouts by what the tensors do, and what a mismatch says."""
+"""The name table: names compared with PyTorch's, layouts by results, and messages about tensors that don't fit."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +20,7 @@ from svdjax.errors import InputError
 from svdjax.models.initialize import abstract
 from svdjax.models.svd import NETWORKS, leaves
 
-# Shapes that no other assignment of axes fits: two levels and four, one layer a block and two, patch 14 and 32.
+# Configurations with shapes that fit no other order of axes: two and four levels, one and two layers per block, patch 14, 32.
 VARIANTS = [
     ("unet", {}),
     ("unet", {"layers_per_block": 2, "transformer_layers_per_block": 2, "num_attention_heads": 4}),
@@ -42,20 +43,19 @@ VARIANTS = [
 
 @dataclass
 class Header:
-    """What `mapping.check` looks at."""
+    """A stand-in for a tensor in a file."""
 
     dtype: str
     shape: tuple[int, ...]
 
 
-def table_of(component, config):
-    return name_table.table(
-        {name: leaf.shape for name, leaf in leaves(abstract(NETWORKS[component], config, np.float32)).items()}
-    )
+def table_of(component: str, config: Any) -> dict[str, name_table.TensorRow]:
+    model = abstract(NETWORKS[component], config, np.float32)
+    return name_table.table({name: leaf.shape for name, leaf in leaves(model).items()})
 
 
 @pytest.mark.parametrize(("component", "settings"), VARIANTS)
-def test_every_tensor_has_one_row_and_every_leaf_is_filled(component, settings):
+def test_every_pytorch_tensor_has_one_row(component, settings):
     with torch.device("meta"):
         module = svd_folders.network(component, **settings)
     config = json.loads((module.config if component == "image_encoder" else module).to_json_string())
@@ -67,7 +67,8 @@ def test_every_tensor_has_one_row_and_every_leaf_is_filled(component, settings):
 
 def test_full_size_counts():
     # Parameters of SVD-XT, counted in PyTorch.
-    counts = {name: sum(r.size for r in table_of(name, getattr(SVDConfig(), name)).values()) for name in svd_folders.COMPONENTS}
+    tables = {name: name_table.network_table(name, SVDConfig()) for name in svd_folders.COMPONENTS}
+    counts = {name: sum(row.size for row in rows.values()) for name, rows in tables.items()}
     assert counts == {"unet": 1_524_623_082, "vae": 97_742_847, "image_encoder": 632_076_800}
 
 
@@ -117,7 +118,7 @@ def test_names(leaf):
     assert (row.torch_name, row.torch_shape) == (torch_name, torch_shape)
 
 
-def test_a_leaf_without_a_row_is_an_error():
+def test_a_tensor_without_an_entry_is_an_error():
     with pytest.raises(KeyError, match="thing"):
         name_table.torch_row("conv_in.thing", (3,))
 
@@ -139,8 +140,8 @@ def test_layouts_invert(layout, shape):
     np.testing.assert_array_equal(layout.to_torch(ours), x)
 
 
-def test_layouts_do_what_pytorch_does():
-    # Small integers: every sum is exact, so the results are equal whatever the order of summation.
+def test_layouts_give_pytorchs_results():
+    # Small integers: every sum is exact, so the order of summation doesn't matter.
     rng = np.random.default_rng(0)
 
     def draw(*shape):
@@ -155,11 +156,11 @@ def test_layouts_do_what_pytorch_does():
         jnp.moveaxis(x, 1, -1), name_table.CONV.to_flax(weight), (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     theirs = torch.nn.functional.conv2d(torch.tensor(x), torch.tensor(weight))
-    np.testing.assert_array_equal(np.moveaxis(ours, -1, 1), theirs)
+    np.testing.assert_array_equal(np.moveaxis(np.asarray(ours), -1, 1), theirs)
     x, weight = draw(1, 4, 6, 2, 2), draw(5, 4, 3, 1, 1)
     taps = name_table.TEMPORAL_CONV.to_flax(weight)
     last = np.moveaxis(x, 1, -1)  # (1, f, h, w, c)
-    ours = sum(last[:, t : t + 4] @ taps[t] for t in range(3))
+    ours = np.sum([last[:, t : t + 4] @ taps[t] for t in range(3)], 0)
     theirs = torch.nn.functional.conv3d(torch.tensor(x), torch.tensor(weight))
     np.testing.assert_array_equal(np.moveaxis(ours, -1, 1), theirs)
 
@@ -168,12 +169,12 @@ ROWS = name_table.table({"a.kernel": (4, 5), "b.bias": (3,)})
 GOOD = {"a.weight": Header("F32", (5, 4)), "b.bias": Header("BF16", (3,))}
 
 
-def test_check_takes_what_fits_and_what_it_is_told_to_ignore():
-    name_table.check("unet", ROWS, GOOD, "file")
+def test_fitting_and_ignored_tensors_are_accepted():
+    name_table.check_tensors("unet", ROWS, GOOD, "file")
     ids = {"vision_model.embeddings.position_ids": Header("I64", (1, 50))}
-    name_table.check("image_encoder", ROWS, GOOD | ids, "file")
+    name_table.check_tensors("image_encoder", ROWS, GOOD | ids, "file")
     with pytest.raises(InputError, match="position_ids"):
-        name_table.check("unet", ROWS, GOOD | ids, "file")
+        name_table.check_tensors("unet", ROWS, GOOD | ids, "file")
 
 
 @pytest.mark.parametrize(
@@ -188,6 +189,6 @@ def test_check_takes_what_fits_and_what_it_is_told_to_ignore():
         (GOOD | {"b.bias": Header("F8_E4M3", (3,))}, "F8_E4M3"),
     ],
 )
-def test_check_names_what_does_not_fit(headers, message):
+def test_messages_name_tensors_that_do_not_fit(headers, message):
     with pytest.raises(InputError, match=message):
-        name_table.check("unet", ROWS, headers, "file")
+        name_table.check_tensors("unet", ROWS, headers, "file")

@@ -1,4 +1,4 @@
-"""The output of a conversion: what is refused or replaced, what a run that stops leaves; and the command line."""
+"""The output of a conversion: refused, replaced, or kept when a conversion stops; and the command line."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def test_a_run_that_stops_leaves_the_old_checkpoint(source, tmp_path, capsys, mo
 def test_output_exists(source, tmp_path, capsys):
     out = tmp_path / "out"
     out.mkdir()
-    # refused before the source is looked at
-    assert refused(capsys, tmp_path / "nowhere", out) == f"{out}: exists already; --overwrite replaces it"
-    # never what was not written here, whatever is asked for
+    # refused before the source is opened
+    assert refused(capsys, tmp_path / "nowhere", out) == f"{out}: exists already (--overwrite replaces it)"
+    # other folders are never replaced
     (out / "precious").write_text("text")
     message = f"{out}: exists and was not written by this command: --overwrite does not replace it"
     assert refused(capsys, source, out, "--overwrite") == message
@@ -74,9 +74,9 @@ def test_output_exists(source, tmp_path, capsys):
 
 def test_parent_of_output_is_missing(source, tmp_path, capsys):
     out = tmp_path / "a" / "b"
-    assert refused(capsys, source, out) == f"{out}: its parent folder {tmp_path / 'a'} does not exist"
+    assert refused(capsys, source, out) == f"{out}: the folder {tmp_path / 'a'} doesn't exist"
     (tmp_path / "a").write_text("a file")
-    assert refused(capsys, source, out) == f"{out}: its parent folder {tmp_path / 'a'} does not exist"
+    assert refused(capsys, source, out) == f"{out}: {tmp_path / 'a'} is a file, expected a folder"
 
 
 def test_output_without_permission(source, capsys):
@@ -90,7 +90,7 @@ def test_output_without_permission(source, capsys):
 def test_disk_too_small(source, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("svdjax.runtime.atomic.shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 2**20))
     line = refused(capsys, source, tmp_path / "out")
-    assert line == f"{tmp_path / 'out'}: 0.0 GiB are needed there, 0.0 GiB are free"
+    assert line == f"{tmp_path / 'out'}: 0.0 GiB of disk space are needed, 0.0 GiB are free"
     assert not list(tmp_path.iterdir())
 
 

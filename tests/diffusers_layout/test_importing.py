@@ -1,10 +1,11 @@
-"""Conversion of whole folders: every value, every kind of file, every dtype."""
+"""Conversion of whole folders: every value, all kinds of files, all dtypes."""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("quick_shapes")
 
 @pytest.fixture
 def copy(source, tmp_path) -> Path:
-    """One to change."""
+    """A copy of `source` that a test may change."""
     return Path(shutil.copytree(source, tmp_path / "svd"))
 
 
@@ -66,17 +67,17 @@ def test_clip_statistics_are_optional(copy, tmp_path):
     assert read_info(tmp_path / "out").config.image_encoder.image_mean == (0.48145466, 0.4578275, 0.40821073)
 
 
-def rewrite(folder: Path, component: str, **how):
-    """Let diffusers or transformers write a component's weights anew: `variant`, `max_shard_size`."""
+def rewrite(folder: Path, component: str, **options: Any) -> None:
+    """Let diffusers or transformers write a component's weights again with `variant` or `max_shard_size`."""
     for path in (folder / component).glob("*.safetensors"):
         path.unlink()
     module = svd_folders.network(component)
-    (module.half() if how.get("variant") == "fp16" else module).save_pretrained(folder / component, **how)
+    (module.half() if options.get("variant") == "fp16" else module).save_pretrained(folder / component, **options)
 
 
 @pytest.mark.usefixtures("save_as_npz")
 @pytest.mark.parametrize(
-    "how",
+    "options",
     [
         {name: {"variant": "fp16"} for name in COMPONENTS},
         {"unet": {"variant": "fp16"}},
@@ -86,10 +87,10 @@ def rewrite(folder: Path, component: str, **how):
     ],
     ids=["fp16", "mixed", "mixed other way", "shards", "fp16 shards"],
 )
-def test_files_of_every_kind(source, copy, tmp_path, how):
-    for component, options in how.items():
-        rewrite(copy, component, **options)
-        if "max_shard_size" in options and component == "unet":
+def test_float16_files_and_several_files(source, copy, tmp_path, options):
+    for component, saved in options.items():
+        rewrite(copy, component, **saved)
+        if "max_shard_size" in saved and component == "unet":
             assert len(list((copy / component).glob("*-of-*.safetensors"))) > 1
     assert main([str(copy), str(tmp_path / "out")]) == 0
     assert_holds(tmp_path / "out", source)
@@ -109,13 +110,13 @@ def test_index_named_like_a_file_with_its_variant(source, copy, tmp_path):
 
 
 @pytest.mark.usefixtures("save_as_npz")
-def test_float32_is_preferred_and_said(source, copy, tmp_path, capsys):
+def test_unused_float16_files_are_reported(source, copy, tmp_path, capsys):
     half = weights_file(copy, "vae", ".fp16")
     shutil.copy(weights_file(copy, "vae"), half)
     svd_folders.edit(half, lambda values: [value.zero_() for value in values.values()])
     assert main([str(copy), str(tmp_path / "out")]) == 0
     assert_holds(tmp_path / "out", source)
-    assert f"{weights_file(copy, 'vae')} is read; {half.name} beside it is not" in capsys.readouterr().out
+    assert f"{weights_file(copy, 'vae')} is used, {half.name} beside it is not" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("save_as_npz")

@@ -1,15 +1,16 @@
-"""Backward weights: what is taken from a fine-tuned UNet, with a base and without, and what is said about the rest."""
+"""Backward weights from a fine-tuned UNet, with and without a base: the tensors taken, and notes about the others."""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import svd_folders
-from svd_folders import converted, temporal, tensors, weights_file
+from svd_folders import assert_same, converted, temporal, tensors, weights_file
 
 from convert.svd_to_flax import main
 from svdjax.checkpoints.checkpoint import read_info
@@ -21,8 +22,8 @@ ALL = ("to_q", "to_k", *VALUES)
 pytestmark = pytest.mark.usefixtures("quick_shapes", "save_as_npz")
 
 
-def unet_folder(path: Path, seed: int = 0, change=None, **settings) -> Path:
-    """A UNet in `path/unet`, with random weights of a seed, changed."""
+def unet_folder(path: Path, seed: int = 0, change=None, **settings: Any) -> Path:
+    """Write a UNet with random weights to `path/unet`, then change them."""
     svd_folders.network("unet", seed, **settings).save_pretrained(path / "unet")
     if change is not None:
         svd_folders.edit(weights_file(path, "unet"), change)
@@ -33,38 +34,31 @@ def overlay(out: Path) -> dict[str, np.ndarray]:
     return converted(out, "backward")
 
 
-def of(folder: Path, kinds: tuple[str, ...] = VALUES) -> dict[str, np.ndarray]:
-    """The temporal self-attentions' tensors of some kinds in a folder."""
+def temporal_tensors(folder: Path, kinds: tuple[str, ...] = VALUES) -> dict[str, np.ndarray]:
+    """The temporal self-attentions' tensors of these kinds in a folder."""
     return {name: value for name, value in tensors(weights_file(folder, "unet")).items() if temporal(name, *kinds)}
 
 
-def assert_same(actual, expected):
-    assert sorted(actual) == sorted(expected)
-    assert actual
-    for name, value in expected.items():
-        np.testing.assert_array_equal(actual[name], value, err_msg=name)
-
-
 def run(capsys, *arguments) -> str:
-    """Convert; what was printed."""
+    """Convert and return the printed text."""
     assert main([str(argument) for argument in arguments]) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
     return captured.out
 
 
-def test_tuned_values_are_taken_as_they_are(source, tmp_path, capsys):
+def test_tuned_values_are_taken_unchanged(source, tmp_path, capsys):
     tuned = unet_folder(tmp_path / "tuned", change=svd_folders.move_values(1))
     text = run(capsys, source, tmp_path / "out", "--backward", tuned)
-    assert_same(overlay(tmp_path / "out"), of(tuned))
+    assert_same(overlay(tmp_path / "out"), temporal_tensors(tuned))
     assert any(name.endswith("to_out.0.bias") for name in overlay(tmp_path / "out"))
     assert len(text.splitlines()) == 1
     assert text.endswith(f"backward weights to_v.kernel, to_out.kernel, to_out.bias from {tuned}\n")
-    # the forward network stays what it was
+    # the forward network is unchanged
     assert_same(converted(tmp_path / "out", "unet"), tensors(weights_file(source, "unet")))
 
 
-def test_the_checkpoint_names_what_was_trained_and_hashes_it(source, tmp_path, capsys):
+def test_the_checkpoint_names_and_hashes_its_sources(source, tmp_path, capsys):
     tuned = unet_folder(tmp_path / "tuned", 1, svd_folders.move_values(1))
     base = unet_folder(tmp_path / "base", 1)
     run(capsys, source, tmp_path / "out", "--backward", tuned / "unet", "--backward-base", base)
@@ -81,12 +75,12 @@ def test_the_checkpoint_names_what_was_trained_and_hashes_it(source, tmp_path, c
 
 @pytest.mark.parametrize("inner", [True, False], ids=["UNet's folder", "folder holding unet"])
 def test_delta_from_a_base(source, tmp_path, capsys, inner):
-    # A base of other random weights and fewer frames, as SVD is to SVD-XT; a delta that float16 would round.
+    # A base with other weights and fewer frames, like SVD beside SVD-XT, and a delta that float16 would round.
     base = unet_folder(tmp_path / "base", seed=1, num_frames=3)
     tuned = unet_folder(tmp_path / "tuned", 1, svd_folders.move_values(2, 1e-4), num_frames=3)
     folders = [path / "unet" if inner else path for path in (tuned, base)]
     text = run(capsys, source, tmp_path / "out", "--backward", folders[0], "--backward-base", folders[1])
-    xt, svd, moved = of(source), of(base), of(tuned)
+    xt, svd, moved = temporal_tensors(source), temporal_tensors(base), temporal_tensors(tuned)
     assert all((moved[name] != svd[name]).any() for name in svd)
     assert_same(overlay(tmp_path / "out"), {name: xt[name] + (moved[name] - svd[name]) for name in xt})
     assert text.endswith(f" from {folders[0]} minus {folders[1]}\n")
@@ -97,36 +91,37 @@ def test_delta_is_cast_last(source, tmp_path, capsys):
     base = unet_folder(tmp_path / "base", 1)
     tuned = unet_folder(tmp_path / "tuned", 1, svd_folders.move_values(2, 1e-3))
     run(capsys, source, tmp_path / "out", "--backward", tuned, "--backward-base", base, "--dtype", "float16")
-    xt, svd, moved = of(source), of(base), of(tuned)
+    xt, svd, moved = temporal_tensors(source), temporal_tensors(base), temporal_tensors(tuned)
     assert_same(overlay(tmp_path / "out"), {name: (xt[name] + (moved[name] - svd[name])).astype(np.float16) for name in xt})
 
 
 def test_queries_and_keys_are_taken_when_they_were_trained(source, tmp_path, capsys):
     tuned = unet_folder(tmp_path / "tuned", change=svd_folders.move(ALL, 1))
     text = run(capsys, source, tmp_path / "out", "--backward", tuned)
-    assert_same(overlay(tmp_path / "out"), of(tuned, ALL))
-    assert read_info(tmp_path / "out").backward["trained"][3:] == ["to_q.kernel", "to_k.kernel"]
+    assert_same(overlay(tmp_path / "out"), temporal_tensors(tuned, ALL))
+    trained = (read_info(tmp_path / "out").backward or {})["trained"]
+    assert trained[3:] == ["to_q.kernel", "to_k.kernel"]
     assert len(text.splitlines()) == 1
 
 
 def test_queries_and_keys_with_a_base(source, tmp_path, capsys):
     base = unet_folder(tmp_path / "base", 1)
-    tuned = unet_folder(tmp_path / "tuned", 1, svd_folders.move(("to_q",), 2))  # one kind is enough to tell
+    tuned = unet_folder(tmp_path / "tuned", 1, svd_folders.move(("to_q",), 2))  # one changed kind is enough
     run(capsys, source, tmp_path / "out", "--backward", tuned, "--backward-base", base)
-    xt, svd, moved = of(source, ALL), of(base, ALL), of(tuned, ALL)
+    xt, svd, moved = temporal_tensors(source, ALL), temporal_tensors(base, ALL), temporal_tensors(tuned, ALL)
     assert_same(overlay(tmp_path / "out"), {name: xt[name] + (moved[name] - svd[name]) for name in xt})
 
 
 def test_queries_and_keys_of_another_model_are_not_taken(source, tmp_path, capsys):
     tuned = unet_folder(tmp_path / "tuned", 1)
     text = run(capsys, source, tmp_path / "out", "--backward", tuned)
-    assert_same(overlay(tmp_path / "out"), of(tuned))
+    assert_same(overlay(tmp_path / "out"), temporal_tensors(tuned))
     before, after = tensors(weights_file(source, "unet")), tensors(weights_file(tuned, "unet"))
     others = sum((before[name] != after[name]).any() and not temporal(name, *VALUES) for name in before)
     assert others > 300
     assert text.splitlines()[0] == (
-        f"{weights_file(tuned, 'unet')}: other tensors that differ from {weights_file(source, 'unet')} are not used, "
-        f"{others:,}: if it was tuned from another model, give that as --backward-base"
+        f"{weights_file(tuned, 'unet')}: {others:,} other tensors that differ from {weights_file(source, 'unet')} "
+        "are not used: if it was tuned from another model, give that as --backward-base"
     )
 
 
@@ -139,14 +134,14 @@ def test_tensors_that_differ_from_the_base_are_counted(source, tmp_path, capsys)
 
     tuned = unet_folder(tmp_path / "tuned", 1, change)
     text = run(capsys, source, tmp_path / "out", "--backward", tuned, "--backward-base", base)
-    assert f": other tensors that differ from {weights_file(base, 'unet')} are not used, 1: is that its base?" in text
-    assert sorted(overlay(tmp_path / "out")) == sorted(of(source, ALL))
+    assert f": 1 other tensors that differ from {weights_file(base, 'unet')} are not used: is that its base?" in text
+    assert sorted(overlay(tmp_path / "out")) == sorted(temporal_tensors(source, ALL))
 
 
 def test_comparison_is_in_the_narrower_dtype(source, tmp_path, capsys):
-    """A float16 file of the same weights differs from float32 by rounding: nothing else was trained."""
+    """A float16 file of the same weights differs from a float32 file by rounding alone: no other tensor counts as trained."""
 
-    def rounding(values):  # SOURCE gains digits that float16 has not
+    def rounding(values):  # digits that float16 can't hold
         for value in values.values():
             value *= 1 + 1e-5
 
@@ -161,11 +156,11 @@ def test_comparison_is_in_the_narrower_dtype(source, tmp_path, capsys):
 
     tuned = unet_folder(tmp_path / "tuned", change=change)
     text = run(capsys, fine, tmp_path / "out", "--backward", tuned)
-    assert_same(overlay(tmp_path / "out"), of(tuned))
+    assert_same(overlay(tmp_path / "out"), temporal_tensors(tuned))
     assert len(text.splitlines()) == 1
 
 
-def test_float32_is_preferred_and_said(source, tmp_path, capsys):
+def test_unused_float16_files_are_reported(source, tmp_path, capsys):
     tuned = unet_folder(tmp_path / "tuned", change=svd_folders.move_values(1))
     base = Path(shutil.copytree(source / "unet", tmp_path / "base"))
     for folder in (tuned / "unet", base):
@@ -174,13 +169,13 @@ def test_float32_is_preferred_and_said(source, tmp_path, capsys):
     lines = run(capsys, source, tmp_path / "out", "--backward", tuned, "--backward-base", base).splitlines()
     for line, folder in zip(lines, (tuned / "unet", base), strict=False):
         file = folder / "diffusion_pytorch_model.safetensors"
-        assert line == f"{file} is read; diffusion_pytorch_model.fp16.safetensors beside it is not"
+        assert line == f"{file} is used, diffusion_pytorch_model.fp16.safetensors beside it is not"
 
 
-def test_an_untrained_unet_is_pointed_out(source, tmp_path, capsys):
+def test_an_untrained_unet_is_reported(source, tmp_path, capsys):
     text = run(capsys, source, tmp_path / "out", "--backward", source)
     file = weights_file(source, "unet")
-    assert text.splitlines()[0] == f"{file}: its temporal to_v and to_out are those of {file}: nothing was trained"
+    assert text.splitlines()[0] == f"{file}: to_v and to_out are equal in {file}: nothing was trained"
 
 
 def nan(values):
@@ -192,8 +187,8 @@ def nan(values):
     [
         ("missing", "missing: no such folder"),
         ("pickled", "pickled/unet/diffusion_pytorch_model.bin: .bin files are pickles"),
-        ("other", "other/unet/config.json: block_out_channels is (64, 64), the UNet being converted has (32, 64)"),
-        ("heads", "heads/unet/config.json: num_attention_heads is (1, 2), the UNet being converted has (2, 4)"),
+        ("other", "other/unet/config.json: block_out_channels is (64, 64), expected (32, 64) as in the model's UNet"),
+        ("heads", "heads/unet/config.json: num_attention_heads is (1, 2), expected (2, 4) as in the model's UNet"),
         ("vae", "vae/config.json: vae: "),
         ("lacking", "lacking/unet/diffusion_pytorch_model.safetensors: lacks conv_in.bias"),
         (
@@ -220,8 +215,8 @@ def test_bad_folders(source, tmp_path, capsys, name, message, option):
         case "nan":
             unet_folder(folder, change=nan)
     (tmp_path / "out").mkdir()
-    given = [option, folder] if option == "--backward" else ["--backward", source, option, folder]
-    assert main([str(argument) for argument in (source, tmp_path / "out" / "model", *given)]) == 2
+    arguments = [option, folder] if option == "--backward" else ["--backward", source, option, folder]
+    assert main([str(argument) for argument in (source, tmp_path / "out" / "model", *arguments)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {tmp_path / 'in'}/{message}")
     assert not list((tmp_path / "out").iterdir())
@@ -229,4 +224,4 @@ def test_bad_folders(source, tmp_path, capsys, name, message, option):
 
 def test_a_base_alone_is_refused(source, tmp_path, capsys):
     assert main([str(source), str(tmp_path / "out"), "--backward-base", str(source)]) == 2
-    assert capsys.readouterr().err == "error: --backward-base is given without --backward, whose base it is\n"
+    assert capsys.readouterr().err == "error: --backward-base: is given without --backward, expected both\n"

@@ -1,4 +1,4 @@
-"""The memory that conversions of SVD-XT take, there and back. Needs 24 GB of disk where pytest's temporary folders are."""
+"""Peak memory of converting SVD-XT in both directions. Needs 24 GB of disk for pytest's temporary folders."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 
 from svdjax.config import SVDConfig
-from svdjax.diffusers_layout.name_table import table
+from svdjax.diffusers_layout.model_folder import WEIGHTS_NAMES
+from svdjax.diffusers_layout.name_table import network_table
 from svdjax.diffusers_layout.safetensors_reader import Weights
-from svdjax.models.initialize import abstract
-from svdjax.models.svd import NETWORKS, leaves
+from svdjax.models.svd import NETWORKS
 
 GIB = 2**30
-STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "image_encoder": "model"}
 CLASSES = {
     "unet": {"_class_name": "UNetSpatioTemporalConditionModel"},
     "vae": {"_class_name": "AutoencoderKLTemporalDecoder"},
@@ -34,24 +33,22 @@ CLASSES = {
 
 
 def write_component(folder: Path, name: str) -> None:
-    """A float16 variant with random weights, written as they are drawn."""
-    config = getattr(SVDConfig(), name)
-    shapes = {leaf: value.shape for leaf, value in leaves(abstract(NETWORKS[name], config, np.float32)).items()}
-    rows = table(shapes).values()
+    """Write random weights in a float16 file, one tensor at a time."""
+    rows = network_table(name, SVDConfig()).values()
     header, stop = {}, 0
     for row in rows:
         start, stop = stop, stop + 2 * row.size
         header[row.torch_name] = {"dtype": "F16", "shape": row.torch_shape, "data_offsets": [start, stop]}
     text = json.dumps(header).encode()
     rng = np.random.default_rng(0)
-    with (folder / f"{STEMS[name]}.fp16.safetensors").open("wb") as file:
+    with (folder / f"{WEIGHTS_NAMES[name]}.fp16.safetensors").open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for row in rows:
             file.write((0.02 * rng.standard_normal(row.size, dtype=np.float32)).astype(np.float16).tobytes())
 
 
 def peak_of(command: str, *arguments: Path | str) -> tuple[int, str]:
-    """Run a command of `convert` in a process of its own: the most bytes that it held, and what it printed."""
+    """Run a command of `convert` in its own process and return its peak memory in bytes and its output."""
     code = (
         f"import sys; from convert.{command} import main; status = main(sys.argv[1:]);"
         "peak = [line for line in open('/proc/self/status') if line.startswith('VmHWM')][0].split()[1];"
@@ -64,7 +61,7 @@ def peak_of(command: str, *arguments: Path | str) -> tuple[int, str]:
 
 
 @pytest.mark.heavy
-def test_peak_memory_there_and_back(tmp_path):
+def test_peak_memory_in_both_directions(tmp_path):
     source, out = tmp_path / "svd", tmp_path / "out"
     for name, settings in CLASSES.items():
         folder = source / name
@@ -73,16 +70,16 @@ def test_peak_memory_there_and_back(tmp_path):
         (folder / file).write_text(json.dumps(dataclasses.asdict(getattr(SVDConfig(), name)) | settings))
         if name in NETWORKS:
             write_component(folder, name)
-    # The UNet serves as the tuned one and as its base too: what they add to the peak is their tensors, not their values.
+    # The UNet is its own tuned UNet and base: the peak depends on their shapes, not their values.
     peak, printed = peak_of("svd_to_flax", source, out, "--backward", source, "--backward-base", source)
     assert "2,254,442,729 parameters" in printed
     assert peak <= 4 * 1_524_623_082 + 3 * GIB  # the largest network, and 3 GiB
-    # the way back never holds the UNet; float16 again, of the values that the source had
+    # the export never holds the whole UNet; float16 again gives the values of the source
     peak, printed = peak_of("flax_to_svd", out, tmp_path / "unet", "--dtype", "float16")
     assert "1,524,623,082 parameters" in printed
     assert peak <= 2.5 * GIB
-    theirs = Weights.open(source, (source / "unet" / f"{STEMS['unet']}.fp16.safetensors",))
-    ours = Weights.open(tmp_path, (tmp_path / "unet" / f"{STEMS['unet']}.safetensors",))
+    theirs = Weights.open(source, (source / "unet" / f"{WEIGHTS_NAMES['unet']}.fp16.safetensors",))
+    ours = Weights.open(tmp_path, (tmp_path / "unet" / f"{WEIGHTS_NAMES['unet']}.safetensors",))
     assert sorted(ours.tensors) == sorted(theirs.tensors)
     for name in ours.tensors:
         np.testing.assert_array_equal(ours.read(name), theirs.read(name), err_msg=name)
