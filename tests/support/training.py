@@ -1,4 +1,4 @@
-"""What the tests of `train.backward` share: a model as small as can be, clips, the command in this process and in others."""
+"""Helpers of the training tests: a minimal model, clips, the command in this process or another, files of a run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ UNET = {
     "num_attention_heads": 2,
     "num_frames": 3,
 }
-SMALL_PROGRAMS_TOO = {  # which JAX otherwise doesn't keep
+SMALL_PROGRAMS_TOO = {  # by default, JAX's compilation cache doesn't store small programs
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
@@ -39,12 +39,12 @@ _PROGRAMS: dict = {}
 
 
 def write_source(folder: Path, **unet) -> Path:
-    """A whole SVD in diffusers' layout whose UNet has one level, with three temporal self-attentions."""
+    """Write an SVD in diffusers layout; its UNet has one level, with three temporal self-attentions."""
     return svd_folders.enliven(svd_folders.write(folder, unet=UNET | unet))
 
 
 def write_clips(folder: Path, count: int = 4, frames: int = 6) -> Path:
-    """Animations of coloured squares that move, 24x24."""
+    """Write animations of moving coloured squares, 24x24."""
     rng = np.random.default_rng(0)
     for i in range(count):
         squares = rng.integers(0, 255, (6, 6, 3), np.uint8)
@@ -54,19 +54,19 @@ def write_clips(folder: Path, count: int = 4, frames: int = 6) -> Path:
 
 
 def arguments(model: Path, data: Path, out: Path, *others: object, **options: object) -> list[str]:
-    """A command line; underscores of `options` are dashes, None leaves one out."""
-    given = {"model": model, "data": data, "out": out, "size": "32x32", "steps": 6, "save_every": 2, "workers": 0, **options}
-    pairs = [(f"--{name.replace('_', '-')}", str(value)) for name, value in given.items() if value is not None]
+    """A command line; underscores in the names of `options` become dashes, None leaves an option out."""
+    values = {"model": model, "data": data, "out": out, "size": "32x32", "steps": 6, "save_every": 2, "workers": 0, **options}
+    pairs = [(f"--{name.replace('_', '-')}", str(value)) for name, value in values.items() if value is not None]
     return [word for pair in pairs for word in pair] + [str(other) for other in others]
 
 
 def train(*args: object, **options: object) -> int:
-    """The command in this process; its exit status."""
+    """Run `train.backward` in this process and return its exit status."""
     return backward.main(arguments(*args, **options))
 
 
 def start(command: Sequence[str], **environment: str) -> subprocess.Popen:
-    """The command in a process of its own."""
+    """Start `train.backward` in another process."""
     return subprocess.Popen(
         [sys.executable, "-m", "train.backward", *command],
         cwd=ROOT,
@@ -78,16 +78,17 @@ def start(command: Sequence[str], **environment: str) -> subprocess.Popen:
 
 
 def compile_once(patch) -> None:
-    """Let all runs in this process that do the same step share its compiled program, and networks' shapes."""
+    """Let all runs in this process with the same step share its compiled programs, and the networks' shapes."""
     compiled = Step._compiled
 
-    def once(self, name, given, options):
-        shapes = [(jnp.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(given)]
-        how = dataclasses.replace(self.how, seed=self.how.seed if name == "examples" else 0)
-        kind = (getattr(self, "stage", "backward"), getattr(self, "config", None))
-        key = (*kind, name, how, self.mesh, jax.tree.structure(given), *shapes)
+    def once(self, function, arguments, options):
+        name = function.__name__
+        shapes = [(jnp.shape(x), jnp.result_type(x)) for x in jax.tree.leaves(arguments)]
+        settings = dataclasses.replace(self.settings, seed=self.settings.seed if name == "make_examples" else 0)
+        kind = (type(self).make_examples.__qualname__, getattr(self, "config", None))
+        key = (*kind, name, settings, self.mesh, jax.tree.structure(arguments), *shapes)
         if key not in _PROGRAMS:
-            _PROGRAMS[key] = compiled(self, name, given, options)
+            _PROGRAMS[key] = compiled(self, function, arguments, options)
         return _PROGRAMS[key]
 
     patch.setattr(Step, "_compiled", once)
@@ -95,17 +96,17 @@ def compile_once(patch) -> None:
         patch.setattr(module, "abstract", svd_folders.cached_abstract)
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen, seconds: float = 120) -> None:
-    """Look every few milliseconds, until it is so or the process has ended."""
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen | None = None, seconds: float = 120) -> None:
+    """Wait until the condition holds; fail if the process ends first."""
     end = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, "waited in vain"
+        assert process is None or process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.002)
 
 
 def rows(out: Path) -> int:
-    """The last step in `metrics.csv`, 0 where there is none."""
+    """The last step in `metrics.csv`; 0 if there is none."""
     try:
         text = (out / "metrics.csv").read_text()
     except FileNotFoundError:
@@ -116,17 +117,17 @@ def rows(out: Path) -> int:
 
 
 def tree(folder: Path) -> dict[str, np.ndarray]:
-    """Arrays of an Orbax tree by name."""
+    """The arrays of an Orbax tree by name."""
     return dict(stream_tree(folder, tree_shapes(folder), 2**30))
 
 
 def learnt(out: Path) -> dict[str, np.ndarray]:
-    """What a run wrote."""
+    """The exported weight differences of a run."""
     return tree(out / "backward" / "delta")
 
 
 def state(out: Path, step: int) -> dict[str, np.ndarray]:
-    """A checkpoint's arrays."""
+    """The arrays of a checkpoint by name."""
     return tree(out / "checkpoints" / str(step) / checkpoints.STATE)
 
 
@@ -137,21 +138,21 @@ def assert_same_arrays(found, expected):
 
 
 def assert_same_run(out: Path, reference: Path, step: int):
-    """Bit for bit the same loss curve, state and result."""
+    """Same loss curve, state and exported weights, bit for bit."""
     assert (out / "metrics.csv").read_text() == (reference / "metrics.csv").read_text()
     assert_same_arrays(state(out, step), state(reference, step))
     assert_same_arrays(learnt(out), learnt(reference))
 
 
 def losses(out: Path) -> np.ndarray:
-    """Of every step; each has one row."""
+    """The loss of every step; each step has one row."""
     table = np.atleast_1d(np.genfromtxt(out / "metrics.csv", delimiter=",", names=True))
     np.testing.assert_array_equal(table["step"], np.arange(1, len(table) + 1))
     return table["loss"]
 
 
 def one_line(error: str) -> str:
-    """The one line of a refusal among what else is on standard error; no traceback is."""
+    """The error line on standard error, which is the last line; there is no traceback."""
     assert "Traceback" not in error, error
     (line,) = [line for line in error.replace("\r", "\n").splitlines() if line.startswith("error: ")]
     assert error.splitlines()[-1] == line

@@ -1,4 +1,4 @@
-"""`train.base unet --model M --preset P`: a grown UNet begins as the smaller one, and what can't be grown is refused."""
+"""`train.base unet --model M --preset P`: a grown UNet starts with the smaller one's outputs; other presets are refused."""
 
 import dataclasses
 from pathlib import Path
@@ -26,7 +26,7 @@ NONE = ("DownBlockSpatioTemporal", "UpBlockSpatioTemporal")
 
 @pytest.fixture(scope="module")
 def small(training_model, tmp_path_factory):
-    """A checkpoint of a UNet of two levels without attention, all of its weights random, and its networks' tensors."""
+    """A checkpoint with random weights, its UNet of two levels without attention, and the tensors of its networks."""
     model = svdjax.load(training_model, dtype="float32")
     unet = dataclasses.replace(
         model.config.unet,
@@ -47,37 +47,36 @@ def small(training_model, tmp_path_factory):
 
 @pytest.fixture
 def grow(small, training_clips, tmp_path, monkeypatch):
-    """Run the command on a UNet's shapes, as far as to what is trained: its configuration and its first tensors."""
+    """Run the command on the shapes of a UNet; returns its configuration and starting tensors, or the exit status."""
 
-    class Made(Exception):
+    class Captured(Exception):
         pass
 
-    def capture(stage, config, tensors, *others):
-        raise Made(config, tensors)
+    def capture(run):
+        raise Captured(run.config, run.starting_tensors("unet"))
 
     def run(**shapes):
         preset = dataclasses.replace(checkpoint.read_info(small[0]).config, unet=dataclasses.replace(small[1], **shapes))
         monkeypatch.setitem(starting_weights.PRESETS, "tiny", preset)
-        monkeypatch.setattr(base, "Pretraining", capture)
+        monkeypatch.setattr(base, "build", capture)
         words = ("--preset", "tiny", "--freeze-encoder", "--no-remat")
         words = ["unet", *training.arguments(small[0], training_clips, tmp_path / "run", *words)]
         try:
             return base.main(words)
-        except Made as made:
-            return made.args
+        except Captured as captured:
+            return captured.args
 
     return run
 
 
-def test_it_computes_what_the_smaller_one_does(grow, small):
+def test_same_outputs_as_the_smaller_one(grow, small):
     _, unet, networks = small
     shapes = {"down_block_types": (ATTENTION[0], NONE[0]), "up_block_types": (NONE[1], ATTENTION[1])}
-    config, made = grow(**shapes, num_attention_heads=(4, 2))  # a new level may have any number
-    made = {name.removeprefix("unet."): value for name, value in made.items()}
-    new = set(made) - set(networks["unet"])
-    assert not set(networks["unet"]) - set(made)
+    config, tensors = grow(**shapes, num_attention_heads=(4, 2))  # new attention may have any number of heads
+    new = set(tensors) - set(networks["unet"])
+    assert not set(networks["unet"]) - set(tensors)
     assert {name.split(".attentions")[0] for name in new} == {"down_blocks.0", "up_blocks.1"}
-    grown = fill(initialize.abstract(UNet, config.unet, jnp.float32), made)
+    grown = fill(initialize.abstract(UNet, config.unet, jnp.float32), tensors)
     same = fill(initialize.abstract(UNet, unet, jnp.float32), networks["unet"])
     rng = np.random.default_rng(0)
     side = 8
@@ -90,27 +89,30 @@ def test_it_computes_what_the_smaller_one_does(grow, small):
     run = jax.jit(lambda network, arguments: network(*arguments))
     expected = run(same, inputs)
     assert np.abs(expected).mean() > 0.01
-    np.testing.assert_allclose(run(grown, inputs), expected, rtol=1e-4, atol=1e-4)  # they are computed in another order
+    np.testing.assert_allclose(run(grown, inputs), expected, rtol=1e-4, atol=1e-4)  # another order of the same operations
 
 
 REFUSED = {
-    "wider": ({"block_out_channels": (32, 64)}, "block_out_channels of its UNet is (32, 32), of --preset tiny (32, 64)"),
+    "wider": (
+        {"block_out_channels": (32, 64)},
+        "block_out_channels of its UNet is (32, 32), of --preset tiny (32, 64), expected the same",
+    ),
     "more layers": ({"layers_per_block": 2}, "layers_per_block of its UNet is (1, 1), of --preset tiny (2, 2)"),
     "other heads": ({"num_attention_heads": (2, 4)}, "level 1 of its UNet has 2 heads, that of --preset tiny 4"),
 }
 
 
-@pytest.mark.parametrize(("shapes", "said"), REFUSED.values(), ids=REFUSED)
-def test_refused(grow, small, tmp_path, capsys, shapes, said):
+@pytest.mark.parametrize(("shapes", "message"), REFUSED.values(), ids=REFUSED)
+def test_refused(grow, small, tmp_path, capsys, shapes, message):
     assert grow(**shapes) == 2
     error = one_line(capsys.readouterr().err)
-    assert said in error
+    assert message in error
     assert str(small[0]) in error
     assert not (tmp_path / "run").exists()
 
 
 def test_the_presets_grow():
-    """As the embedded model was trained."""
+    """The embedded model was trained so."""
     assert starting_weights.grown(PRESETS["tiny-light"], "tiny", Path("model")) == PRESETS["tiny"]
 
 
@@ -118,5 +120,5 @@ def test_less_attention_is_refused(small, monkeypatch):
     config = checkpoint.read_info(small[0]).config
     monkeypatch.setitem(starting_weights.PRESETS, "tiny", config)
     more = dataclasses.replace(config, unet=dataclasses.replace(small[1], up_block_types=(NONE[1], ATTENTION[1])))
-    with pytest.raises(InputError, match="model: its UNet has a CrossAttnUpBlockSpatioTemporal, --preset tiny a UpBlock"):
+    with pytest.raises(InputError, match="its UNet has CrossAttnUpBlockSpatioTemporal, --preset tiny has UpBlock"):
         starting_weights.grown(more, "tiny", small[0])

@@ -1,4 +1,4 @@
-"""Muon against optax's own, and shared out among devices."""
+"""Muon: the same numbers as optax's, with the work shared among devices."""
 
 import json
 import os
@@ -31,7 +31,7 @@ print(json.dumps([difference, among.cost_analysis()["flops"] / alone.cost_analys
 """
 
 
-def test_numbers_are_those_of_optax():
+def test_same_updates_as_optax():
     rng = np.random.default_rng(0)
     gradients = {name: jnp.asarray(rng.standard_normal(shape), jnp.float32) for name, shape in SHAPES.items()}
     dims = {name: MuonDimensionNumbers(tuple(range(len(s) - 1)), (len(s) - 1,)) for name, s in SHAPES.items()}
@@ -43,14 +43,14 @@ def test_numbers_are_those_of_optax():
         found, one = jax.jit(ours.update)(now, one)
         wanted, other = jax.jit(theirs.update)(now, other)
         for name, update in wanted.items():
-            size = np.sqrt(max(np.prod(update.shape[:-1]), update.shape[-1])) * 0.2  # of updates that are like AdamW's
+            size = np.sqrt(max(np.prod(update.shape[:-1]), update.shape[-1])) * 0.2  # the size of AdamW's updates
             np.testing.assert_allclose(
                 found[name], update * size, atol=2e-3 * size * float(jnp.abs(update).max()), err_msg=name
             )
 
 
 def test_devices_share_the_work():
-    """Four devices, and stacks that aren't multiples of four: the same numbers, and well below half of the operations each."""
+    """Four devices, stacks that aren't multiples of four: the same updates with less than half of the operations each."""
     env = os.environ | {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu"}
     run = subprocess.run([sys.executable, "-c", PROGRAM], env=env, capture_output=True, text=True, check=False, timeout=240)
     assert run.returncode == 0, run.stderr

@@ -1,4 +1,4 @@
-"""`python -m train.backward`: stopping and going on, bit for bit; what is trained; what comes out."""
+"""`python -m train.backward`: stop and resume, bit for bit; the trained tensors; the exported weights."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from training import assert_same_run, losses, train
 
 from svdjax.checkpoints import checkpoint
 from svdjax.checkpoints.delta import read_backward_info
-from svdjax.models.backward import kind_of
+from svdjax.models.backward import tensor_kind
 from svdjax.models.svd import NETWORKS, leaves
 from train import backward
 from train.run.metrics import Metrics
@@ -25,7 +25,7 @@ STEPS = 6
 
 @pytest.fixture
 def run(training_model, training_clips, tmp_path):
-    """The command with the model, the clips and OUT; options as of `training.arguments`."""
+    """The command with the model, the clips and OUT; see `training.arguments` for the options."""
     return lambda *others, **options: train(training_model, training_clips, tmp_path / "run", *others, **options)
 
 
@@ -35,17 +35,17 @@ def out(tmp_path):
 
 
 @pytest.fixture
-def made(monkeypatch):
-    """The last `Finetuning` of the command."""
-    all_made = []
+def last_step(monkeypatch):
+    """A function that returns the last `Finetuning` that the command constructed."""
+    instances = []
 
-    class Kept(Finetuning):
+    class Recorded(Finetuning):
         def __init__(self, *args):
             super().__init__(*args)
-            all_made.append(self)
+            instances.append(self)
 
-    monkeypatch.setattr(backward, "Finetuning", Kept)
-    return lambda: all_made[-1]
+    monkeypatch.setattr(backward, "Finetuning", Recorded)
+    return lambda: instances[-1]
 
 
 def test_resumed(run, out, training_run, capsys):
@@ -53,7 +53,7 @@ def test_resumed(run, out, training_run, capsys):
     assert run("--resume", steps=4) == 0
     assert run("--resume", steps=STEPS) == 0
     assert_same_run(out, training_run, STEPS)
-    assert "going on after step 4 of 6, saved on mesh data=1,fsdp=1,tensor=1" in capsys.readouterr().out
+    assert "resuming after step 4 of 6, saved on mesh data=1,fsdp=1,tensor=1" in capsys.readouterr().out
     before = (out / "metrics.csv").read_text()
     assert run("--resume", steps=STEPS) == 0
     assert "all 6 steps are done already" in capsys.readouterr().out
@@ -63,18 +63,18 @@ def test_resumed(run, out, training_run, capsys):
     assert (out / "metrics.csv").read_text() == before
 
 
-def test_resume_where_nothing_was_begun(run, out, training_run, capsys):
-    """As a script says that a scheduler may run again."""
+def test_resume_without_a_run(run, out, training_run, capsys):
+    """For a script that a scheduler may run again: it can always give --resume."""
     assert run("--resume") == 0
-    assert f"{out}: there is no run to resume, so one begins" in capsys.readouterr().out
+    assert f"{out}: no run to resume, starting a new one" in capsys.readouterr().out
     assert_same_run(out, training_run, STEPS)
 
 
 def test_killed_before_the_first_checkpoint(run, out, training_run, capsys):
-    """The folder as it is found then, with what was being written."""
+    """The folder then has unfinished files."""
     out.mkdir()
     (out / ".run.json.17.partial").write_text('{"form')
-    assert run(steps=1) == 0  # killed before it was a run's folder: begins without --resume
+    assert run(steps=1) == 0  # killed before run.json was written: starts without --resume
     os.rename(out / "checkpoints", out.with_name("gone"))
     with (out / "metrics.csv").open("a") as file:
         file.write("2,0.1234,0.5,0.5\n3,0.1")
@@ -82,14 +82,14 @@ def test_killed_before_the_first_checkpoint(run, out, training_run, capsys):
     (out / ".backward.17.partial" / "data").write_text("?")
     (out / ".backward.17.old").mkdir()
     assert run("--resume") == 0
-    assert "no checkpoint was saved yet: beginning again" in capsys.readouterr().out
+    assert "no checkpoint was saved yet: starting again from step 1" in capsys.readouterr().out
     assert_same_run(out, training_run, STEPS)
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_asked_to_stop(run, out, training_run, capsys, monkeypatch, number, status):
-    """A signal while step 3 is written down, when step 4 runs already: that one is the last."""
+def test_stopped_by_a_signal(run, out, training_run, capsys, monkeypatch, number, status):
+    """A signal while the metrics of step 3 are written, when step 4 already runs: step 4 is the last."""
     add = Metrics.add
 
     def add_and_signal(self, row):
@@ -103,7 +103,7 @@ def test_asked_to_stop(run, out, training_run, capsys, monkeypatch, number, stat
     captured = capsys.readouterr()
     done = len(losses(out))
     assert 3 <= done <= 5
-    assert f"stopped after step {done} of 6, which is saved: --resume goes on" in captured.out
+    assert f"stopped after step {done} of 6, which is saved: --resume continues" in captured.out
     assert f"wrote {out / 'backward'} after step {done}" in captured.out
     assert captured.err.endswith("interrupted\n") == (number == signal.SIGINT)
     assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
@@ -112,7 +112,7 @@ def test_asked_to_stop(run, out, training_run, capsys, monkeypatch, number, stat
 
 
 def test_ctrl_c_twice(run, out, training_run, capsys, monkeypatch):
-    """The second stops without saving; what was saved before is whole."""
+    """The second Ctrl-C stops without saving; the earlier checkpoint is complete."""
     add = Metrics.add
 
     def add_and_signal(self, row):
@@ -124,23 +124,23 @@ def test_ctrl_c_twice(run, out, training_run, capsys, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Metrics, "add", add_and_signal)
         assert run() == 130
-    assert "Ctrl-C again: at once, without saving" in capsys.readouterr().err
+    assert "Ctrl-C again stops at once, without saving" in capsys.readouterr().err
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["2"]
     assert not (out / "backward").exists()
     assert run("--resume") == 0
-    assert "going on after step 2" in capsys.readouterr().out
+    assert "resuming after step 2" in capsys.readouterr().out
     assert_same_run(out, training_run, STEPS)
 
 
 def test_sigterm_to_the_real_command(training_model, training_clips, run, out, training_run, capsys):
-    """As a scheduler sends it, at whatever the process is at."""
+    """From a scheduler, at any moment."""
     process = training.start(training.arguments(training_model, training_clips, out, save_every=1, steps=10_000, keep=9999))
     training.wait_for(lambda: training.rows(out) > 1, process)
     process.terminate()
-    said, error = process.communicate(timeout=60)
+    output, error = process.communicate(timeout=60)
     assert process.returncode == 0, error
     done = len(losses(out))
-    assert f"stopped after step {done} of 10000, which is saved: --resume goes on" in said
+    assert f"stopped after step {done} of 10000, which is saved: --resume continues" in output
     assert (out / "backward").is_dir()
     assert run("--resume", steps=max(done + 1, STEPS), save_every=1, keep=9999) == 0
     rows = (out / "metrics.csv").read_text().splitlines()
@@ -148,16 +148,16 @@ def test_sigterm_to_the_real_command(training_model, training_clips, run, out, t
     training.assert_same_arrays(training.state(out, STEPS), training.state(training_run, STEPS))
 
 
-def test_only_temporal_values_and_outputs_change(run, out, made, training_model, training_run):
-    """Every frozen tensor is bit for bit what it was, the biases that are carried too; nothing else has a state."""
+def test_only_temporal_values_and_outputs_change(run, out, last_step, training_model, training_run):
+    """Frozen tensors don't change by a bit, nor do the exported biases; only trained tensors have an optimizer state."""
     assert run() == 0
-    step = made()
+    step = last_step()
     loaded = checkpoint.load(training_model)
     for name in NETWORKS:
         before = leaves(getattr(loaded, name))
         for leaf, value in leaves(getattr(step.model, name)).items():
             np.testing.assert_array_equal(value, before[leaf], err_msg=leaf)
-    wanted = [name for name in leaves(loaded.unet) if kind_of(name) in ("to_v.kernel", "to_out.kernel")]
+    wanted = [name for name in leaves(loaded.unet) if tensor_kind(name) in ("to_v.kernel", "to_out.kernel")]
     assert len(wanted) == 2 * 4  # down, middle, and two in the up block
     state = training.state(training_run, STEPS)
     assert sorted(state) == sorted(
@@ -165,7 +165,7 @@ def test_only_temporal_values_and_outputs_change(run, out, made, training_model,
         + [f"{part}.{name}" for part in ("trained", "optimizer.1.0.mu", "optimizer.1.0.nu") for name in wanted]
     )
     learnt = training.learnt(out)
-    biases = [name for name in leaves(loaded.unet) if kind_of(name) == "to_out.bias"]
+    biases = [name for name in leaves(loaded.unet) if tensor_kind(name) == "to_out.bias"]
     assert sorted(learnt) == sorted(wanted + biases)
     for name in wanted:
         assert (learnt[name] != 0).mean() > 0.99
@@ -181,34 +181,34 @@ def test_without_rotation_queries_and_keys_are_trained_too(run, out, training_ru
     assert run("--no-rotation", steps=1) == 0
     assert losses(out)[0] != losses(training_run)[0]
     learnt = training.learnt(out)
-    kinds = {kind_of(name) for name, value in learnt.items() if value.any()}
+    kinds = {tensor_kind(name) for name, value in learnt.items() if value.any()}
     assert kinds == {"to_q.kernel", "to_k.kernel", "to_v.kernel", "to_out.kernel"}
     state = training.state(out, 1)
     assert len([name for name in state if name.startswith("trained.")]) == 4 * 4
 
 
-def test_learning_and_starting_from_what_was_learnt(run, out, made, training_model, training_clips, training_run):
-    """80 steps on four clips, then the first six steps' draws again from there: each loss is smaller by a percent or more."""
+def test_learning_and_starting_from_the_result(run, out, last_step, training_model, training_clips, training_run):
+    """80 steps on four clips; then, with the random numbers of the first six steps, every loss is at least 1% smaller."""
     assert run("--export-dtype", "float32", steps=80, save_every=80) == 0
     other = out.with_name("other")
     first_step = {}
     update = Finetuning.update
 
-    def remembered(self, state, batch):
+    def recording(self, state, batch):
         first_step.setdefault("batch", batch)
         return update(self, state, batch)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Finetuning, "update", remembered)
+        patch.setattr(Finetuning, "update", recording)
         assert train(training_model, training_clips, other, "--init", out / "backward") == 0
     assert (losses(other) < 0.99 * losses(training_run)).all()
-    # the first loss is that of the state which the other run ended with
-    step = made()
+    # the first loss is that of the last state of the other run
+    step = last_step()
     state = training.state(out, 80)
     trained = {name: jnp.asarray(state[f"trained.{name}"]) for name in step.state.trained}
-    optimizer = jax.tree.map(jnp.zeros_like, made().state.optimizer)
+    optimizer = jax.tree.map(jnp.zeros_like, last_step().state.optimizer)
     _, result = update(step, State(jnp.zeros((), jnp.int32), trained, optimizer), first_step["batch"])
-    # a float32 difference from the base gives the weights again to an ulp
+    # base plus float32 difference gives the weights to one ulp
     np.testing.assert_allclose(losses(other)[0], result.loss, rtol=1e-6)
 
 

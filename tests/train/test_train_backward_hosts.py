@@ -1,4 +1,4 @@
-"""`train.backward` on meshes and in several processes: the numbers of one device, weights really divided."""
+"""`train.backward` on meshes and in several processes: the same numbers as on one device, and weights are divided."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from training import losses, train
 
 STEPS = 3
 BATCH = 8
-# Steps for several devices compile for minutes: run by hand.
+# Compiling steps for several devices takes minutes: run by hand.
 pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("compile_once")]
 
 PROGRAM = textwrap.dedent(
@@ -30,20 +30,20 @@ PROGRAM = textwrap.dedent(
     from train.steps.finetuning import Finetuning
 
     model, data, out, *rest = sys.argv[1:]
-    made = []
+    instances = []
 
-    class Kept(Finetuning):
+    class Recorded(Finetuning):
         def __init__(self, *args):
             super().__init__(*args)
-            made.append(self)
+            instances.append(self)
 
-    backward.Finetuning = Kept
+    backward.Finetuning = Recorded
     for words in rest:
         mesh, *others = words.split()
         folder = Path(out) / "_".join(words.split())
         assert training.train(model, data, folder, "--mesh", mesh, *others, batch_size=8, steps=3, size="32x32") == 0
-        step, = made
-        made.clear()
+        step, = instances
+        instances.clear()
 
         def share(tree):
             whole = sum(x.nbytes for x in jax.tree.leaves(tree))
@@ -61,9 +61,9 @@ PROGRAM = textwrap.dedent(
 
 
 def on_meshes(model, data, out, *meshes):
-    """Runs on 8 simulated devices, in one process one after the other; shares that a device holds, by mesh."""
+    """Train on each mesh, in one process with 8 simulated devices; the shares of the arrays that a device holds, by mesh."""
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
-    paths = os.pathsep.join([str(training.ROOT), str(training.ROOT / "tests")])
+    paths = os.pathsep.join([str(training.ROOT), str(training.ROOT / "tests" / "support")])
     out.mkdir()
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, model, data, out, *meshes],
@@ -79,7 +79,7 @@ def on_meshes(model, data, out, *meshes):
 
 @pytest.fixture(scope="module")
 def alone(training_model, training_clips, tmp_path_factory):
-    """The same on one device."""
+    """The same run on one device."""
     out = tmp_path_factory.mktemp("alone") / "run"
     with pytest.MonkeyPatch.context() as patch:
         training.compile_once(patch)
@@ -88,16 +88,16 @@ def alone(training_model, training_clips, tmp_path_factory):
 
 
 def assert_alike(out, alone, base):
-    """Losses and weights within what sums in another order do to float32.
+    """Losses and weights agree to the rounding errors of float32 sums in another order.
 
-    AdamW divides a gradient by its own size, so that of a gradient near zero even the sign can differ: at most the learning
-    rate, 1e-4 a step. Nearly all weights must agree to a hundredth of that.
+    AdamW divides a gradient by its own size, so where a gradient is near zero even the sign of its update can differ: by twice
+    the learning rate, 1e-4, per step. Nearly all weights must agree to a hundredth of the learning rate.
     """
     np.testing.assert_allclose(losses(out), losses(alone), rtol=2e-5)
-    found, expected = training.state(out, STEPS), training.state(alone, STEPS)
+    actual, expected = training.state(out, STEPS), training.state(alone, STEPS)
     for name, value in expected.items():
         if name.startswith("trained."):
-            difference = np.abs(found[name] - value)
+            difference = np.abs(actual[name] - value)
             assert difference.max() < 2 * STEPS * 1e-4, name
             assert (difference < 1e-6).mean() > 0.99, name
 
@@ -108,7 +108,7 @@ def check_meshes(meshes, model, data, alone, folder):
         assert_alike(folder / "meshes" / "_".join(words.split()), alone, model)
         sizes = dict(part.split("=") for part in words.split()[0].split(","))
         fsdp = int(sizes.get("fsdp", 1))
-        # vectors and small kernels lie whole
+        # vectors and small kernels are not divided
         for share in shares[words]:
             assert 1 / fsdp <= share < 1 / fsdp + 0.1 or (sizes.get("tensor") and share < 1 / fsdp + 0.1), (words, shares)
 
@@ -130,7 +130,7 @@ def test_every_mesh(training_model, training_clips, alone, tmp_path):
 
 
 def test_two_processes(training_model, training_clips, alone, tmp_path):
-    """Of two devices each, stopped by SIGTERM to both, and gone on with in one process on one device."""
+    """Two processes with two devices each, both stopped by SIGTERM; then one process on one device resumes."""
     out, address = tmp_path / "run", free_address()
     command = training.arguments(
         *(training_model, training_clips, out, "--mesh", "data=2,fsdp=2", "--coordinator", address, "--num-processes", 2),
@@ -148,13 +148,13 @@ def test_two_processes(training_model, training_clips, alone, tmp_path):
         for process in processes:
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], outputs
-    said = outputs[0][0]
-    assert "1 host, 2 processes, 4 devices (cpu), mesh data=2 fsdp=2, global batch 8" in said
+    output = outputs[0][0]
+    assert "1 host, 2 processes, 4 devices (cpu), mesh data=2 fsdp=2, global batch 8" in output
     done = training.rows(out)
-    assert f"stopped after step {done} of 1000, which is saved" in said
-    # XLA's own lines, in C++, of several threads, which can be cut into one another: nothing but their words
-    of_gloo = {"Gloo", "Rank", "is", "connected", "to", "peer", "ranks", "Expected", "number", "of"}
-    assert set(re.findall("[A-Za-z]+", outputs[1][0])) <= of_gloo, outputs[1][0]
+    assert f"stopped after step {done} of 1000, which is saved" in output
+    # Only XLA prints here, from several threads, which may cut each other's lines: so compare words.
+    gloo_words = {"Gloo", "Rank", "is", "connected", "to", "peer", "ranks", "Expected", "number", "of"}
+    assert set(re.findall("[A-Za-z]+", outputs[1][0])) <= gloo_words, outputs[1][0]
     np.testing.assert_allclose(losses(out)[:STEPS], losses(alone), rtol=2e-5)
     # on another mesh
     assert train(training_model, training_clips, out, "--resume", batch_size=BATCH, steps=done + 1) == 0

@@ -1,4 +1,4 @@
-"""Bad input of `train.backward`: one line, before the long work, and nothing is changed."""
+"""Refused input of `train.backward`: one line, before the long work, and no file changes."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("compile_once")
 
 @pytest.fixture(autouse=True)
 def no_long_work(monkeypatch):
-    monkeypatch.setattr(backward, "Finetuning", lambda *args: pytest.fail("training began"))
+    monkeypatch.setattr(backward, "Finetuning", lambda *args: pytest.fail("training started"))
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def out(tmp_path):
 
 @pytest.fixture
 def refused(training_model, training_clips, out, capsys):
-    """The line, for options as of `training.arguments`."""
+    """Run the command, see `training.arguments`; returns the error line."""
 
     def refused(*others, model=training_model, data=training_clips, out=out, **options):
         assert train(model, data, out, *others, **options) == 2
@@ -40,37 +40,37 @@ def refused(training_model, training_clips, out, capsys):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"mesh": "model=2"}, "--mesh model=2: unknown axis 'model', expected data, fsdp, tensor"),
-        ({"mesh": "data=3"}, "--mesh data=3: data 3 = 3, expected 1 device, all that there are (-1 stands for what remains)"),
+        ({"mesh": "data=3"}, "--mesh data=3: data 3 = 3, expected 1 device in total (-1 stands for the remaining devices)"),
         ({"batch_size": 3, "accumulate": 2}, "--batch-size 3: expected a multiple of data 1 x fsdp 1 x accumulate 2 = 2"),
         ({"num_frames": 9}, "none usable: 4 are too short"),
         ({"size": "33x32"}, "33x32"),
         ({"size": "big"}, "big"),
         ({"hold_out": 4, "validate_every": 2}, "--hold-out 4: "),
-        ({"hold_out": 0, "validate_every": 2}, "--validate-every makes clips of a held-out source, --hold-out is 0"),
+        ({"hold_out": 0, "validate_every": 2}, "--validate-every needs a held-out video: --hold-out is 0, expected at least 1"),
         ({"steps": 0}, "--steps is 0, expected at least 1"),
         ({"save_every": 0}, "--save-every is 0, expected at least 1"),
         ({"learning_rate": "nan"}, "--learning-rate is nan, expected a positive number"),
         ({"seed": 2**32}, "--seed is 4294967296, expected at most 4294967295"),
         ({"data": "/nowhere"}, "/nowhere"),
-        ({"model": "/nowhere"}, "/nowhere: no such folder, expected a folder that convert.svd_to_flax writes"),
+        ({"model": "/nowhere"}, "/nowhere: no such folder, expected a folder that convert.svd_to_flax or train.base writes"),
         ({"init": "/nowhere"}, "/nowhere: no such folder, expected a folder that train.backward writes"),
         ({"coordinator": "here:1"}, "--coordinator without --num-processes and --process-id: give all three or none"),
     ],
 )
-def test_options(refused, out, options, said):
-    assert said in refused(**options)
+def test_options(refused, out, options, message):
+    assert message in refused(**options)
     assert not out.exists()
 
 
 def test_a_model_without_temporal_attention(refused, out, training_model, tmp_path):
     model = tmp_path / "model"
     shutil.copytree(training_model, model)
-    told = json.loads((model / "config.json").read_text())
-    told["config"]["unet"]["transformer_layers_per_block"] = [0]
-    (model / "config.json").write_text(json.dumps(told))
+    manifest = json.loads((model / "config.json").read_text())
+    manifest["config"]["unet"]["transformer_layers_per_block"] = [0]
+    (model / "config.json").write_text(json.dumps(manifest))
     line = refused(model=model)
     assert "no temporal self-attention" in line
     assert not out.exists()
@@ -104,7 +104,7 @@ def test_no_parent(refused, tmp_path):
 
 def test_no_permission():
     with open_folder() as folder, unprivileged(), pytest.raises(InputError) as e:
-        run_folder.check_new_or_continued(folder / "run", False)
+        run_folder.check_new_or_resumed(folder / "run", False)
     assert str(e.value) == f"{folder / 'run'}: can't be written: no permission to change {folder}"
 
 
@@ -116,7 +116,7 @@ def test_within_the_data(refused, tmp_path):
 
 
 @pytest.fixture
-def begun(out, training_run):
+def existing_run(out, training_run):
     shutil.copytree(training_run, out)
     yield
     for name in ("metrics.csv", "run.json", "loss.png"):
@@ -124,14 +124,14 @@ def begun(out, training_run):
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["2", "4", "6"]
 
 
-@pytest.mark.usefixtures("begun")
+@pytest.mark.usefixtures("existing_run")
 def test_a_run_that_is_there(refused, out):
     assert refused() == f"{out}: holds a run already; --resume continues it, another --out begins a new one"
 
 
-@pytest.mark.usefixtures("begun")
+@pytest.mark.usefixtures("existing_run")
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"seed": 1}, "a run with --seed 0, not --seed 1: expected the same"),
         ({"learning_rate": 1e-3}, "a run with --learning-rate 0.0001, not --learning-rate 0.001: expected the same"),
@@ -140,15 +140,15 @@ def test_a_run_that_is_there(refused, out):
         ({"dtype": "bfloat16"}, "a run with --dtype float32, not --dtype bfloat16: expected the same"),
         (
             {"stride": 2},
-            "a run with another set of clips (--data, --hold-out, --min-motion): a run goes on with the same alone",
+            "a run with another set of clips (--data, --hold-out, --min-motion): expected the same",
         ),
     ],
 )
-def test_another_setting(refused, out, options, said):
-    assert refused("--resume", **options).startswith(f"{out}: is of {said}")
+def test_another_setting(refused, out, options, message):
+    assert refused("--resume", **options).startswith(f"{out}: is of {message}")
 
 
-@pytest.mark.usefixtures("begun")
+@pytest.mark.usefixtures("existing_run")
 def test_without_rotation(refused, out):
     assert (
         refused("--resume", "--no-rotation")
@@ -156,7 +156,7 @@ def test_without_rotation(refused, out):
     )
 
 
-@pytest.mark.usefixtures("begun")
+@pytest.mark.usefixtures("existing_run")
 def test_other_data(refused, out, training_clips, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(training_clips, data)
@@ -164,7 +164,7 @@ def test_other_data(refused, out, training_clips, tmp_path):
     assert "a run with another set of clips" in refused("--resume", data=data)
 
 
-@pytest.mark.usefixtures("begun")
+@pytest.mark.usefixtures("existing_run")
 def test_another_model(refused, out, tmp_path):
     source = training.write_source(tmp_path / "svd")
     svd_folders.edit(svd_folders.weights_file(source, "unet"), lambda values: values["conv_in.bias"].add_(1))
@@ -172,12 +172,12 @@ def test_another_model(refused, out, tmp_path):
     assert refused("--resume", model=tmp_path / "model").startswith(f"{out}: is of a run with another model (--model)")
 
 
-@pytest.mark.usefixtures("begun")
+@pytest.mark.usefixtures("existing_run")
 def test_another_init(refused, out, training_run):
     assert "a run with another start (--init)" in refused("--resume", init=training_run / "backward")
 
 
-@pytest.mark.usefixtures("begun")
+@pytest.mark.usefixtures("existing_run")
 def test_in_use(refused, out):
     with run_folder.locked(out):
         assert refused("--resume") == f"{out}: another process is training there: expected one at a time"
@@ -197,7 +197,7 @@ def test_backward_weights_of_another_model(refused, out, tmp_path, training_run,
 
 
 def test_a_checkpoint_of_another_run(training_model, training_clips, out, training_run, capsys, monkeypatch):
-    """Copied into the folder: it is whole, but not this run's."""
+    """Copied into the folder: whole, but of another run."""
     monkeypatch.undo()
     training.compile_once(monkeypatch)
     assert train(training_model, training_clips, out, seed=1, steps=1) == 0
@@ -208,7 +208,7 @@ def test_a_checkpoint_of_another_run(training_model, training_clips, out, traini
 
 
 def test_all_tensors_at_full_size():
-    """32 temporal values and outputs of SVD, as in the paper: two a temporal self-attention, of which there are 16."""
+    """32 tensors of SVD, as in the paper: values and outputs of its 16 temporal self-attentions."""
     import jax.numpy as jnp
 
     from svdjax.config import UNetConfig

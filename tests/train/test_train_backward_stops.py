@@ -1,5 +1,6 @@
-"""What ends `train.backward` against its will, one line each, the last checkpoint whole: values, disks, damage."""
+"""Failures of `train.backward`: non-finite values, full disks, damaged files. One error line, and --resume works."""
 
+import dataclasses
 import re
 import resource
 import shutil
@@ -7,9 +8,9 @@ import shutil
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from training import assert_same_run, losses, one_line, train
+from training import assert_same_run, losses, one_line, train, wait_for
 
-from train.run import loop
+from train.run import loss_curve
 from train.run.metrics import Metrics
 from train.steps.finetuning import Finetuning
 
@@ -28,9 +29,7 @@ def run(training_model, training_clips, out):
 
 
 def changed(monkeypatch, at, **change):
-    """Change what a step tells."""
-    import dataclasses
-
+    """Change the result of the step `at`."""
     update = Finetuning.update
 
     def wrong(self, state, batch):
@@ -41,19 +40,19 @@ def changed(monkeypatch, at, **change):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        ({"gradient_norm": jnp.float32(np.inf)}, "the loss is 0.43, the norm of its gradient inf"),
+        ({"gradient_norm": jnp.float32(np.inf)}, "the loss is 0.43, but the gradient norm is inf"),
         ({"finite": jnp.array(False)}, "the loss is 0.43, but the weights after the step are not finite"),
     ],
 )
-def test_not_finite_though_the_loss_is(run, out, training_run, capsys, monkeypatch, change, said):
+def test_a_finite_loss_with_other_values_not_finite(run, out, training_run, capsys, monkeypatch, change, message):
     with monkeypatch.context() as patch:
         changed(patch, 5, **change)
         assert run(save_every=1) == 2
     line = one_line(capsys.readouterr().err)
-    left = "stopped; the checkpoint of step 4 is whole, and --resume --steps 4 writes what it learnt"
-    pattern = rf"error: step 5: {re.sub('0.43', '0.4[0-9]+', said)}, at sigma [0-9.]+ of c\d.gif[^:]*: {left}"
+    left = "stopped; the checkpoint of step 4 is complete, and --resume --steps 4 exports its weights"
+    pattern = rf"error: step 5: {re.sub('0.43', '0.4[0-9]+', message)}, at sigma [0-9.]+ of c\d.gif[^:]*: {left}"
     assert re.fullmatch(pattern, line), line
     assert sorted(path.name for path in (out / "checkpoints").iterdir())[-1] == "4"
     assert len(losses(out)) == 4
@@ -65,14 +64,12 @@ def test_not_finite_though_the_loss_is(run, out, training_run, capsys, monkeypat
 
 
 def test_a_loss_that_is_not_finite(run, out, training_run, capsys, monkeypatch):
-    """From latents that are not, at step 4: the real step's own result."""
+    """From NaN in the noise of step 4, through the real step."""
     examples = Finetuning.examples
 
     def wrong(self, batch):
-        import dataclasses
-
-        found = examples(self, batch)
-        return dataclasses.replace(found, noise=found.noise * jnp.nan) if batch.step == 4 else found
+        right = examples(self, batch)
+        return dataclasses.replace(right, noise=right.noise * jnp.nan) if batch.step == 4 else right
 
     with monkeypatch.context() as patch:
         patch.setattr(Finetuning, "examples", wrong)
@@ -86,7 +83,7 @@ def test_a_loss_that_is_not_finite(run, out, training_run, capsys, monkeypatch):
 
 @pytest.mark.heavy
 def test_a_learning_rate_that_is_too_large(run, out, capsys):
-    """float32 ends at 3.4e38: the loss of step 1 is finite, what it leads to is not, and is never saved."""
+    """The largest float32 is 3.4e38: the loss of step 1 is finite, the weights after it are not, and are never saved."""
     assert run(learning_rate=1e39, save_every=1) == 2
     line = one_line(capsys.readouterr().err)
     assert line.startswith("error: step 1: the loss is 0.4")
@@ -95,12 +92,14 @@ def test_a_learning_rate_that_is_too_large(run, out, capsys):
 
 
 def limited(monkeypatch, step, size):
-    """From the row of a step on no file may have more than `size(out's metrics)` bytes, as on a full disk."""
+    """From the metrics of a step on, limit files to `size(bytes of metrics.csv)` bytes, like a full disk."""
     add = Metrics.add
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def add_limited(self, row):
         if row.step == step:
+            # the limit must not hit the previous checkpoint, which is written in the background
+            wait_for(lambda: (self.path.parent / "checkpoints" / str(step - 2)).is_dir())
             resource.setrlimit(resource.RLIMIT_FSIZE, (size(self.path.stat().st_size), before[1]))
         add(self, row)
 
@@ -109,30 +108,30 @@ def limited(monkeypatch, step, size):
 
 
 @pytest.mark.parametrize(
-    ("size", "said"),
+    ("size", "message"),
     [
-        (lambda metrics: 4096, r"run/checkpoints: a checkpoint can't be written \(.*\); that of step 2 is whole"),
-        (lambda metrics: metrics + 10, r"run/metrics.csv: can't be written: File too large; --resume goes on"),
+        (lambda metrics: 4096, r"run/checkpoints: a checkpoint can't be written \(.*\); the checkpoint of step 2 is complete"),
+        (lambda metrics: metrics + 10, r"run/metrics.csv: can't be written: File too large; --resume continues"),
     ],
 )
-def test_a_full_disk(run, out, training_run, capsys, monkeypatch, size, said):
+def test_a_full_disk(run, out, training_run, capsys, monkeypatch, size, message):
     with monkeypatch.context() as patch:
-        patch.setattr(loop.curve, "draw", lambda rows, path: None)  # which would fail first
+        patch.setattr(loss_curve, "draw", lambda rows, path: None)  # it would fail first
         unlimited = limited(patch, 4, size)
         try:
             status = run()
         finally:
             unlimited()
     assert status == 2
-    assert re.search(said, one_line(capsys.readouterr().err))
+    assert re.search(message, one_line(capsys.readouterr().err))
     assert not (out / "backward").exists()
     assert run("--resume") == 0
-    assert "going on after step 2" in capsys.readouterr().out
+    assert "resuming after step 2" in capsys.readouterr().out
     assert_same_run(out, training_run, STEPS)
 
 
 def test_no_room_for_the_curve(run, out, training_run, capsys, monkeypatch):
-    """The limit of the test above would hold for the checkpoint that is being written, too."""
+    """Without a limit on files, which would also make the checkpoint fail."""
 
     def fail(self, path, **options):
         path.write_bytes(b"PNG")
@@ -144,7 +143,7 @@ def test_no_room_for_the_curve(run, out, training_run, capsys, monkeypatch):
     assert "run/loss.png: can't be written: File too large" in one_line(capsys.readouterr().err)
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
     assert run("--resume") == 0
-    assert "going on after step 2" in capsys.readouterr().out
+    assert "resuming after step 2" in capsys.readouterr().out
     assert_same_run(out, training_run, STEPS)
 
 
@@ -153,9 +152,9 @@ def test_the_newest_checkpoint_damaged(run, out, training_run, capsys):
     for path in (out / "checkpoints" / "6" / "state").rglob("d/*"):
         path.write_bytes(path.read_bytes()[:-100])
     assert run("--resume") == 0
-    said = capsys.readouterr().out
-    assert f"moved to {out / 'damaged' / 'step-6'}" in said
-    assert "going on after step 4" in said
+    printed = capsys.readouterr().out
+    assert f"moved to {out / 'damaged' / 'step-6'}" in printed
+    assert "resuming after step 4" in printed
     assert_same_run(out, training_run, STEPS)
 
 
@@ -175,4 +174,4 @@ def test_metrics_that_were_changed(run, out, training_run, capsys):
     lines = (out / "metrics.csv").read_text().splitlines(keepends=True)
     (out / "metrics.csv").write_text("".join(lines[:2] + lines[3:]))
     assert run("--resume", steps=8) == 2
-    assert "metrics.csv: 5 rows up to step 6, expected one for each" in one_line(capsys.readouterr().err)
+    assert "metrics.csv: 5 rows up to step 6, expected one per step" in one_line(capsys.readouterr().err)

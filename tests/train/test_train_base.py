@@ -1,4 +1,4 @@
-"""`python -m train.base`: what each stage trains and writes, stopping and going on, what it refuses."""
+"""`python -m train.base`: trained networks and outputs of each stage, stop and resume, refused options."""
 
 import dataclasses
 import functools
@@ -18,8 +18,8 @@ from svdjax.losses.autoencoding import Autoencoding
 from svdjax.models.svd import NETWORKS, leaves
 from svdjax.sampling.conditioning import to_signed_unit
 from train import base
-from train.run.loop import Result
-from train.steps.pretraining import STAGES, Pretraining
+from train.run.result import Result
+from train.steps.unet_stage import UNetStage
 
 STEPS = 4
 pytestmark = pytest.mark.usefixtures("compile_once")
@@ -32,7 +32,7 @@ def train(stage, model, data, out, *others, **options):
 
 @pytest.fixture(scope="module")
 def made(training_model, training_clips, tmp_path_factory):
-    """The stages, each from the one's before it: folders of their runs."""
+    """The runs of the three stages, each from the model of the one before."""
     folder = tmp_path_factory.mktemp("base")
     with pytest.MonkeyPatch.context() as patch:
         training.compile_once(patch)
@@ -44,7 +44,7 @@ def made(training_model, training_clips, tmp_path_factory):
     return folder
 
 
-BEFORE = {"vae": None, "image-encoder": "vae", "unet": "image-encoder"}  # whose model each stage began with
+BEFORE = {"vae": None, "image-encoder": "vae", "unet": "image-encoder"}  # the stage that each started from
 
 
 def tensors(path):
@@ -52,25 +52,25 @@ def tensors(path):
     return {name: {leaf: np.asarray(x) for leaf, x in leaves(getattr(model, name)).items()} for name in NETWORKS}
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", base.STAGES)
 def test_each_stage_changes_its_own_networks(made, training_model, stage):
     before = tensors(training_model if BEFORE[stage] is None else made / BEFORE[stage] / "model")
     after = tensors(made / stage / "model")
     for name, values in before.items():
-        if name not in STAGES[stage]:
+        if name not in base.STAGES[stage].networks:
             assert_same_arrays(after[name], values)
             continue
         same = [leaf for leaf, value in values.items() if (after[name][leaf] == value).all()]
-        assert all(used_nowhere(leaf) for leaf in same), same
+        assert all(unused(leaf) for leaf in same), same
     assert len(losses(made / stage)) == STEPS
 
 
-def test_a_picture_of_the_reconstruction(made):
+def test_validation_clip_of_the_vae(made):
     assert [path.name for path in (made / "vae" / "validation").iterdir()] == ["step-000004.webp"]
 
 
 @pytest.mark.heavy
-def test_a_picture_of_what_is_made_from_a_first_frame(made, training_clips, tmp_path):
+def test_validation_clip_of_the_unet(made, training_clips, tmp_path):
     options = {"validate_every": 1, "validate_steps": 2, "hold_out": 1, "steps": 1}
     words = ("--no-remat", "--noises", 2)
     model = made / "vae" / "model"
@@ -80,10 +80,9 @@ def test_a_picture_of_what_is_made_from_a_first_frame(made, training_clips, tmp_
     assert [path.name for path in (tmp_path / "run" / "validation").iterdir()] == ["step-000001.webp"]
 
 
-def used_nowhere(leaf):
-    """Of cross-attention to a single token, whose weights are all 1, and of the attention behind a decoder's only resnet.
-
-    Weight decay alone could change them, but not zeros, and of kernels alone.
+def unused(leaf):
+    """Whether a tensor has no gradient: in cross-attention to a single token, where all attention weights are 1, and in the
+    attention after the only resnet of a decoder. Weight decay changes kernels that are not zero, but no biases.
     """
     attention = ".attn2." in leaf or ".norm2." in leaf or leaf.startswith("decoder.mid_block.attentions.")
     return attention or leaf.endswith("bias")
@@ -91,7 +90,7 @@ def used_nowhere(leaf):
 
 def test_latents_have_unit_variance(made, training_clips):
     model = svdjax.load(made / "vae" / "model")
-    data = DataSettings(training_clips, 3, (32, 32))
+    data = DataSettings(folder=training_clips, num_frames=3, size=(32, 32))
     clips = np.concatenate([read_clip(s, s.start(i), 3, 1, (32, 32)) for s in scan(data).usable[:3] for i in range(4)])
     mean, logvar = jax.jit(lambda vae, x: vae.encode(to_signed_unit(x)))(model.vae, clips)
     variance = float(jnp.var(mean) + jnp.exp(logvar).mean()) * model.config.vae.scaling_factor**2
@@ -99,7 +98,7 @@ def test_latents_have_unit_variance(made, training_clips):
 
 
 def test_resumed(made, training_model, training_clips, tmp_path, capsys):
-    """A run that was stopped, and a longer one: the rate falls with the steps, so that one is another run."""
+    """A stopped run continues; one with other --steps is refused, because the learning rate depends on them."""
     options = {"validate_every": 4, "hold_out": 1}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("train.run.loop.Stop.requested", lambda self, step: step == 2)
@@ -115,26 +114,27 @@ def test_resumed(made, training_model, training_clips, tmp_path, capsys):
 
 @pytest.mark.heavy
 def test_the_decoder_alone(made, training_clips, tmp_path):
-    """On crops, from a VAE that is there: its encoder and the latents' scale stay."""
+    """On crops, from a trained VAE: its encoder and the scale of the latents don't change."""
     model = made / "vae" / "model"
     options = {"crop": 16, "steps": 2, "hold_out": 1, "num_frames": 2}
     assert train("vae", model, training_clips, tmp_path / "run", "--freeze-encoder", **options) == 0
     before, after = svdjax.load(model), svdjax.load(tmp_path / "run" / "model")
     assert after.config.vae.scaling_factor == before.config.vae.scaling_factor
-    assert after.config.unet == before.config.unet  # of which the VAE's clips say nothing
+    assert after.config.unet == before.config.unet  # the VAE's clips don't change it
     for name, value in leaves(before.vae).items():
         same = bool((leaves(after.vae)[name] == value).all())
-        assert same is not name.startswith("decoder.") or used_nowhere(name), name
+        assert same is not name.startswith("decoder.") or unused(name), name
 
 
 def test_the_latent_cache_changes_nothing(made, training_clips, tmp_path, monkeypatch):
-    """Of a folder's clips; and of the world's, of which there must be an end. Another UNet finds what is there."""
+    """With clips of a folder, and with a limited number of the world's. A run of another UNet finds the cache."""
     seen = []
 
-    def only_examples(self, state, batch):  # what steps learn from, without learning, whose program takes a minute to make
+    def only_examples(self, state, batch):  # without the update, which takes a minute to compile
         seen.append(jax.device_get(self.examples(batch)))
         one, each = jnp.ones(()), jnp.ones(self.batch_size)
-        return dataclasses.replace(state, step=state.step + 1), Result(one, each, each, one, one > 0)
+        result = Result(loss=one, losses=each, sigma=each, gradient_norm=one, finite=one > 0)
+        return dataclasses.replace(state, step=state.step + 1), result
 
     def examples(model, data, name, **options):
         seen.clear()
@@ -145,7 +145,7 @@ def test_the_latent_cache_changes_nothing(made, training_clips, tmp_path, monkey
     def assert_same(found, expected):
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), found, expected)
 
-    monkeypatch.setattr(Pretraining, "update", only_examples)
+    monkeypatch.setattr(UNetStage, "update", only_examples)
     model, cache = made / "image-encoder" / "model", tmp_path / "cache"
     plain = examples(model, training_clips, "plain")
     assert_same(examples(model, training_clips, "cached", cache_latents=cache), plain)
@@ -157,76 +157,13 @@ def test_the_latent_cache_changes_nothing(made, training_clips, tmp_path, monkey
 
 
 def test_the_weights_reach_the_loss(training_model, training_clips, tmp_path, monkeypatch):
-    class Made(Exception):
+    class Captured(Exception):
         pass
 
-    def capture(stage, config, start, frozen, mesh, how, dtype):
-        raise Made(how)
+    def capture(run):
+        raise Captured(run.settings)
 
-    monkeypatch.setattr(base, "Pretraining", capture)
-    with pytest.raises(Made) as made:
+    monkeypatch.setattr(base, "build", capture)
+    with pytest.raises(Captured) as captured:
         train("vae", training_model, training_clips, tmp_path / "run", divergence=0.5, equivariance=0.25)
-    assert made.value.args[0].autoencoding == Autoencoding(divergence=0.5, equivariance=0.25)
-
-
-REFUSED = {
-    "no VAE": (["unet", "--data", "world"], "unet without --model: "),
-    "two beginnings": (["vae", "--data", "world", "--model", "m", "--preset", "tiny"], "--model and --preset with vae both"),
-    "a stage that is none": (["decoder", "--data", "world"], "argument stage: invalid choice"),
-    "dropout": (["vae", "--data", "world", "--dropout", "1"], "--dropout is 1.0, expected at least 0 and less than 1"),
-    "sigma": (["vae", "--data", "world", "--log-sigma", "0", "0"], "--log-sigma is 0 0, expected a number and a positive one"),
-    "warm-up": (["vae", "--data", "world", "--warmup", "-1"], "--warmup is -1, expected at least 0"),
-    "too long": (["vae", "--data", "world", "--num-frames", "9"], "--num-frames 9 at --stride 1 takes 9 frames"),
-    "a divergence": (["vae", "--data", "world", "--divergence", "-1"], "--divergence is -1, expected at least 0"),
-    "a divergence of another stage": (
-        ["unet", "--data", "world", "--model", "MODEL", "--divergence", "1"],
-        "--divergence with unet: expected it with vae, which alone has a use for it",
-    ),
-    "an equivariance": (["vae", "--data", "world", "--equivariance", "2"], "--equivariance is 2, expected 0 to 1"),
-    "a crop of another stage": (["unet", "--data", "world", "--model", "MODEL", "--crop", "16"], "--crop 16 with unet"),
-    "a crop of no latents": (["vae", "--data", "world", "--crop", "18"], "--crop is 18, expected a multiple of 4 from 8 to"),
-    "a crop beyond the clips": (["vae", "--data", "world", "--crop", "72"], "from 8 to the clips' 64"),
-    "no noises": (["unet", "--data", "world", "--noises", "0"], "--noises is 0, expected at least 1"),
-    "noises of another stage": (["vae", "--data", "world", "--noises", "4"], "--noises with vae: expected it with unet"),
-    "a cache of what is trained": (
-        ["unet", "--data", "world", "--clips", "9", "--model", "MODEL", "--cache-latents", "cache"],
-        "--cache-latents: expected it with unet and --freeze-encoder",
-    ),
-    "clips of a folder": (["vae", "--data", "clips", "--clips", "9"], "--clips 9 with --data clips: expected it with world"),
-    "more clips than there are": (["vae", "--data", "world", "--clips", "2000000"], "--clips is 2000000, expected at most"),
-    "activations of another stage": (["vae", "--data", "world", "--no-remat"], "--no-remat with vae: expected it with unet"),
-    "a folder of the world's name": (["vae", "--data", "./world"], "world: no such folder"),
-    "nothing to freeze": (
-        ["vae", "--data", "world", "--freeze-encoder"],
-        "--freeze-encoder: expected it with vae or unet and --model",
-    ),
-    "nothing known": (["image-encoder", "--data", "clips", "--model", "MODEL"], "with image-encoder: expected world"),
-    "pictures of facts": (
-        ["image-encoder", "--data", "world", "--model", "MODEL", "--validate-every", "2"],
-        "--validate-every with image-encoder, which makes no pictures",
-    ),
-    "noises of facts": (
-        ["image-encoder", "--data", "world", "--model", "MODEL", "--noises", "2"],
-        "--noises with image-encoder:",
-    ),
-    "a frozen encoder that is trained": (
-        ["image-encoder", "--data", "world", "--model", "MODEL", "--freeze-encoder"],
-        "--freeze-encoder: expected it with vae or unet and --model",
-    ),
-    "size": (["vae", "--data", "world", "--size", "60x60"], "60x60"),
-}
-
-
-@pytest.mark.parametrize(("words", "said"), REFUSED.values(), ids=REFUSED)
-def test_refused(words, said, tmp_path, capsys, training_model):
-    words = [str(training_model) if word == "MODEL" else word for word in words]
-    assert base.main([*words, "--out", str(tmp_path / "run")]) == 2
-    assert said in one_line(capsys.readouterr().err)
-    assert not (tmp_path / "run").exists()
-
-
-def test_no_cache_of_a_million_clips(training_model, tmp_path, capsys):
-    words = training.arguments(training_model, "world", tmp_path / "run", cache_latents=tmp_path / "cache")
-    assert training.backward.main(words) == 2
-    assert "--cache-latents with --data world: a million clips, expected --clips N" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+    assert captured.value.args[0].autoencoding == Autoencoding(divergence=0.5, equivariance=0.25)

@@ -1,4 +1,4 @@
-"""`train.base` on several devices: its stages have the losses of one device."""
+"""`train.base` on several devices: the losses are those of one device."""
 
 import os
 import subprocess
@@ -12,12 +12,17 @@ from training import losses
 
 from train import base
 
-# Steps for several devices compile for minutes: run by hand.
+# Steps on several devices compile for minutes: run by hand.
 pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("compile_once")]
 CASES = {
     "vae": ["vae"],
     "unet": ["unet", "--no-remat", "--noises", "2"],
-    "cached": ["unet", "--no-remat", "--freeze-encoder", "--cache-latents"],  # and where, one a run: each encodes
+    "cached": [
+        "unet",
+        "--no-remat",
+        "--freeze-encoder",
+        "--cache-latents",
+    ],  # the folder follows: each run has its own, so that it encodes
 }
 MESHES = ("data=2", "fsdp=2")
 OPTIONS = {"steps": 3, "warmup": 1, "batch_size": 2}

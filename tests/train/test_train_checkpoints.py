@@ -1,4 +1,4 @@
-"""Checkpoints alone, of a small state: kept, restored, damaged in every way, a disk that is full."""
+"""Checkpoints of a small state: kept, restored, damaged in several ways, and on a full disk."""
 
 import json
 import resource
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from svdjax.errors import InputError
-from train.run import whole_checkpoints
+from train.run import complete_checkpoints
 from train.run.checkpoints import Checkpoints
-from train.run.whole_checkpoints import newest, saved_steps
+from train.run.complete_checkpoints import newest_complete, saved_steps
 from train.steps.state import State, checksums, from_arrays, host_checksums, to_arrays
 
 FACTS = {"mesh": {"data": 1}, "settings": {"--seed": 3}}
@@ -20,7 +20,7 @@ FACTS = {"mesh": {"data": 1}, "settings": {"--seed": 3}}
 
 @pytest.fixture(autouse=True)
 def without_waiting(monkeypatch):
-    monkeypatch.setattr(whole_checkpoints.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(complete_checkpoints.time, "sleep", lambda seconds: None)
 
 
 def make_state(step):
@@ -43,10 +43,11 @@ def save(folder, steps, keep=3, losses=None):
 
 
 def restored(folder):
-    """The newest whole state, its step and the notes."""
-    whole = newest(folder, to_arrays(abstract()))
+    """The arrays of the newest complete checkpoint, and the checkpoint."""
+    newest = newest_complete(folder, to_arrays(abstract()))
+    assert newest is not None
     with Checkpoints(folder, 3) as checkpoints:
-        return to_arrays(checkpoints.restore(whole, abstract())), whole
+        return to_arrays(checkpoints.restore(newest, abstract())), newest
 
 
 def assert_state(arrays, step):
@@ -60,21 +61,21 @@ def saved(tmp_path_factory):
 
 
 def test_round_trip(saved):
-    arrays, whole = restored(saved)
-    assert (whole.step, whole.notes) == (6, [])
-    assert FACTS.items() <= whole.facts.items()
+    arrays, checkpoint = restored(saved)
+    assert (checkpoint.step, checkpoint.notes) == (6, [])
+    assert FACTS.items() <= checkpoint.facts.items()
     assert_state(arrays, 6)
 
 
 def test_the_latest_and_the_best_are_kept(tmp_path):
     folder = save(tmp_path / "checkpoints", range(1, 8), keep=2, losses={3: 0.25, 5: 0.5})
     assert saved_steps(folder) == [3, 6, 7]
-    save(folder, [8], keep=2)  # by another process, which knows the best from the disk
+    save(folder, [8], keep=2)  # as another process, which reads the losses from the disk
     assert saved_steps(folder) == [3, 7, 8]
 
 
 def test_nothing_there(tmp_path):
-    assert newest(tmp_path / "checkpoints", to_arrays(abstract())) is None
+    assert newest_complete(tmp_path / "checkpoints", to_arrays(abstract())) is None
 
 
 def test_checksums_on_host_and_device_agree_and_notice_every_change():
@@ -95,11 +96,11 @@ def test_checksums_on_host_and_device_agree_and_notice_every_change():
     assert checksums(from_arrays(arrays, state)) == sums
 
 
-def damage(path, how):
+def damage(path, kind):
     data = path.read_bytes()
-    if how == "missing":
+    if kind == "missing":
         path.unlink()
-    elif how == "cut":
+    elif kind == "cut":
         path.write_bytes(data[: len(data) // 2])
     else:
         rng = np.random.default_rng(len(data))
@@ -108,21 +109,21 @@ def damage(path, how):
         path.write_bytes(changed)
 
 
-@pytest.mark.parametrize("how", ["missing", "cut", "a bit"])
-def test_every_file_of_the_newest_damaged(saved, tmp_path, how, capfd):
-    """The state is exactly that of step 6 where the file doesn't matter, else that of step 4; training goes on from it."""
+@pytest.mark.parametrize("kind", ["missing", "cut", "a bit"])
+def test_every_file_of_the_newest_damaged(saved, tmp_path, kind, capfd):
+    """Restores step 6 exactly if the file doesn't matter, else step 4; later saves work."""
     passed_over = 0
     names = sorted(path.relative_to(saved) for path in (saved / "6").rglob("*") if path.is_file())
     for name in names:
         folder = tmp_path / "run" / "checkpoints"
         shutil.copytree(saved, folder)
-        damage(folder / name, how)
-        arrays, whole = restored(folder)
-        assert whole.step in (4, 6), name
-        assert_state(arrays, whole.step)
-        if whole.step == 4:
+        damage(folder / name, kind)
+        arrays, checkpoint = restored(folder)
+        assert checkpoint.step in (4, 6), name
+        assert_state(arrays, checkpoint.step)
+        if checkpoint.step == 4:
             passed_over += 1
-            (note,) = whole.notes
+            (note,) = checkpoint.notes
             assert note.startswith("the checkpoint of step 6 is damaged (")
             assert note.endswith(f"moved to {folder.parent / 'damaged' / 'step-6'}")
             assert sorted(path.name for path in (folder.parent / "damaged").iterdir()) == ["step-6"]
@@ -138,35 +139,35 @@ def test_every_file_of_the_newest_damaged(saved, tmp_path, how, capfd):
 
 
 def test_all_damaged(saved, tmp_path):
-    """One line, and nothing is moved: the next --resume must not begin again."""
+    """One error line, and nothing is moved: the next --resume must not start from step 1."""
     folder = tmp_path / "run" / "checkpoints"
     shutil.copytree(saved, folder)
     for step in (2, 4, 6):
         shutil.rmtree(folder / str(step) / "state")
     for _ in range(2):
-        with pytest.raises(InputError, match=r"checkpoints: none of 3 checkpoints can be read, such as that of step 6 \("):
-            newest(folder, to_arrays(abstract()))
+        with pytest.raises(InputError, match=r"checkpoints: none of 3 checkpoints can be read \(step 6: "):
+            newest_complete(folder, to_arrays(abstract()))
     assert saved_steps(folder) == [2, 4, 6]
 
 
 def test_the_loss_of_an_older_one_damaged(saved, tmp_path):
-    """Which is the best can't be told then."""
+    """The best checkpoint can't be determined then."""
     folder = tmp_path / "run" / "checkpoints"
     shutil.copytree(saved, folder)
     (folder / "4" / "metrics" / "metrics").write_text("{")
-    arrays, whole = restored(folder)
-    assert whole.step == 6
+    arrays, checkpoint = restored(folder)
+    assert checkpoint.step == 6
     assert_state(arrays, 6)
-    assert [note.split(" is damaged")[0] for note in whole.notes] == ["the checkpoint of step 4"]
+    assert [note.split(" is damaged")[0] for note in checkpoint.notes] == ["the checkpoint of step 4"]
 
 
 def test_checksums_of_another_state(saved, tmp_path):
     folder = tmp_path / "run" / "checkpoints"
     shutil.copytree(saved, folder)
     facts = folder / "6" / "facts" / "metadata"
-    told = json.loads(facts.read_text())
-    told["checksums"][1] += 1
-    facts.write_text(json.dumps(told))
+    content = json.loads(facts.read_text())
+    content["checksums"][1] += 1
+    facts.write_text(json.dumps(content))
     assert restored(folder)[1].step == 4
 
 
@@ -174,17 +175,17 @@ def test_half_written_ones_are_removed(saved, tmp_path):
     folder = tmp_path / "run" / "checkpoints"
     shutil.copytree(saved, folder)
     (folder / "6").rename(folder / "6.orbax-checkpoint-tmp")
-    arrays, whole = restored(folder)
-    assert (whole.step, whole.notes) == (4, [])
+    arrays, checkpoint = restored(folder)
+    assert (checkpoint.step, checkpoint.notes) == (4, [])
     assert_state(arrays, 4)
     with Checkpoints(folder, 3) as checkpoints:  # removed in the background, before anything is written
         checkpoints.save(make_state(8), FACTS, 1.0)
     assert sorted(path.name for path in folder.iterdir()) == ["2", "4", "8"]
 
 
-@pytest.mark.parametrize("found_by", ["check", "save", "wait"])
+@pytest.mark.parametrize("found_by", ["raise_errors", "save", "wait"])
 def test_a_full_disk(tmp_path, found_by, capfd):
-    """A limit on the size of files does the same as a full disk: the write fails."""
+    """Simulated by a limit on the size of files: the write fails."""
     folder = save(tmp_path / "checkpoints", [2, 4])
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -192,9 +193,9 @@ def test_a_full_disk(tmp_path, found_by, capfd):
         with Checkpoints(folder, 3) as checkpoints:
             resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
             checkpoints.save(make_state(6), FACTS, 1.0)
-            if found_by == "check":
+            if found_by == "raise_errors":
                 for _ in range(1000):
-                    checkpoints.check()
+                    checkpoints.raise_errors()
                     jnp.zeros(()).block_until_ready()
                     resource.getrusage(resource.RUSAGE_SELF)
                 checkpoints.wait()
@@ -205,12 +206,12 @@ def test_a_full_disk(tmp_path, found_by, capfd):
                 checkpoints.wait()
 
     try:
-        with pytest.raises(InputError, match=r"can't be written \(.*; that of step 4 is whole, --resume goes on from it"):
+        with pytest.raises(InputError, match=r"can't be written \(.*; the checkpoint of step 4 is complete; --resume"):
             fill()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    arrays, whole = restored(folder)
-    assert (whole.step, whole.notes) == (4, [])
+    arrays, checkpoint = restored(folder)
+    assert (checkpoint.step, checkpoint.notes) == (4, [])
     assert_state(arrays, 4)
     save(folder, [6])
     assert_state(restored(folder)[0], 6)

@@ -1,4 +1,4 @@
-"""Batches from the latent cache (`--cache-latents`), filled before the first: for runs whose encoders stay as they are."""
+"""Batches from the latent cache (`--cache-latents`), which is filled before training. For runs with frozen encoders."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from train.batches.latent_cache import LatentCache
 from train.batches.loader import CachedLoader
 from train.run.session import Setup
 
-FRAMES_A_DEVICE = 8  # that a device encodes at once
+FRAMES_PER_DEVICE = 8  # number of frames that a device encodes together
 
 
 @contextlib.contextmanager
@@ -32,44 +32,44 @@ def cached_batches(
     """The batches from a step on.
 
     Args:
-        folder: the cache's.
-        info: of the checkpoint that the encoders are of.
-        encoders: as the step has them, with weights placed on its mesh.
-        setup: of the run.
-        order: which clips.
-        rows: of a batch that this process needs.
-        first: the step to begin with.
+        folder: the folder of the cache.
+        info: contents of `config.json` of the encoders' checkpoint.
+        encoders: image encoder and VAE, with weights on the step's mesh.
+        setup: data and devices of the run.
+        order: order of the clips.
+        rows: the rows of a batch that this process needs.
+        first: the first step.
 
     Raises:
-        InputError: as `LatentCache` and its `build`.
+        InputError: see `LatentCache` and `LatentCache.build`.
     """
-    # of the encoders alone, so that runs of other UNets find it; the dtypes that they compute in follow from these
+    # The key depends on the encoders only, so that runs with other UNets use the same entries.
     sources = {name: digest for name, digest in info.sources.items() if name.split("/")[0] in ("vae", "image_encoder")}
     config = info.config.to_json()
     key = fingerprint([sources, config["vae"], config["image_encoder"], info.dtype, setup.dtype])
     cache = LatentCache(folder, setup.data, key)
-    # all processes look before any begins, and agree: what follows is done together
+    # All processes check before any of them writes, so that all take the same branch: it has collective operations.
     if not all(map(cache.is_complete, order.sources)):
-        chunk = FRAMES_A_DEVICE * jax.local_device_count()
+        chunk = FRAMES_PER_DEVICE * jax.local_device_count()
         share = (jax.process_index(), jax.process_count())
         cache.build(order.sources, frame_encoder(*encoders), share=share, chunk=chunk)
         cluster.barrier("latents cached")
-    with CachedLoader(cache, order, setup.batch, rows, first) as loader:
+    with CachedLoader(cache, order, setup.batch_size, rows, first) as loader:
         yield loader
 
 
 def frame_encoder(image_encoder: CLIPVision, vae: VAE) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Frames uint8 (n, H, W, 3) -> mean, logvar, image_embeds on the host, by this process alone, over its devices.
+    """A function that maps frames uint8 (n, H, W, 3) to mean, logvar and image_embeds (see `LatentCache`), all on the host.
 
-    n is a multiple of them.
+    It runs on the devices of this process only; n must be a multiple of their number.
     """
     networks = (image_encoder, vae)
-    if jax.process_count() > 1:  # the others encode other frames, so no program may run over all devices
+    if jax.process_count() > 1:  # processes encode different frames, so no program may use all devices
         networks = multihost_utils.process_allgather(networks, tiled=True)
-    own = Mesh(np.asarray(jax.local_devices()), ("frames",))
-    whole, divided = PartitionSpec(), PartitionSpec("frames")
-    networks = jax.device_put(networks, NamedSharding(own, whole))
-    # each device its own frames: a loop over parts of all of them, as the VAE does where they are large, would gather them
-    specs = {"in_specs": (whole, whole, divided), "out_specs": divided}
-    encode = jax.jit(jax.shard_map(finetuning.encode_frames, mesh=own, **specs, check_vma=False))
-    return lambda frames: jax.device_get(encode(*networks, jax.device_put(frames, NamedSharding(own, divided))))
+    local_mesh = Mesh(np.asarray(jax.local_devices()), ("frames",))
+    replicated, divided = PartitionSpec(), PartitionSpec("frames")
+    networks = jax.device_put(networks, NamedSharding(local_mesh, replicated))
+    # With shard_map, because the VAE loops over groups of large frames; a loop over frames of all devices would gather them.
+    specs = {"in_specs": (replicated, replicated, divided), "out_specs": divided}
+    encode = jax.jit(jax.shard_map(finetuning.encode_frames, mesh=local_mesh, **specs, check_vma=False))
+    return lambda frames: jax.device_get(encode(*networks, jax.device_put(frames, NamedSharding(local_mesh, divided))))

@@ -1,4 +1,4 @@
-"""Batches for the training steps, read ahead of them: decoded from the sources, or taken from the latent cache."""
+"""Batches for the training steps, read in advance: decoded from the sources, or from the latent cache."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -18,16 +18,16 @@ from svdjax.data.worker_pool import WorkerDied, Workers
 from svdjax.errors import InputError
 from train.batches.latent_cache import LatentCache
 
-Row = dict[str, np.ndarray]
+ClipArrays = dict[str, np.ndarray]  # one row of a batch
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one process trains on in one step.
+    """The rows of one step that one process needs.
 
     Attributes:
-        step: from 1.
-        names: of the clips, one a row.
+        step: number of the step, from 1.
+        names: name of the clip of each row.
         arrays: (rows, ...) each; see the loaders.
     """
 
@@ -37,11 +37,22 @@ class Batch:
 
 
 class _Pool(Protocol):
-    def submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]: ...
+    def submit(self, function: Callable[..., Any], /, *args: Any) -> Future[Any]: ...
 
 
 class _Batches:
-    """An endless iterator and context manager; leaving it ends the reading at once."""
+    """An endless iterator and context manager; leaving it stops reading immediately.
+
+    Args:
+        order: order of the clips.
+        batch_size: rows per step, over all processes.
+        rows: the rows that this process needs, of 0..batch_size - 1.
+        first_step: the first step.
+        ahead: number of batches read in advance.
+        pool: runs these functions.
+        read: maps a clip to the function that reads it and its arguments.
+        close: stops the pool.
+    """
 
     def __init__(
         self,
@@ -49,6 +60,7 @@ class _Batches:
         batch_size: int,
         rows: Sequence[int],
         first_step: int,
+        *,
         ahead: int,
         pool: _Pool,
         read: Callable[[Clip], tuple[Any, ...]],
@@ -59,40 +71,41 @@ class _Batches:
         self._order, self._batch_size, self._rows = order, batch_size, list(rows)
         self._steps = itertools.count(first_step)
         self._ahead, self._pool, self._read, self._close = ahead, pool, read, close
-        self._asked: deque[tuple[int, list[Clip], list[Future[Row]]]] = deque()
+        self._requested: deque[tuple[int, list[Clip], list[Future[ClipArrays]]]] = deque()
 
-    def __enter__(self) -> _Batches:
-        self._ask(self._ahead)
+    def __enter__(self) -> Self:
+        self._request(self._ahead)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __iter__(self) -> _Batches:
+    def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Batch:
         """The batch of the next step.
 
         Raises:
-            InputError: a clip can't be read any more; the message names step and file.
+            InputError: a clip can't be read any more; the message names the step and the file.
         """
-        self._ask(self._ahead + 1)
-        step, clips, futures = self._asked.popleft()
+        self._request(self._ahead + 1)
+        step, clips, futures = self._requested.popleft()
         rows = [_result(step, clip, future) for clip, future in zip(clips, futures, strict=True)]
         return Batch(step, [clip.name for clip in clips], {key: np.stack([row[key] for row in rows]) for key in rows[0]})
 
     def close(self) -> None:
         self._close()
 
-    def _ask(self, batches: int) -> None:
-        while len(self._asked) < batches:
+    def _request(self, batches: int) -> None:
+        """Start to read batches until this number of them is requested."""
+        while len(self._requested) < batches:
             step = next(self._steps)
             clips = self._order.clips(step, self._batch_size, self._rows)
-            self._asked.append((step, clips, [self._pool.submit(*self._read(clip)) for clip in clips]))
+            self._requested.append((step, clips, [self._pool.submit(*self._read(clip)) for clip in clips]))
 
 
-def _result(step: int, clip: Clip, future: Future[Row]) -> Row:
+def _result(step: int, clip: Clip, future: Future[ClipArrays]) -> ClipArrays:
     try:
         return future.result()
     except (InputError, WorkerDied) as e:
@@ -100,19 +113,19 @@ def _result(step: int, clip: Clip, future: Future[Row]) -> Row:
 
 
 class Loader(_Batches):
-    """Batches of decoded clips: `arrays` is {"clips": uint8 (rows, f, H, W, 3)}, forward in time.
+    """Batches of decoded clips: `arrays` is {"clips": uint8 (rows, f, H, W, 3)}, with frames in forward order.
 
         with Loader(order, batch_size=4, rows=[0, 1, 2, 3]) as batches:
             for batch in batches: ...
 
     Args:
-        order: which clips.
-        batch_size: rows of a step over all processes.
-        rows: those that this process needs, of 0..batch_size - 1.
-        first_step: where to begin; nothing before it is read.
-        workers: processes that decode; 0 decodes in this one when a batch is asked for.
-        ahead: batches read before they are asked for; each is held in memory.
-        decode: makes a row of a clip, (width, height) and the fit; a function of a module that is importable without JAX.
+        order: order of the clips.
+        batch_size: rows per step, over all processes.
+        rows: the rows that this process needs, of 0..batch_size - 1.
+        first_step: the first step; no clips before it are read.
+        workers: number of decoding processes; 0 decodes in this process when a batch is requested.
+        ahead: number of batches read in advance, all of them held in memory.
+        decode: maps a clip, (width, height) and the fit to a row; its module must not import JAX. Default: the frames only.
     """
 
     def __init__(
@@ -123,7 +136,7 @@ class Loader(_Batches):
         first_step: int = 1,
         workers: int = 2,
         ahead: int = 2,
-        decode: Callable[[Clip, tuple[int, int], str], Row] | None = None,
+        decode: Callable[[Clip, tuple[int, int], str], ClipArrays] | None = None,
     ):
         pool = Workers(workers)
         size, fit = order.settings.size, order.settings.fit
@@ -132,25 +145,25 @@ class Loader(_Batches):
             batch_size,
             rows,
             first_step,
-            ahead if workers else 0,
-            pool,
-            lambda clip: (decode or _decode, clip, size, fit),
-            pool.close,
+            ahead=ahead if workers else 0,
+            pool=pool,
+            read=lambda clip: (decode or _decode, clip, size, fit),
+            close=pool.close,
         )
 
 
-def _decode(clip: Clip, size: tuple[int, int], fit: str) -> Row:
+def _decode(clip: Clip, size: tuple[int, int], fit: str) -> ClipArrays:
     return {"clips": read_clip(clip.source, clip.start, clip.num_frames, clip.stride, size, fit)}
 
 
 class CachedLoader(_Batches):
-    """The same clips from a latent cache: `arrays` as `LatentCache.read` gives them, with rows in front.
+    """The same clips from a latent cache: `arrays` as `LatentCache.read` returns them, with a leading axis of rows.
 
     Args:
-        cache: with all of the order's sources in it.
-        order, batch_size, rows, first_step: as of `Loader`.
-        threads: that read files.
-        ahead: as of `Loader`.
+        cache: has all sources of the order.
+        order, batch_size, rows, first_step: see `Loader`.
+        threads: number of threads that read files.
+        ahead: see `Loader`.
     """
 
     def __init__(
@@ -169,8 +182,8 @@ class CachedLoader(_Batches):
             batch_size,
             rows,
             first_step,
-            ahead,
-            pool,
-            lambda clip: (cache.read, clip),
-            lambda: pool.shutdown(cancel_futures=True),
+            ahead=ahead,
+            pool=pool,
+            read=lambda clip: (cache.read, clip),
+            close=lambda: pool.shutdown(cancel_futures=True),
         )

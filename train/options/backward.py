@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from svdjax.runtime import cli
+from svdjax.runtime.dtypes import DTYPES
 from train.options import shared
-from train.options.shared import DTYPES
+from train.options.shared import RunOptions
 
 PAPER_STEPS = 15_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(shared.Options):
-    """A parsed command line."""
+class BackwardOptions(RunOptions):
+    """A parsed command line of `train.backward`."""
 
     model: Path
     init: Path | None
@@ -23,23 +24,28 @@ class Options(shared.Options):
     export_dtype: str
 
 
-def parse(argv: list[str] | None) -> Options:
-    """The command line as options.
+def parse(argv: list[str] | None) -> BackwardOptions:
+    """Parse the command line.
 
     Raises:
         InputError: an option that is unknown, missing, or out of its range.
     """
     p = cli.Parser(
         prog="python -m train.backward",
-        description="Teach the backward direction its temporal values and output projections (Generative Inbetweening).",
+        description="Fine-tune the backward direction's temporal value and output projections (Generative Inbetweening).",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    p.add_argument("--model", type=Path, metavar="DIR", required=True, help="from python -m convert.svd_to_flax")
-    groups = shared.add(p, steps=PAPER_STEPS, learning_rate=1e-4, rate="of AdamW, constant")
-    how = groups["training"]
-    how.add_argument("--init", type=Path, metavar="DIR", help="start from another run's OUT/backward")
-    how.add_argument(
-        "--no-rotation", action="store_true", help="the paper's ablation: own maps, queries and keys are trained too"
+    p.add_argument(
+        "--model", type=Path, metavar="DIR", required=True, help="folder from python -m convert.svd_to_flax, or: embedded"
     )
-    groups["kept"].add_argument("--export-dtype", choices=DTYPES, default="float16", help="of the differences in OUT/backward")
-    return Options(**vars(p.parse_args(argv)))
+    groups = shared.add(p, steps=PAPER_STEPS, learning_rate=1e-4, rate="learning rate of AdamW, constant")
+    groups["training"].add_argument("--init", type=Path, metavar="DIR", help="start from the OUT/backward of another run")
+    groups["training"].add_argument(
+        "--no-rotation",
+        action="store_true",
+        help="ablation of the paper: no rotated attention maps; queries and keys are trained too",
+    )
+    groups["output"].add_argument(
+        "--export-dtype", choices=DTYPES, default="float16", help="dtype of the weight differences in OUT/backward"
+    )
+    return BackwardOptions(**vars(p.parse_args(argv)))

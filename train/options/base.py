@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,18 +12,16 @@ from svdjax.errors import InputError
 from svdjax.presets import PRESETS
 from svdjax.runtime import cli
 from train.options import shared
-from train.steps.pretraining import STAGES
-
-# What the other stages than this one have no use for, and its defaults.
-ONLY = {
-    "unet": {"dropout": 0.1, "log_sigma": (0.7, 1.6), "noises": 1, "no_remat": False},
-    "vae": {"divergence": 1e-3, "equivariance": 0.0},
-}
+from train.options.shared import RunOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(shared.Options):
-    """A parsed command line."""
+class BaseOptions(RunOptions):
+    """A parsed command line of `train.base`.
+
+    Raises:
+        InputError: a value out of its range, or options that contradict each other.
+    """
 
     stage: str
     model: Path | None
@@ -38,11 +37,7 @@ class Options(shared.Options):
     freeze_encoder: bool
 
     def __post_init__(self) -> None:
-        if self.cache_latents is not None and not (self.stage == "unet" and self.freeze_encoder):
-            raise InputError("--cache-latents: expected it with unet and --freeze-encoder, whose encoders stay as they are")
         super().__post_init__()
-        if self.model is not None and self.preset is not None and self.stage != "unet":
-            raise InputError(f"--model and --preset with {self.stage} both say what to begin with: expected one of them")
         if self.noises < 1:
             raise InputError(f"--noises is {self.noises}, expected at least 1")
         if self.warmup < 0:
@@ -57,15 +52,31 @@ class Options(shared.Options):
             raise InputError(f"--equivariance is {self.equivariance:g}, expected 0 to 1")
         mean, std = self.log_sigma
         if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
-            raise InputError(f"--log-sigma is {mean:g} {std:g}, expected a number and a positive one")
+            raise InputError(f"--log-sigma is {mean:g} {std:g}, expected a number and a positive number")
 
 
-def parse(argv: list[str] | None) -> Options:
-    """The command line as options.
+def parse(argv: list[str] | None, own_options: Mapping[str, Collection[str]]) -> BaseOptions:
+    """Parse the command line.
+
+    Args:
+        argv: the arguments; None is those of the process.
+        own_options: maps each stage to the options that only this stage uses.
 
     Raises:
-        InputError: an option that is unknown, missing, or out of its range.
+        InputError: an option that is unknown, missing, out of its range, or of another stage.
     """
+    p = _parser(own_options)
+    values = vars(p.parse_args(argv))
+    options = BaseOptions(**{**values, "log_sigma": tuple(values["log_sigma"])})
+    for stage, names in own_options.items():
+        for name in names:
+            if options.stage != stage and getattr(options, name) != p.get_default(name):
+                option = f"--{name.replace('_', '-')}"
+                raise InputError(f"{option} with {options.stage}: expected it with {stage}, the only stage that uses it")
+    return options
+
+
+def _parser(stages: Collection[str]) -> cli.Parser:
     p = cli.Parser(
         prog="python -m train.base",
         description="Train Stable Video Diffusion from scratch: the VAE, the image encoder, the UNet.",
@@ -73,54 +84,60 @@ def parse(argv: list[str] | None) -> Options:
     )
     p.add_argument(
         "stage",
-        choices=STAGES,
-        help="what to train; image-encoder learns the facts of the world's frames, unet takes the other networks of --model",
+        choices=stages,
+        help="what to train; image-encoder needs --data world, unet takes the VAE and the image encoder of --model",
     )
     p.add_argument(
-        "--model", type=Path, metavar="DIR", help="a checkpoint to begin with, such as the OUT/model of the VAE's run"
+        "--model",
+        type=Path,
+        metavar="DIR",
+        help="checkpoint to start from, such as the OUT/model of the VAE's run, or: embedded",
     )
     p.add_argument(
         "--preset",
         choices=PRESETS,
-        help="shapes to begin with at random (None: tiny, or --model's); unet with --model: its attention grows to these",
+        help="shapes of a new random model (None: tiny, or --model's); with unet and --model: adds attention to the UNet",
     )
-    how = shared.add(
-        p, steps=10_000, learning_rate=3e-3, rate="of Muon and AdamW, which rises at first and then falls to 0 as a cosine"
+    training = shared.add(
+        p, steps=10_000, learning_rate=3e-3, rate="learning rate of Muon and AdamW: linear warmup, then cosine decay to 0"
     )["training"]
-    how.add_argument("--warmup", type=int, default=200, metavar="N", help="steps until the learning rate is reached")
-    how.add_argument(
-        "--average", type=float, default=0.999, metavar="X", help="decay of the mean of the weights, which is kept"
+    training.add_argument("--warmup", type=int, default=200, metavar="N", help="steps until the learning rate is reached")
+    training.add_argument(
+        "--average", type=float, default=0.999, metavar="X", help="decay of the EMA of the weights, which is exported"
     )
-    how.add_argument("--dropout", type=float, metavar="X", help="share of clips not told their first frame (unet)")
-    how.add_argument(
+    training.add_argument(
+        "--dropout", type=float, default=0.1, metavar="X", help="share of clips without image conditioning (unet)"
+    )
+    training.add_argument(
         "--log-sigma",
         type=float,
         nargs=2,
+        default=(0.7, 1.6),
         metavar=("MEAN", "STD"),
-        help="ln sigma is normal with these (unet)",
+        help="normal distribution of ln sigma (unet)",
     )
-    how.add_argument("--noises", type=int, metavar="N", help="noises that each clip is trained on at once (unet)")
-    how.add_argument(
-        "--crop", type=int, metavar="PIXELS", help="train on squares of this side where the clip moves (vae; None: whole clips)"
+    training.add_argument("--noises", type=int, default=1, metavar="N", help="noise samples per clip and step (unet)")
+    training.add_argument(
+        "--crop", type=int, metavar="PIXELS", help="train on square crops of this side around motion (vae; None: whole clips)"
     )
-    how.add_argument(
+    training.add_argument(
         "--divergence",
         type=float,
+        default=1e-3,
         metavar="X",
-        help="weight of the latents' divergence from a normal distribution: more of it makes them noisier (vae)",
+        help="weight of the KL divergence of the latents from N(0, 1): a larger weight makes them noisier (vae)",
     )
-    how.add_argument(
+    training.add_argument(
         "--equivariance",
         type=float,
+        default=0.0,
         metavar="X",
-        help="share of clips whose latents are moved by a part of a cell, and must show the clip moved as far: latents then "
-        "move as things do (vae)",
+        help="share of clips whose latents are shifted by a fraction of a latent and must decode to the shifted clip, so that "
+        "latents move as objects do (vae)",
     )
-    how.add_argument(
+    training.add_argument(
         "--freeze-encoder",
         action="store_true",
-        help="vae: finish the decoder alone; latents, and UNets that make them, stay. unet: the image encoder stays",
+        help="vae: train only the decoder; latents, and UNets trained on them, stay valid. unet: freeze the image encoder",
     )
-    p.set_defaults(**ONLY["unet"], **ONLY["vae"])
-    given = vars(p.parse_args(argv))
-    return Options(**{**given, "log_sigma": tuple(given["log_sigma"])})
+    return p

@@ -1,4 +1,4 @@
-"""The options that commands of training share, and what is checked of them before anything is loaded."""
+"""The options shared by both training commands, validated before anything is loaded."""
 
 from __future__ import annotations
 
@@ -7,17 +7,33 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from svdjax.data.world_clips import CLIPS, NAME, data_folder, is_meant
+from svdjax.data.world_clips import CLIPS, NAME, data_folder, is_world
 from svdjax.errors import InputError
 from svdjax.media.fit import FITS
 from svdjax.parallel.mesh import DEFAULT, parse_mesh
+from svdjax.runtime.dtypes import DTYPES
 
-DTYPES = ("float32", "bfloat16", "float16")
+_LEAST = {
+    "steps": 1,
+    "batch_size": 1,
+    "accumulate": 1,
+    "seed": 0,
+    "workers": 0,
+    "save_every": 1,
+    "keep": 1,
+    "clips": 1,
+    "validate_every": 1,
+    "validate_steps": 1,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """A parsed command line; None is a default that depends on the model, the mesh or the device."""
+class RunOptions:
+    """A parsed command line. None stands for a default that depends on the model, the mesh or the device.
+
+    Raises:
+        InputError: a value out of its range, or options that contradict each other.
+    """
 
     data: Path
     out: Path
@@ -48,18 +64,7 @@ class Options:
     process_id: int | None
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("steps", 1),
-            ("batch_size", 1),
-            ("accumulate", 1),
-            ("seed", 0),
-            ("workers", 0),
-            ("save_every", 1),
-            ("keep", 1),
-            ("clips", 1),
-            ("validate_every", 1),
-            ("validate_steps", 1),
-        ):
+        for name, least in _LEAST.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"--{name.replace('_', '-')} is {value}, expected at least {least}")
@@ -68,64 +73,73 @@ class Options:
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise InputError(f"--learning-rate is {self.learning_rate}, expected a positive number")
         if self.validate_every and self.hold_out == 0:
-            raise InputError("--validate-every makes clips of a held-out source, --hold-out is 0: expected at least 1")
+            raise InputError("--validate-every needs a held-out video: --hold-out is 0, expected at least 1")
         if self.clips and self.clips > CLIPS["train"]:
             raise InputError(f"--clips is {self.clips}, expected at most {CLIPS['train']}")
-        if self.clips and not is_meant(self.data):
-            raise InputError(f"--clips {self.clips} with --data {self.data}: expected it with {NAME}, whose first N it means")
-        if self.cache_latents is not None and is_meant(self.data) and not self.clips:
-            raise InputError(f"--cache-latents with --data {NAME}: a million clips, expected --clips N or a folder")
+        if self.clips and not is_world(self.data):
+            raise InputError(f"--clips {self.clips} with --data {self.data}: expected it with --data {NAME}")
+        if self.cache_latents is not None and is_world(self.data) and not self.clips:
+            raise InputError(f"--cache-latents with --data {NAME}: it has a million clips, expected --clips N or a folder")
         parse_mesh(self.mesh)
 
     def as_text(self) -> dict[str, str]:
-        """All options, to be kept with what came of them."""
+        """All options, stored with the checkpoints of the run."""
         return {name: str(value) for name, value in vars(self).items()}
 
     @property
     def held_out(self) -> int:
-        """Sources kept out of training: as said, or one if there is validation."""
+        """Number of sources not used for training: `--hold-out`; by default 1 with validation and 0 without."""
         return (1 if self.validate_every else 0) if self.hold_out is None else self.hold_out
 
 
 def add(p: argparse.ArgumentParser, *, steps: int, learning_rate: float, rate: str) -> dict[str, argparse._ArgumentGroup]:
-    """Add the shared options to a parser; the groups by name, for more.
+    """Add the shared options to a parser.
 
     Args:
         steps, learning_rate: defaults.
-        rate: what has the learning rate, and what becomes of it.
+        rate: help text of `--learning-rate`.
+
+    Returns:
+        The option groups `training` and `output`, for more options.
     """
-    needed = p.add_argument_group("what")
-    needed.add_argument(
+    run = p.add_argument_group("run")
+    run.add_argument(
         "--data", type=data_folder, metavar="DIR", required=True, help="folder of videos and of folders of frames, or: world"
     )
-    needed.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder of the run")
-    needed.add_argument("--resume", action="store_true", help="go on with the run in OUT, if there is one")
+    run.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder of the run")
+    run.add_argument("--resume", action="store_true", help="continue the run in OUT, if there is one")
     clips = p.add_argument_group("clips")
-    clips.add_argument("--num-frames", type=int, metavar="N", help="frames of a clip (None: the model's)")
-    clips.add_argument("--size", metavar="WxH", help="of the clips (None: the model's)")
-    clips.add_argument("--fit", choices=FITS, default="crop", help="how videos of another shape are fitted")
-    clips.add_argument("--stride", type=int, default=1, metavar="N", help="take every Nth frame; the paper's doubled rate is 2")
-    clips.add_argument("--min-motion", type=float, default=0.0, metavar="X", help="leave out clips that move less (data.csv)")
-    clips.add_argument("--hold-out", type=int, metavar="N", help="keep the last N videos out (None: 1 if validating)")
-    clips.add_argument("--clips", type=int, metavar="N", help="of the world, the first N alone (None: a million)")
-    clips.add_argument("--cache-latents", type=Path, metavar="DIR", help="keep what encoders that stay make of frames")
+    clips.add_argument("--num-frames", type=int, metavar="N", help="frames per clip (None: the model's)")
+    clips.add_argument("--size", metavar="WxH", help="size of the clips in pixels (None: the model's)")
+    clips.add_argument("--fit", choices=FITS, default="crop", help="how to fit videos of another shape")
+    clips.add_argument("--stride", type=int, default=1, metavar="N", help="take every Nth frame; 2 (paper) doubles the speed")
+    clips.add_argument("--min-motion", type=float, default=0.0, metavar="X", help="skip clips with less motion (see data.csv)")
+    clips.add_argument(
+        "--hold-out", type=int, metavar="N", help="hold out the last N videos from training (None: 1 with --validate-every)"
+    )
+    clips.add_argument("--clips", type=int, metavar="N", help="use only the first N clips of the world (None: a million)")
+    clips.add_argument("--cache-latents", type=Path, metavar="DIR", help="cache the frozen encoders' outputs in this folder")
     clips.add_argument("--workers", type=int, default=2, metavar="N", help="processes that read videos ahead")
-    how = p.add_argument_group("training")
-    how.add_argument("--steps", type=int, default=steps, metavar="N", help="in all")
-    how.add_argument("--batch-size", type=int, metavar="B", help="clips of a step over all devices (None: one a device)")
-    how.add_argument("--accumulate", type=int, default=1, metavar="N", help="do a step in N parts, to need less memory")
-    how.add_argument("--learning-rate", type=float, default=learning_rate, metavar="X", help=rate)
-    how.add_argument("--seed", type=int, default=0, metavar="N", help="of clips, sigmas and noises")
-    how.add_argument("--dtype", choices=DTYPES, help="of frozen weights and computation (None: bfloat16, float32 on a CPU)")
-    how.add_argument("--no-remat", action="store_true", help="keep all activations: faster by about a fifth, much more memory")
-    kept = p.add_argument_group("what is kept")
-    kept.add_argument("--save-every", type=int, default=500, metavar="K", help="steps between checkpoints")
-    kept.add_argument("--keep", type=int, default=2, metavar="K", help="latest checkpoints that are kept, besides the best")
-    kept.add_argument("--validate-every", type=int, metavar="K", help="steps between clips between held-out frames (None: no)")
-    kept.add_argument("--validate-steps", type=int, default=25, metavar="N", help="Euler steps of such a clip")
-    where = p.add_argument_group("devices")
-    where.add_argument("--mesh", default=DEFAULT, metavar="AXES", help="such as data=2,fsdp=4; -1 is what is left")
-    where.add_argument("--coordinator", metavar="HOST:PORT", help="several hosts without Slurm: process 0's address")
-    where.add_argument("--num-processes", type=int, metavar="N", help="the same: how many")
-    where.add_argument("--process-id", type=int, metavar="I", help="the same: which this is")
-    return {"what": needed, "clips": clips, "training": how, "kept": kept}
+    training = p.add_argument_group("training")
+    training.add_argument("--steps", type=int, default=steps, metavar="N", help="total steps, including those before a resume")
+    training.add_argument("--batch-size", type=int, metavar="B", help="clips per step over all devices (None: one per device)")
+    training.add_argument("--accumulate", type=int, default=1, metavar="N", help="compute a step in N parts, to save memory")
+    training.add_argument("--learning-rate", type=float, default=learning_rate, metavar="X", help=rate)
+    training.add_argument("--seed", type=int, default=0, metavar="N", help="seed of clips, noise levels and noise")
+    training.add_argument(
+        "--dtype", choices=DTYPES, help="dtype of frozen weights and computation (None: float32 on a CPU, else bfloat16)"
+    )
+    training.add_argument(
+        "--no-remat", action="store_true", help="keep all activations: about a fifth faster, but much more memory"
+    )
+    output = p.add_argument_group("output")
+    output.add_argument("--save-every", type=int, default=500, metavar="K", help="steps between checkpoints")
+    output.add_argument("--keep", type=int, default=2, metavar="K", help="latest checkpoints to keep, besides the best")
+    output.add_argument("--validate-every", type=int, metavar="K", help="steps between validation clips (None: no validation)")
+    output.add_argument("--validate-steps", type=int, default=25, metavar="N", help="Euler steps of a validation clip")
+    devices = p.add_argument_group("devices")
+    devices.add_argument("--mesh", default=DEFAULT, metavar="AXES", help="such as data=2,fsdp=4; -1 is all remaining devices")
+    devices.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, for several hosts without Slurm")
+    devices.add_argument("--num-processes", type=int, metavar="N", help="number of processes, with --coordinator")
+    devices.add_argument("--process-id", type=int, metavar="I", help="number of this process from 0, with --coordinator")
+    return {"training": training, "output": output}

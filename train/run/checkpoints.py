@@ -1,4 +1,7 @@
-"""The states of a run on disk: written in the background, whole or not at all, the last ones and the best kept."""
+"""Save the states of a run in the background, and restore one onto the devices: used by all processes during a run.
+
+Before that, `train.run.complete_checkpoints` finds the checkpoint to restore and moves damaged ones out of the folder.
+"""
 
 from __future__ import annotations
 
@@ -13,35 +16,36 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from svdjax.checkpoints.orbax_trees import stream_tree
-from svdjax.errors import InputError
-from train.run.whole_checkpoints import AT_ONCE, Whole, saved_steps
+from svdjax.errors import InputError, one_line
+from train.run.complete_checkpoints import READ_SIZE, CompleteCheckpoint, saved_steps
 from train.steps.state import State, checksums, from_arrays, to_arrays
 
 STATE, FACTS = "state", "facts"  # the parts of a checkpoint
 
 
 class Checkpoints:
-    """A folder of checkpoints, by step. A context manager: leaving it waits for what is being written.
+    """A folder of checkpoints by step, each complete or absent: the latest ones and the best one are kept.
 
-    What killed runs left half-written is removed, in the background, before anything new is written. Damaged checkpoints must
-    not be in the folder any more (`train.run.whole_checkpoints`).
+    A context manager; leaving it waits for the checkpoint that is being written. Incomplete checkpoints of killed runs are
+    removed in the background before anything is written.
 
     Args:
-        folder: made if it doesn't exist; of this run alone.
-        keep: how many of the latest are kept, besides the one of the lowest loss.
+        folder: holds checkpoints of this run only; created if it doesn't exist.
+        keep: number of latest checkpoints to keep, besides the one with the lowest loss.
 
     Raises:
-        InputError: the folder can't be made.
+        InputError: the folder can't be created.
     """
 
     def __init__(self, folder: Path, keep: int):
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax's log lines, also of its threads; errors are raised too
+        # No log of Orbax's threads: every error that they log is raised too.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         self.folder = folder
-        # The lowest loss: the policy keeps the last of an ascending order.
+        # BestN keeps the last in ascending order; the best has the lowest loss.
         best = BestN(get_metric_fn=lambda metrics: -metrics["loss"], n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=AnyPreservationPolicy([LatestN(keep), best]),
-            best_fn=lambda metrics: metrics["loss"],  # for their being written at all, for later processes
+            best_fn=lambda metrics: metrics["loss"],  # without it Orbax doesn't write the losses, which later processes need
             best_mode="min",
             cleanup_tmp_directories=True,
         )
@@ -54,19 +58,19 @@ class Checkpoints:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.wait()
-        with contextlib.suppress(Exception):  # after an error, that error is what counts
+        with contextlib.suppress(Exception):  # don't hide the first error
             self._manager.close()
 
     def save(self, state: State, facts: Mapping[str, Any], loss: float) -> None:
-        """Begin to save a state; training may go on at once.
+        """Start to save a state; training may continue immediately.
 
         Args:
-            state: of at least one step.
-            facts: anything that JSON can hold, given back with the state.
-            loss: by which the best checkpoint is found.
+            state: after at least one step.
+            facts: JSON values, stored with the state.
+            loss: decides which checkpoint is the best.
 
         Raises:
-            InputError: this one, or the one before, can't be written.
+            InputError: this checkpoint or the previous one can't be written.
         """
         step = int(state.step)
         items = ocp.args.Composite(
@@ -76,37 +80,37 @@ class Checkpoints:
         with self._writing():
             self._manager.save(step, args=items, metrics={"loss": loss}, force=True)
 
-    def check(self) -> None:
-        """Say at once if what is being written failed; errors as of `save`."""
+    def raise_errors(self) -> None:
+        """Raise `InputError` if the checkpoint that is being written has failed; doesn't wait."""
         with self._writing():
             self._manager.check_for_errors()
 
     def wait(self) -> None:
-        """Wait until everything is on disk; errors as of `save`."""
+        """Wait until everything is on disk; `InputError` if it can't be written."""
         with self._writing():
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
 
-    def restore(self, whole: Whole, like: State) -> State:
+    def restore(self, checkpoint: CompleteCheckpoint, like: State) -> State:
         """Read a state onto the devices.
 
         Args:
-            whole: which, from `train.run.whole_checkpoints.newest`.
-            like: `jax.ShapeDtypeStruct`s with shardings, which may be another mesh's than the state was saved on.
+            checkpoint: from `train.run.complete_checkpoints.newest_complete`.
+            like: `jax.ShapeDtypeStruct`s with shardings; the mesh may differ from the one on which the state was saved.
 
         Raises:
-            InputError: it can't be read, or not as it was saved.
+            InputError: the data don't match their checksums.
         """
         expected = to_arrays(like)
-        path = self.folder / str(whole.step) / STATE
-        # Through the host, as `newest` read it: Orbax otherwise needs the file of the shardings that it was saved with, too.
+        path = self.folder / str(checkpoint.step) / STATE
+        # Read through the host, as in `newest_complete`: otherwise Orbax also needs its file of the saved shardings.
         placed = {
             name: jax.make_array_from_callback(value.shape, expected[name].sharding, value.__getitem__)
-            for name, value in stream_tree(path, expected, AT_ONCE)
+            for name, value in stream_tree(path, expected, READ_SIZE)
         }
         state = from_arrays(placed, like)
-        if checksums(state) != whole.facts["checksums"]:
-            raise InputError(f"{path}: its data is not what was saved, as read by {jax.process_count()} processes")
+        if checksums(state) != checkpoint.facts["checksums"]:
+            raise InputError(f"{path}: its data don't match its checksums, as read by {jax.process_count()} processes")
         return state
 
     @contextlib.contextmanager
@@ -115,9 +119,6 @@ class Checkpoints:
             yield
         except (OSError, ValueError, RuntimeError) as e:  # TensorStore raises ValueError, also for a full disk
             steps = saved_steps(self.folder)
-            left = f"that of step {steps[-1]} is whole, --resume goes on from it" if steps else "there is no older one"
-            raise InputError(f"{self.folder}: a checkpoint can't be written ({_brief(e)}); {left}") from e
-
-
-def _brief(e: BaseException) -> str:
-    return f"{type(e).__name__}: {' '.join(str(e).split())[:160]}"
+            last = f"the checkpoint of step {steps[-1]} is complete; --resume continues" if steps else "there is no earlier one"
+            reason = f"{type(e).__name__}: {one_line(e, 160)}"
+            raise InputError(f"{self.folder}: a checkpoint can't be written ({reason}); {last}") from e

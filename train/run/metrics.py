@@ -1,4 +1,4 @@
-"""The numbers of a run: `metrics.csv`, one row a step, and what is drawn from it."""
+"""The metrics of a run: `metrics.csv`, one row per step."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import contextlib
 import csv
 import io
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from svdjax.errors import InputError
@@ -18,8 +18,8 @@ COLUMNS = ("step", "loss", "gradient_norm", "sigma")
 
 
 @dataclass(frozen=True)
-class Row:
-    """One step: its number from 1, the loss, the norm of its gradient before clipping, and the clips' mean sigma."""
+class StepMetrics:
+    """The metrics of one step: its number (from 1), mean loss, gradient norm before clipping, and mean sigma of the clips."""
 
     step: int
     loss: float
@@ -28,62 +28,60 @@ class Row:
 
 
 class Metrics:
-    """`metrics.csv` of a run, appended row by row; a context manager.
+    """`metrics.csv` of a run, appended row by row.
 
     Args:
         path: the file.
-        done: steps that the run has behind it. Rows of later steps, which a killed run may have left, are dropped.
+        done: number of steps done. Rows of later steps, left by a killed run, are dropped.
 
     Raises:
-        InputError: the file lacks rows of steps that are done, or can't be read or written.
+        InputError: rows of finished steps are missing, or the file can't be read or written.
     """
 
     def __init__(self, path: Path, done: int):
         self.path = path
         self.rows = [row for row in read(path) if row.step <= done] if path.exists() else []
         if [row.step for row in self.rows] != list(range(1, done + 1)):
-            raise InputError(f"{path}: {len(self.rows)} rows up to step {done}, expected one for each: it was changed or lost")
+            raise InputError(f"{path}: {len(self.rows)} rows up to step {done}, expected one per step: the file was changed")
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(_cells(row) for row in self.rows)
         with new_file(path) as temporary:
             temporary.write_text(text.getvalue())
-        try:
+        with self._writing():
             self._file = path.open("a", newline="")
-        except OSError as e:
-            raise InputError(f"{path}: can't be written: {e.strerror}") from None
         self._writer = csv.writer(self._file, lineterminator="\n")
 
-    def __enter__(self) -> Metrics:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
-        with contextlib.suppress(OSError):  # of a row that was reported already
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # for this row `add` has already raised the error
             self._file.close()
 
     def sync(self) -> None:
-        """Wait until all rows are on the disk itself, as a checkpoint's steps must be: a host may crash."""
-        try:
+        """Wait until all rows are physically on disk: a checkpoint needs the rows of its steps, even after a crash."""
+        with self._writing():
             os.fsync(self._file.fileno())
-        except OSError as e:
-            raise InputError(f"{self.path}: can't be written: {e.strerror}; --resume goes on") from None
 
-    def add(self, row: Row) -> None:
-        """Append a row; it is in the file at once."""
+    def add(self, row: StepMetrics) -> None:
+        """Append a row; the file has it immediately."""
         self.rows.append(row)
-        try:
+        with self._writing():
             self._writer.writerow(_cells(row))
             self._file.flush()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as e:
-            raise InputError(f"{self.path}: can't be written: {e.strerror}; --resume goes on") from None
+            raise InputError(f"{self.path}: can't be written: {e.strerror}; --resume continues") from None
 
 
-def read(path: Path) -> list[Row]:
-    """The rows of a `metrics.csv`, without a last one that was cut off.
+def read(path: Path) -> list[StepMetrics]:
+    """The rows of a `metrics.csv`, without an incomplete last row.
 
     Raises:
-        InputError: it is no such file.
+        InputError: the file can't be read, or has other columns.
     """
     try:
         lines = path.read_text().splitlines(keepends=True)
@@ -93,11 +91,11 @@ def read(path: Path) -> list[Row]:
     if not table or tuple(table[0]) != COLUMNS:
         raise InputError(f"{path}: begins with {table[0] if table else 'nothing'}, expected {','.join(COLUMNS)}")
     try:
-        return [Row(int(cells[0]), *map(float, cells[1:])) for cells in table[1:]]
+        return [StepMetrics(int(cells[0]), *map(float, cells[1:])) for cells in table[1:]]
     except (ValueError, TypeError, IndexError) as e:
         raise InputError(f"{path}: has a row that is not {','.join(COLUMNS)}: {e}") from None
 
 
-def _cells(row: Row) -> list[Any]:
+def _cells(row: StepMetrics) -> list[Any]:
     # repr is the shortest text that gives the same number again
     return [row.step, *(repr(x) for x in (row.loss, row.gradient_norm, row.sigma))]

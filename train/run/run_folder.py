@@ -1,7 +1,7 @@
-"""The folder of a run: what it is a run of, and whether it may be begun or continued.
+"""The folder of a run: its settings, its lock, and whether a run may start or resume there.
 
-OUT/run.json, OUT/metrics.csv, OUT/loss.png, OUT/data.csv, OUT/checkpoints/, OUT/validation/, OUT/tensorboard/, and what comes
-of it, OUT/backward/ or OUT/model/
+OUT/run.json, OUT/metrics.csv, OUT/loss.png, OUT/data.csv, OUT/checkpoints/, OUT/damaged/, OUT/validation/, OUT/tensorboard/,
+and the result, OUT/backward/ or OUT/model/
 """
 
 from __future__ import annotations
@@ -23,31 +23,35 @@ FORMAT = "svdjax-run"
 VERSION = 1
 
 
-def check_new_or_continued(out: Path, resume: bool) -> bool:
-    """Whether `out` holds a run that is to be continued; before the long work begins.
+def check_new_or_resumed(out: Path, resume: bool) -> bool:
+    """Whether `out` holds a run to resume. Call it before any long work.
+
+    Args:
+        out: the folder, which need not exist.
+        resume: whether a run there may be resumed.
 
     Raises:
-        InputError: it holds a run and `resume` is not said, something else, its parent doesn't exist, or it can't be written.
+        InputError: `out` holds something else, or a run without `resume`; its parent doesn't exist; or it can't be written.
     """
-    there = os.path.lexists(out)
-    place = out if there else out.absolute().parent
-    if there and not out.is_dir():
+    exists = os.path.lexists(out)
+    changed = out if exists else out.absolute().parent
+    if exists and not out.is_dir():
         raise InputError(f"{out}: is a file, expected a folder for the run")
-    if not place.is_dir():
-        raise InputError(f"{out}: its parent folder {place} does not exist")
-    if not os.access(place, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
-        raise InputError(f"{out}: can't be written: no permission to change {place}")
-    if not there or all(_is_remains(path) for path in out.iterdir()):
+    if not changed.is_dir():
+        raise InputError(f"{out}: its parent folder {changed} does not exist")
+    if not os.access(changed, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise InputError(f"{out}: can't be written: no permission to change {changed}")
+    if not exists or all(_is_unfinished(path) for path in out.iterdir()):
         return False
-    if read(out) is None:
+    if read_settings(out) is None:
         raise InputError(f"{out}: exists and holds no run of this command, expected a new folder")
     if not resume:
         raise InputError(f"{out}: holds a run already; --resume continues it, another --out begins a new one")
     return True
 
 
-def read(out: Path) -> dict[str, Any] | None:
-    """The settings in `run.json`, or None where there is none.
+def read_settings(out: Path) -> dict[str, Any] | None:
+    """The settings in `run.json`, or None if there is no such file.
 
     Raises:
         InputError: it is damaged, or of a newer version.
@@ -61,48 +65,50 @@ def read(out: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise InputError(f"{file}: is damaged: {type(e).__name__} {e}") from None
     if kind != FORMAT or version > VERSION:
-        raise InputError(f"{file}: is {kind} {version}, svdjax {__version__} reads {FORMAT} {VERSION}")
+        raise InputError(f"{file}: is {kind} {version}, expected {FORMAT} {VERSION}, which svdjax {__version__} reads")
     return settings
 
 
-def check_same(before: Mapping[str, Any], now: Mapping[str, Any], where: Path) -> None:
-    """Hold the settings that fix a run against those it was begun with.
+def check_same_settings(saved: Mapping[str, Any], now: Mapping[str, Any], where: Path) -> None:
+    """Check that a saved run has the settings of this command.
 
     Args:
-        before, now: by option, or by what else they are; fingerprints under names that don't begin with a dash.
-        where: what has the settings `before`.
+        saved: values by option; fingerprints by names that don't begin with a dash.
+        now: those of this command, in the same form.
+        where: folder of the saved run or checkpoint, for the message.
 
     Raises:
-        InputError: the first that differs, with both values.
+        InputError: the first setting that differs, with both values.
     """
-    for name in dict.fromkeys((*now, *before)):
-        was, found = before.get(name), now.get(name)
-        if was == found:
+    for name in dict.fromkeys((*now, *saved)):
+        old, new = saved.get(name), now.get(name)
+        if old == new:
             continue
         if not name.startswith("-"):
-            raise InputError(f"{where}: is of a run with another {name}: a run goes on with the same alone")
-        raise InputError(f"{where}: is of a run with {_said(name, was)}, not {_said(name, found)}: expected the same")
+            raise InputError(f"{where}: is of a run with another {name}: expected the same")
+        raise InputError(f"{where}: is of a run with {_option(name, old)}, not {_option(name, new)}: expected the same")
 
 
-def _said(name: str, value: Any) -> str:
+def _option(name: str, value: Any) -> str:
+    """An option and its value, as a user would write them."""
     if isinstance(value, bool) or value is None:
         return name if value else f"no {name}"
     return f"{name} {value}"
 
 
 def make(out: Path) -> None:
-    """Make the folder, unless it is there.
+    """Create the folder if it doesn't exist.
 
     Raises:
-        InputError: it can't be made.
+        InputError: it can't be created.
     """
     try:
         out.mkdir(exist_ok=True)
     except OSError as e:
-        raise InputError(f"{out}: can't be made: {e.strerror}") from None
+        raise InputError(f"{out}: can't be created: {e.strerror}") from None
 
 
-def write(out: Path, settings: Mapping[str, Any]) -> None:
+def write_settings(out: Path, settings: Mapping[str, Any]) -> None:
     """Write `run.json`.
 
     Raises:
@@ -115,12 +121,12 @@ def write(out: Path, settings: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Within, no other process may use the folder, and nothing is left in it that killed ones had not finished.
+    """Lock the folder against other processes, and remove unfinished files of killed processes from it.
 
-    The operating system keeps the lock, so it never outlives its process; where the disk knows no locks there is none.
+    The operating system releases the lock when the process ends. On a file system without locks this does nothing.
 
     Raises:
-        InputError: another process uses it.
+        InputError: another process uses the folder.
     """
     handle = os.open(out, os.O_RDONLY)
     try:
@@ -131,12 +137,12 @@ def locked(out: Path) -> Iterator[None]:
         except OSError:
             pass
         for path in out.iterdir():
-            if _is_remains(path):
+            if _is_unfinished(path):
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
         yield
     finally:
         os.close(handle)
 
 
-def _is_remains(path: Path) -> bool:
+def _is_unfinished(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith((".partial", ".old"))

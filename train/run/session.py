@@ -1,4 +1,4 @@
-"""The course of a run that all commands of training share: options checked, data read, the folder held, the loop run."""
+"""A complete training run: check the options, scan the data, lock the folder, build, restore, train."""
 
 from __future__ import annotations
 
@@ -10,213 +10,230 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 from jax.sharding import Mesh
 
 from svdjax.config import SVDConfig
 from svdjax.data import report
 from svdjax.data.clip_order import Order
-from svdjax.data.scan import Found, scan
-from svdjax.data.sources import DataSettings, check_apart
+from svdjax.data.scan import ScanResult, scan
+from svdjax.data.sources import DataSettings, check_outside_data
 from svdjax.errors import InputError
 from svdjax.media import fit
 from svdjax.parallel import cluster, mesh
 from svdjax.parallel.main_process import on_main, say
 from svdjax.runtime import compilation_cache, malloc, xla_options
-from train.batches.loader import Batch, Loader
-from train.options.shared import Options
-from train.run import run_folder, whole_checkpoints
+from svdjax.runtime.dtypes import compute_dtype
+from train.batches.loader import Batch
+from train.options.shared import RunOptions
+from train.run import complete_checkpoints, loop, run_folder
 from train.run.checkpoints import Checkpoints
-from train.run.loop import Plan, Task, run
-from train.run.whole_checkpoints import Whole
-from train.steps.state import to_arrays
+from train.run.complete_checkpoints import CompleteCheckpoint
+from train.run.loop import RunPlan, Task
+from train.steps.state import State, to_arrays
 from train.steps.step import Step
 
-_SMALL = 2**30  # bytes of a model whose steps are so short that taking their memory from the system is much of their time
+_SMALL = 2**30  # bytes; steps of a smaller model are so short that allocating memory from the system takes much of their time
+MEMORY_ADVICE = "try --accumulate, --mesh fsdp=-1, a smaller --size, fewer --num-frames, or --crop for a VAE"
 
 Batches = AbstractContextManager[Iterable[Batch]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What follows from the options before anything is loaded.
+    """Settings derived from the options and the model's configuration, before weights are loaded.
 
     Attributes:
-        data: which clips are made of the data.
-        found: the data's sources.
+        data: how clips are taken from the data.
+        sources: the sources found in the data.
         devices: the mesh.
-        batch: clips of a step, over all devices.
-        dtype: of frozen weights and computation.
-        continued: whether the folder holds a run that goes on.
+        batch_size: clips per step, over all devices.
+        dtype: dtype of frozen weights and computation.
+        resumed: whether the folder holds a run, which is continued.
     """
 
     data: DataSettings
-    found: Found
+    sources: ScanResult
     devices: Mesh
-    batch: int
+    batch_size: int
     dtype: str
-    continued: bool
+    resumed: bool
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is trained.
+    """The parts of a run that depend on the command.
 
     Attributes:
-        step: of one kind.
-        task: what the loop does with it.
-        batches: from a step on; the videos are read if it is left out.
+        step: the training step.
+        batches: maps a step to the batches from this step on.
+        export: writes the model of a state to the run's folder.
+        validate: writes a validation clip of a state, or None.
     """
 
     step: Step
-    task: Task
-    batches: Callable[[int], Batches] | None = None
+    batches: Callable[[int], Batches]
+    export: Callable[[State], None]
+    validate: Callable[[State], None] | None
 
 
-def begin(given: Options, model: Path | None) -> None:
-    """What comes before everything else: this process joins the others.
+def start_process(options: RunOptions, model: Path | None) -> None:
+    """Set up this process before JAX is used: memory, threads, compilation cache, connection to the other processes.
 
     Args:
-        given: the options.
-        model: the checkpoint that is to be trained, None for a new one.
+        options: the parsed command line.
+        model: the checkpoint to train, or None for a new model.
     """
     xla_options.spare_threads()
-    if model is None or _size(model) < _SMALL:
+    if model is None or _size_in_bytes(model) < _SMALL:
         malloc.keep_freed()
-    cluster.start(given.coordinator, given.num_processes, given.process_id)
+    cluster.start(options.coordinator, options.num_processes, options.process_id)
     compilation_cache.enable()
 
 
-def _size(folder: Path) -> int:
-    """Bytes of a checkpoint; 0 where there is none, which is told later."""
+def _size_in_bytes(folder: Path) -> int:
+    """Size of the files of a checkpoint; 0 if there is none."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def set_up(given: Options, config: SVDConfig, check: Callable[[], None] = lambda: None) -> Setup:
-    """Check all that can be checked quickly, then read the data.
+def set_up(options: RunOptions, config: SVDConfig) -> Setup:
+    """Check the options against the model's configuration and the devices, then read the data.
 
-    Args:
-        given: the options.
-        config: of the model.
-        check: what else to check, once size and batch are known to be possible.
+    Raises:
+        InputError: the clips, the batch or the folder can't be used.
     """
-    size = fit.parse_size(given.size) if given.size else config.default_size
+    size = fit.parse_size(options.size) if options.size else config.default_size
     fit.check_size(*size, config.size_multiple)
-    frames = config.unet.num_frames if given.num_frames is None else given.num_frames
-    data = DataSettings(given.data, frames, size, given.stride, given.fit, given.min_motion, given.held_out, given.clips)
-    devices = mesh.make_mesh(given.mesh)
-    batch = given.batch_size or given.accumulate * devices.shape["data"] * devices.shape["fsdp"]
-    mesh.check_batch(batch, given.accumulate, devices)
-    check()
-    check_apart(given.out, given.data)
-    continued = on_main(lambda: run_folder.check_new_or_continued(given.out, given.resume))
-    if given.resume and not continued:
-        say(f"{given.out}: there is no run to resume, so one begins")
-    dtype = given.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
-    say(f"{mesh.describe(devices, batch, cluster.host_names())}, {frames} frames of {size[0]}x{size[1]}, {dtype}")
-    found = Found.from_json(on_main(lambda: scan(data, given.workers).to_json()), given.data)
-    if given.validate_every and not found.held_out:
-        raise InputError(f"{given.data}: nothing is left to hold out for --validate-every")
-    return Setup(data, found, devices, batch, dtype, continued)
+    data = DataSettings(
+        folder=options.data,
+        num_frames=config.unet.num_frames if options.num_frames is None else options.num_frames,
+        size=size,
+        stride=options.stride,
+        fit=options.fit,
+        min_motion=options.min_motion,
+        hold_out=options.held_out,
+        clips=options.clips,
+    )
+    devices = mesh.make_mesh(options.mesh)
+    batch_size = options.batch_size or options.accumulate * devices.shape["data"] * devices.shape["fsdp"]
+    mesh.check_batch(batch_size, options.accumulate, devices)
+    check_outside_data(options.out, options.data)
+    resumed = on_main(lambda: run_folder.check_new_or_resumed(options.out, options.resume))
+    if options.resume and not resumed:
+        say(f"{options.out}: no run to resume, starting a new one")
+    dtype = compute_dtype(options.dtype)
+    where = mesh.describe(devices, batch_size, cluster.host_names())
+    say(f"{where}, {data.num_frames} frames of {size[0]}x{size[1]}, {dtype}")
+    sources = ScanResult.from_json(on_main(lambda: scan(data, options.workers).to_json()), options.data)
+    if options.validate_every and not sources.held_out:
+        raise InputError(f"{options.data}: no source is left to hold out for --validate-every")
+    return Setup(data=data, sources=sources, devices=devices, batch_size=batch_size, dtype=dtype, resumed=resumed)
 
 
-def identity(given: Options, setup: Setup) -> dict[str, Any]:
-    """The shared settings that fix a run's numbers; a resume must have the same. Neither the mesh nor `--accumulate` is one."""
+def identity(options: RunOptions, setup: Setup) -> dict[str, Any]:
+    """Shared settings that determine a run's results. A resumed run must have the same; mesh and `--accumulate` may differ."""
     data = setup.data
     return {
-        "--clips": given.clips,
-        "set of clips (--data, --hold-out, --min-motion)": setup.found.fingerprint,
+        "--clips": options.clips,
+        "set of clips (--data, --hold-out, --min-motion)": setup.sources.fingerprint,
         "--num-frames": data.num_frames,
         "--size": "x".join(map(str, data.size)),
         "--fit": data.fit,
         "--stride": data.stride,
-        "--batch-size": setup.batch,
-        "--learning-rate": given.learning_rate,
-        "--seed": given.seed,
+        "--batch-size": setup.batch_size,
+        "--learning-rate": options.learning_rate,
+        "--seed": options.seed,
         "--dtype": setup.dtype,
     }
 
 
-def carry_out(
-    given: Options,
+def train(
+    options: RunOptions,
     setup: Setup,
     settings: Mapping[str, Any],
     build: Callable[[Order], Work],
-    facts: Mapping[str, Any],
+    sources: Mapping[str, str],
 ) -> None:
-    """The run, from its beginning or its last checkpoint.
+    """Train from the first step, or from the last checkpoint, to the last step.
 
     Args:
-        given, setup: of the run.
-        settings: all that fix its numbers.
-        build: loads the model and makes the step, which is the long work.
-        facts: to be kept with every checkpoint.
+        options, setup: options and setup of the run.
+        settings: everything that determines the run's results.
+        build: loads the model and makes the step, which takes long.
+        sources: hashes of the starting model's files, stored with every checkpoint.
     """
-    with contextlib.ExitStack() as stack:
-        on_main(lambda: _begin_folder(given.out, setup, settings, stack))
-        for line in report.report(setup.found, setup.data):
+    with _locked_folder(options.out, setup, settings):
+        for line in report.summary(setup.sources, setup.data):
             say(line)
-        order = Order(setup.found.usable, setup.data, given.seed)
+        order = Order(setup.sources.usable, setup.data, options.seed)
         work = build(order)
-        step = work.step
-        facts = {"mesh": dict(setup.devices.shape), "settings": dict(settings), "options": given.as_text(), **facts}
-        plan = Plan(given.out, given.steps, setup.batch, given.save_every, given.validate_every, facts)
-        task = dataclasses.replace(work.task, clip_name=lambda number, row: order.clip((number - 1) * setup.batch + row).name)
-        whole = _last_whole(given, step, settings) if setup.continued else None
-        checkpoints = stack.enter_context(Checkpoints(given.out / "checkpoints", given.keep))
-        state = step.state if whole is None else checkpoints.restore(whole, step.abstract_state)
-        first = int(state.step) + 1
-        batches = work.batches(first) if work.batches else Loader(order, setup.batch, step.rows, first, workers=given.workers)
-        run(task, plan, state, stack.enter_context(batches), checkpoints)
-
-
-def _begin_folder(out: Path, setup: Setup, settings: Mapping[str, Any], stack: contextlib.ExitStack) -> None:
-    """Make the run's folder, or hold the one that is there against this run; it is locked until the stack is left."""
-    if not setup.continued:
-        run_folder.make(out)
-    stack.enter_context(run_folder.locked(out))
-    before = run_folder.read(out)
-    if before is None:
-        run_folder.write(out, settings)
-    elif not setup.continued:
-        raise InputError(f"{out}: another process began a run there just now")
-    else:
-        run_folder.check_same(before, settings, out)
-    report.write_csv(setup.found, out / "data.csv")
-
-
-def _last_whole(given: Options, step: Step, settings: Mapping[str, Any]) -> Whole | None:
-    """The checkpoint to go on from, None where none was saved; both said."""
-    folder = given.out / "checkpoints"
-
-    def find() -> dict[str, Any] | None:
-        found = whole_checkpoints.newest(folder, to_arrays(step.abstract_state))
-        return None if found is None else dataclasses.asdict(found)
-
-    found = on_main(find)
-    if found is None:
-        say("no checkpoint was saved yet: beginning again")
-        return None
-    whole = Whole(**found)
-    for note in whole.notes:
-        say(note)
-    run_folder.check_same(whole.facts["settings"], settings, folder / str(whole.step))
-    if whole.step > given.steps:
-        raise InputError(f"--steps {given.steps}: the run in {given.out} is at step {whole.step}, expected at least that")
-    mesh_then = ",".join(f"{axis}={size}" for axis, size in whole.facts["mesh"].items())
-    say(f"going on after step {whole.step} of {given.steps}, saved on mesh {mesh_then}")
-    return whole
+        task = Task(
+            update=work.step.update,
+            export=work.export,
+            validate=work.validate,
+            clip_name=lambda step, row: order.clip((step - 1) * setup.batch_size + row).name,
+        )
+        plan = RunPlan(
+            out=options.out,
+            steps=options.steps,
+            batch_size=setup.batch_size,
+            save_every=options.save_every,
+            validate_every=options.validate_every,
+            facts={
+                "mesh": dict(setup.devices.shape),
+                "settings": dict(settings),
+                "options": options.as_text(),
+                "sources": dict(sources),
+            },
+        )
+        checkpoint = _last_checkpoint(options, work.step, settings) if setup.resumed else None
+        with Checkpoints(options.out / "checkpoints", options.keep) as checkpoints:
+            state = work.step.state if checkpoint is None else checkpoints.restore(checkpoint, work.step.abstract_state)
+            with work.batches(int(state.step) + 1) as batches:
+                loop.run(task, plan, state, batches, checkpoints)
 
 
 @contextlib.contextmanager
-def one_line_for_memory() -> Iterator[None]:
-    """A device out of memory within becomes one line."""
-    try:
+def _locked_folder(out: Path, setup: Setup, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Create the run's folder, or check the settings of the run to resume. Process 0 holds its lock inside the context."""
+    with contextlib.ExitStack() as lock:
+
+        def prepare() -> None:
+            if not setup.resumed:
+                run_folder.make(out)
+            lock.enter_context(run_folder.locked(out))
+            before = run_folder.read_settings(out)
+            if before is None:
+                run_folder.write_settings(out, settings)
+            elif not setup.resumed:
+                raise InputError(f"{out}: another process has just started a run there")
+            else:
+                run_folder.check_same_settings(before, settings, out)
+            report.write_csv(setup.sources, out / "data.csv")
+
+        on_main(prepare)  # an error of process 0 is raised by all
         yield
-    except jax.errors.JaxRuntimeError as e:
-        if "RESOURCE_EXHAUSTED" not in str(e):
-            raise
+
+
+def _last_checkpoint(options: RunOptions, step: Step, settings: Mapping[str, Any]) -> CompleteCheckpoint | None:
+    """The checkpoint to resume from, or None if none was saved; prints its step."""
+    folder = options.out / "checkpoints"
+
+    def find() -> dict[str, Any] | None:
+        newest = complete_checkpoints.newest_complete(folder, to_arrays(step.abstract_state))
+        return None if newest is None else dataclasses.asdict(newest)
+
+    newest = on_main(find)
+    if newest is None:
+        say("no checkpoint was saved yet: starting again from step 1")
+        return None
+    checkpoint = CompleteCheckpoint(**newest)
+    for note in checkpoint.notes:
+        say(note)
+    run_folder.check_same_settings(checkpoint.facts["settings"], settings, folder / str(checkpoint.step))
+    if checkpoint.step > options.steps:
         raise InputError(
-            "the device ran out of memory: try --accumulate, --mesh fsdp=-1, a smaller --size, fewer --num-frames, "
-            "or --crop for a VAE"
-        ) from None
+            f"--steps {options.steps}: {options.out} is at step {checkpoint.step}, expected at least {checkpoint.step}"
+        )
+    mesh_then = ",".join(f"{axis}={size}" for axis, size in checkpoint.facts["mesh"].items())
+    say(f"resuming after step {checkpoint.step} of {options.steps}, saved on mesh {mesh_then}")
+    return checkpoint

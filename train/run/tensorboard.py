@@ -1,24 +1,25 @@
-"""The metrics for TensorBoard, where it is installed."""
+"""TensorBoard event files with the metrics of a run."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from train.run.metrics import Row
+from train.run.metrics import StepMetrics
 
 
-class Board:
-    """Event files of a run, or nothing without the package `tensorboard`.
+class TensorBoardWriter:
+    """Writes event files; does nothing if the package `tensorboard` is not installed.
 
     Args:
         folder: for the event files.
-        done: steps that the run has behind it; later ones of an earlier file are hidden.
+        done: number of steps done. TensorBoard then hides later steps of an earlier file.
     """
 
     def __init__(self, folder: Path, done: int):
         try:
-            from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-            from tensorboard.compat.proto.summary_pb2 import Summary
+            # classes that protobuf creates at run time, unknown to type checkers
+            from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+            from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
         except ImportError:
             self._writer = None
@@ -28,7 +29,8 @@ class Board:
         if done:
             self._writer.add_event(Event(step=done + 1, session_log=SessionLog(status=SessionLog.START)))
 
-    def add(self, row: Row, clips_per_second: float) -> None:
+    def add(self, row: StepMetrics, clips_per_second: float) -> None:
+        """Write the metrics of one step."""
         if self._writer is None:
             return
         values = {

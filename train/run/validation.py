@@ -1,4 +1,4 @@
-"""Something to look at while training: a held-out clip, above what the model makes of it."""
+"""Validation clips during training: a held-out clip above the generated one."""
 
 from __future__ import annotations
 
@@ -10,40 +10,41 @@ import numpy as np
 from svdjax.data.readers import read_clip
 from svdjax.data.sources import DataSettings, Source
 from svdjax.errors import InputError
-from svdjax.media import video
+from svdjax.media import output_plan, video
 from svdjax.parallel import cluster
 from train.steps.state import State
 
 
-def make(
-    folder: Path, source: Source, data: DataSettings, fps: float, produce: Callable[[State, np.ndarray], np.ndarray]
+def clip_writer(
+    folder: Path, source: Source, data: DataSettings, fps: int, generate: Callable[[State, np.ndarray], np.ndarray]
 ) -> Callable[[State], None]:
-    """A function of a state that writes `folder/step-000100.webp`: the truth above what is made.
+    """A function that writes a validation clip of a state, such as `folder/step-000100.webp`.
 
     Args:
-        folder: made if it doesn't exist.
-        source: a held-out one; its first clip is used.
-        data: what a clip is.
-        fps: of the picture.
-        produce: what is made, from the state and the truth: both uint8 (f, H, W, 3).
+        folder: created if it doesn't exist.
+        source: a held-out source; its first clip is used.
+        data: number, size, fit and stride of the frames.
+        fps: frames per second of the written clip.
+        generate: maps the state and the held-out clip to a generated clip; both clips uint8 (f, H, W, 3).
 
     Raises:
-        InputError: the clip can't be read, or what is made is not finite.
+        InputError: the clip can't be read, or the generated clip is not finite.
     """
     truth = read_clip(source, source.start(0), data.num_frames, data.stride, data.size, data.fit)
 
     def validate(state: State) -> None:
+        step = int(state.step)
         try:
-            made = produce(state, truth)
+            generated = generate(state, truth)
         except FloatingPointError as e:
-            raise InputError(f"validation at step {int(state.step)}: {e}; the last checkpoint is whole") from None
+            raise InputError(f"validation at step {step}: {e}; the last checkpoint is complete") from None
         if not cluster.is_main():
             return
         folder.mkdir(exist_ok=True)
         gap = np.full_like(truth[:, : max(truth.shape[1] // 64, 2)], 255)
-        both = np.concatenate([truth, gap, made], axis=1)
-        path = folder / f"step-{int(state.step):06d}.webp"
-        plan = video.plan_output(str(path), True, (both.shape[2], both.shape[1]), fps)
-        video.write_video(plan, both, fps, {"software": "svdjax", "step": str(int(state.step)), "above": source.name})
+        both = np.concatenate([truth, gap, generated], axis=1)
+        path = folder / f"step-{step:06d}.webp"
+        plan = output_plan.plan_output(str(path), True, (both.shape[2], both.shape[1]), fps)
+        video.write_video(plan, both, fps, {"software": "svdjax", "step": str(step), "above": source.name})
 
     return validate

@@ -1,4 +1,4 @@
-"""What fixes a training step besides its weights and its batch."""
+"""Settings of a training step: its inputs besides weights and batch."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import dataclasses
 from dataclasses import dataclass
 
 from svdjax.losses.autoencoding import Autoencoding
-from svdjax.losses.finetuning import Noising
+from svdjax.losses.training_noise import Noising
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FinetuningSettings:
-    """What fixes a step besides its weights and its batch.
+    """Settings of a step of the backward fine-tune.
 
     Attributes:
-        batch_size: clips of a step, over all devices.
-        num_frames: of a clip.
+        batch_size: clips per step, over all devices.
+        num_frames: frames per clip.
         size: (width, height) of a clip in pixels.
-        seed: of sigmas and noises.
-        learning_rate: of AdamW.
-        accumulate: parts that a step is done in.
-        rotation: whether the backward pass is given the rotated forward maps.
-        remat: whether activations are computed again instead of kept.
-        noising: levels, and what the UNet is told.
+        seed: seed of noise levels and noise.
+        learning_rate: of AdamW, constant.
+        accumulate: number of parts of a step, computed one after the other to save memory.
+        rotation: whether the backward direction uses the rotated attention maps of the forward direction.
+        remat: whether activations are recomputed for the gradient instead of kept.
+        noising: noise levels and the UNet's conditioning.
     """
 
     batch_size: int
@@ -36,28 +36,28 @@ class FinetuningSettings:
     noising: Noising = dataclasses.field(default_factory=Noising)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PretrainingSettings:
-    """What fixes a step besides its weights and its batch.
+    """Settings of a step of training from scratch.
 
     Attributes:
-        batch_size: clips of a step, over all devices.
-        num_frames: of a clip.
+        batch_size: clips per step, over all devices.
+        num_frames: frames per clip.
         size: (width, height) of a clip in pixels.
-        steps: of the whole run, at whose end the learning rate is zero.
-        seed: of sigmas and noises.
-        learning_rate: of Muon and AdamW, at its highest.
-        warmup: steps until it is.
-        average: decay of the mean of the weights, which is what is kept.
-        dropout: share of clips that aren't told their first frame.
-        noises: of each clip that the UNet is trained on at once: the VAE encodes it once for all. A batch's levels are
-            spread evenly.
-        crop: side of the square of each clip that the VAE is trained on, in pixels; None is the whole clip.
-        freeze_encoder: whether the VAE's encoder stays, or the image encoder beside the UNet.
-        accumulate: parts that a step is done in.
-        remat: whether activations are computed again instead of kept.
-        noising: levels, and what the UNet is told.
-        autoencoding: the VAE's loss.
+        steps: steps of the whole run; the learning rate falls to 0 at the end.
+        seed: seed of noise levels and noise.
+        learning_rate: highest learning rate of Muon and AdamW.
+        warmup: steps until the learning rate is reached.
+        average: decay of the exponential moving average (EMA) of the weights, which is exported.
+        dropout: share of clips without image conditioning.
+        noises: noise samples per clip in one step of the UNet; the VAE encodes the clip only once. The noise levels of a batch
+            are spread evenly.
+        crop: side in pixels of the square crops that the VAE is trained on; None: whole clips.
+        freeze_encoder: whether the VAE's encoder is frozen (VAE stage), or the image encoder (UNet stage).
+        accumulate: number of parts of a step, computed one after the other to save memory.
+        remat: whether activations are recomputed for the gradient instead of kept.
+        noising: noise levels and the UNet's conditioning.
+        autoencoding: weights of the VAE's loss.
     """
 
     batch_size: int

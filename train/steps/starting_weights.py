@@ -1,13 +1,9 @@
-"""With what a stage of training from scratch begins: random weights, a checkpoint's, or a checkpoint's with its UNet grown.
-
-A grown UNet has the smaller one's tensors, by name, and more attention, which adds nothing at first as it ends in layers of
-zeros (`train.steps.zero_branches`), as nets are grown without changing what they compute (Net2Net, Chen et al. 2016,
-section 2). A UNet whose first level, the costliest, gets its attention late is trained in less time.
-"""
+"""Starting weights of training from scratch: random, a checkpoint's, or a checkpoint's with more attention in the UNet."""
 
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -16,76 +12,113 @@ from jax import Array
 
 from svdjax.checkpoints import checkpoint
 from svdjax.checkpoints.orbax_trees import Shardings, restore_tree
-from svdjax.config import SVDConfig
+from svdjax.config import SVDConfig, UNetConfig
 from svdjax.errors import InputError
 from svdjax.models import initialize
 from svdjax.models.svd import NETWORKS, leaves
 from svdjax.presets import PRESETS
-from train.options.base import Options
-from train.steps import zero_branches
+from train.steps.zero_branches import zero_branches
+
+# Fields that may differ from the checkpoint's. New attention starts with zero output; a new level or layer would change the
+# skip connections.
+_GROWS = ("down_block_types", "up_block_types", "num_attention_heads")
 
 
-def config_of(given: Options, info: checkpoint.Info | None) -> SVDConfig:
-    """What to begin with: a preset, a checkpoint, or a checkpoint whose UNet is grown to a preset's."""
-    if info is None:
-        return PRESETS[given.preset or "tiny"]
-    if given.preset is None:
-        return info.config
-    return grown(info.config, given.preset, given.model)
+@dataclass(frozen=True)
+class StartingModel:
+    """The checkpoint that a run starts from, if any, and the preset of new networks.
+
+    Attributes:
+        path: folder of the checkpoint, or None for a new model.
+        info: contents of its `config.json`, or None for a new model.
+        preset: a name in `PRESETS`; with a checkpoint, the shapes that its UNet grows to.
+    """
+
+    path: Path | None
+    info: checkpoint.Info | None
+    preset: str | None
+
+    @classmethod
+    def read(cls, path: Path | None, preset: str | None) -> StartingModel:
+        """Read the checkpoint's `config.json`.
+
+        Raises:
+            InputError: not a checkpoint.
+        """
+        return cls(path, None if path is None else checkpoint.read_info(path), preset)
+
+    def config(self) -> SVDConfig:
+        """The configuration of the model to train.
+
+        Raises:
+            InputError: the checkpoint's UNet can't grow to the preset's.
+        """
+        if self.info is None:
+            return PRESETS[self.preset or "tiny"]
+        return self.info.config if self.preset is None else grown(self.info.config, self.preset, self.path)
+
+    def tensors(self, network: str, config: SVDConfig, seed: int, shardings: Shardings) -> dict[str, Array]:
+        """The starting tensors of a network, float32 by dotted name: the checkpoint's, and random ones for the others.
+
+        Args:
+            network: a key of `NETWORKS`.
+            config: configuration of the model to train.
+            seed: seed of the random tensors.
+            shardings: maps the name of a tensor, such as `unet.conv_in.kernel`, and its shape to its sharding.
+        """
+        cls = NETWORKS[network]
+        stored: dict[str, Array] = {}
+        if self.info is not None and self.path is not None:
+            expected = leaves(initialize.abstract(cls, getattr(self.info.config, network), jnp.float32))
+            stored = restore_tree(self.path / network, expected, lambda name, shape: shardings(f"{network}.{name}", shape))
+            if self.preset is None or network != "unet":
+                return stored
+        seed_of_network = (seed * len(NETWORKS) + list(NETWORKS).index(network)) % 2**32
+
+        def make() -> dict[str, Array]:
+            random = leaves(initialize.random(cls, getattr(config, network), jnp.float32, seed=seed_of_network))
+            return {name: value for name, value in zero_branches(network, random).items() if name not in stored}
+
+        placed = {name: shardings(f"{network}.{name}", x.shape) for name, x in jax.eval_shape(make).items()}
+        return {**stored, **jax.jit(make, out_shardings=placed)()}
 
 
-def grown(config: SVDConfig, preset: str, model: Path) -> SVDConfig:
-    """The configuration of a checkpoint with a preset's UNet.
+def grown(config: SVDConfig, preset: str, model: Path | None) -> SVDConfig:
+    """The configuration of a checkpoint with the UNet of a preset, which may have more attention.
 
     Args:
-        config: the checkpoint's; its frames and their size stay.
+        config: the checkpoint's configuration; its number and size of frames are kept.
         preset: a name in `PRESETS`.
-        model: where the checkpoint is, for messages.
+        model: folder of the checkpoint, for messages.
 
     Raises:
         InputError: the preset's UNet has less attention than the checkpoint's, or differs from it in more than attention.
     """
     before = config.unet
     unet = dataclasses.replace(PRESETS[preset].unet, num_frames=before.num_frames, sample_size=before.sample_size)
-    # Levels or layers that are new would change what skip connections hand on: attention alone can begin as nothing.
-    grows = ("down_block_types", "up_block_types", "num_attention_heads")
-    for name in (field.name for field in dataclasses.fields(unet) if field.name not in grows):
-        found, wanted = getattr(before, name), getattr(unet, name)
-        if found != wanted:
+    for name in (field.name for field in dataclasses.fields(unet) if field.name not in _GROWS):
+        if getattr(before, name) != getattr(unet, name):
             raise InputError(
-                f"{model}: {name} of its UNet is {found}, of --preset {preset} {wanted}: it can be grown in attention alone"
+                f"{model}: {name} of its UNet is {getattr(before, name)}, of --preset {preset} {getattr(unet, name)}, "
+                "expected the same: only attention can be added"
             )
-    kinds = [(*shapes.down_block_types, *shapes.up_block_types) for shapes in (before, unet)]
-    for found, wanted in zip(*kinds, strict=True):
+    blocks = zip(
+        (*before.down_block_types, *before.up_block_types), (*unet.down_block_types, *unet.up_block_types), strict=True
+    )
+    for found, wanted in blocks:
         if wanted not in (found, f"CrossAttn{found}"):
-            raise InputError(f"{model}: its UNet has a {found}, --preset {preset} a {wanted} there: it can't be grown to that")
-    last = len(unet.down_block_types) - 1  # whose heads are the mid block's too
-    for level, blocks in enumerate(zip(before.down_block_types, reversed(before.up_block_types), strict=True)):
-        heads, wanted = before.num_attention_heads[level], unet.num_attention_heads[level]
-        if (level == last or any(kind.startswith("CrossAttn") for kind in blocks)) and heads != wanted:
+            raise InputError(f"{model}: its UNet has {found}, --preset {preset} has {wanted}: only attention can be added")
+    for level, (heads, wanted) in enumerate(zip(before.num_attention_heads, unet.num_attention_heads, strict=True)):
+        if _has_attention(before, level) and heads != wanted:
             raise InputError(
-                f"{model}: level {level} of its UNet has {heads} heads, that of --preset {preset} {wanted}: "
-                "it can't be grown to that"
+                f"{model}: level {level} of its UNet has {heads} heads, that of --preset {preset} {wanted}, "
+                "expected the same: only attention can be added"
             )
     return dataclasses.replace(config, unet=unet)
 
 
-def tensors_of(
-    given: Options, config: SVDConfig, info: checkpoint.Info | None, where: Shardings, name: str
-) -> dict[str, Array]:
-    """A network's tensors to begin with, float32 by dotted name: the checkpoint's, the others random ones of the seed."""
-    cls, shapes = NETWORKS[name], getattr(config, name)
-    found: dict[str, Array] = {}
-    if info is not None:
-        expected = leaves(initialize.abstract(cls, getattr(info.config, name), jnp.float32))
-        found = restore_tree(given.model / name, expected, lambda leaf, shape: where(f"{name}.{leaf}", shape))
-        if given.preset is None or name != "unet":
-            return found
-    seed = (given.seed * len(NETWORKS) + list(NETWORKS).index(name)) % 2**32
-
-    def make() -> dict[str, Array]:
-        made = zero_branches.begin(name, leaves(initialize.random(cls, shapes, jnp.float32, seed=seed)))
-        return {leaf: value for leaf, value in made.items() if leaf not in found}
-
-    placed = {leaf: where(f"{name}.{leaf}", value.shape) for leaf, value in jax.eval_shape(make).items()}
-    return {**found, **jax.jit(make, out_shardings=placed)()}
+def _has_attention(unet: UNetConfig, level: int) -> bool:
+    """Whether a level has attention. The mid block always has it, with the heads of the last level."""
+    last = len(unet.down_block_types) - 1
+    blocks = (unet.down_block_types[level], unet.up_block_types[last - level])
+    return level == last or any(kind.startswith("CrossAttn") for kind in blocks)

@@ -1,10 +1,10 @@
-"""What a step of training changes, as it is kept in memory, and as flat arrays by name for a checkpoint."""
+"""The training state, its leaves as arrays by name for a checkpoint, and their checksums."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +16,12 @@ from jax import Array
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class State:
-    """Everything that a step changes. The random state and the position in the data follow from the seed and the step.
+    """Everything that a step changes. Random numbers and the position in the data follow from the seed and the step.
 
     Attributes:
-        step: steps done, int32 ().
-        trained: the trained tensors by name, float32.
-        optimizer: their optimizer's state.
+        step: number of steps done, int32 ().
+        trained: trained tensors by name, float32.
+        optimizer: state of the optimizer.
     """
 
     step: Array
@@ -36,12 +36,13 @@ def begin(trained: Mapping[str, Array], optimizer: optax.GradientTransformation)
 
 def apply(state: State, gradients: Mapping[str, Array], optimizer: optax.GradientTransformation) -> State:
     """The state after one step with these gradients."""
-    updates, inner = optimizer.update(gradients, state.optimizer, state.trained)
-    return State(state.step + 1, optax.apply_updates(state.trained, updates), inner)
+    updates, inner = optimizer.update(dict(gradients), state.optimizer, state.trained)
+    trained = cast(dict[str, Array], optax.apply_updates(state.trained, updates))
+    return State(state.step + 1, trained, inner)
 
 
 def to_arrays(state: State) -> dict[str, Any]:
-    """The leaves of a state, or of anything of its structure, by dotted name."""
+    """The leaves of a state, or of any tree of its structure, by dotted name."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
@@ -51,8 +52,8 @@ def from_arrays(arrays: Mapping[str, Any], like: State) -> State:
     return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in to_arrays(like)])
 
 
-# A leaf's checksum: each 32-bit word, mixed with its place, times an odd number; summed modulo 2^32. As both steps can be
-# undone, it changes with any change of one word.
+# Checksum of a leaf: the sum modulo 2^32 of all 32-bit words, each mixed with its index and multiplied by an odd number. Both
+# operations are invertible, so a change of one word always changes the sum.
 _MIX = 0x9E3779B1
 
 
@@ -64,9 +65,9 @@ def _sum(x: Array) -> Array:
 
 
 def checksums(state: State) -> list[int]:
-    """One number a leaf, in the order of `to_arrays`, wherever the leaf lies: sums of integers are exact on every mesh.
+    """One checksum per leaf, in the order of `to_arrays`. Integer sums are exact, so they are the same on every mesh.
 
-    A program each shape: one for all leaves of a whole model would take minutes to compile.
+    One program per shape: a single program for all leaves of a full-size model would take minutes to compile.
     """
     return [int(x) for x in jax.device_get([_sum(x) for x in to_arrays(state).values()])]
 
@@ -74,9 +75,9 @@ def checksums(state: State) -> list[int]:
 def host_checksums(arrays: Mapping[str, np.ndarray]) -> list[int]:
     """`checksums` of arrays on the host."""
 
-    def one(x: np.ndarray) -> int:
+    def checksum(x: np.ndarray) -> int:
         places = np.arange(x.size, dtype=np.uint32)
         words = np.ascontiguousarray(x).reshape(-1).view(np.uint32)
         return int(((words ^ (places * np.uint32(_MIX))) * (2 * places + 1)).sum(dtype=np.uint32))
 
-    return [one(x) for x in arrays.values()]
+    return [checksum(x) for x in arrays.values()]
