@@ -29,7 +29,7 @@ exclude_patterns = ["_build", "**.ipynb_checkpoints"]
 html_theme = "furo"
 html_title = "svdjax"
 
-# Markdown: math as $...$ in lines and as fences, anchors of headings, and mermaid fences that a repository browser draws too.
+# Markdown: $...$ for inline math, math fences, anchors of headings, and mermaid fences, which repository browsers draw too.
 myst_enable_extensions = ["dollarmath", "attrs_block"]
 myst_heading_anchors = 3
 myst_fence_as_directive = ["math", "mermaid"]

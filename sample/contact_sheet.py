@@ -1,4 +1,4 @@
-"""Contact sheets: rows of frames with their names, to compare clips at a glance."""
+"""Contact sheets: labelled strips of frames, one below the other, to compare clips."""
 
 from __future__ import annotations
 
@@ -10,55 +10,63 @@ from PIL import Image, ImageDraw, ImageFont
 
 from svdjax.runtime.atomic import new_file
 
-SMALLEST, LARGEST = 96, 192  # a frame's shorter side, pixels: small ones are enlarged by a whole number, large ones reduced
-GAP = 4
-_QUALITY = 90  # of webp: a quarter of a PNG's size, and no difference to the eye
+# Shorter side of a frame on the sheet, in pixels: larger frames are reduced to LARGEST, smaller ones enlarged by a whole number
+# to about SMALLEST.
+SMALLEST, LARGEST = 96, 192
+GAP = 4  # pixels between frames
+_HEAD = 24  # height of the column titles, in pixels
+_FONT_SIZE = 14
+_QUALITY = 90  # quality of WebP: a quarter of a PNG's size, without a visible difference
 _TEXT, _PAPER = (20, 20, 20), (255, 255, 255)
 
-Row = tuple[str, np.ndarray]  # a name and its frames, uint8 (f, H, W, 3); all of one size
+Strip = tuple[str, np.ndarray]  # a label and frames, uint8 (f, H, W, 3); H and W are the same in all strips of a sheet
 
 
 def cross_fade(first: np.ndarray, last: np.ndarray, count: int) -> np.ndarray:
-    """What needs no model: (H, W, 3) twice, uint8 -> (count, H, W, 3), fading from one to the other."""
+    """Blend two images linearly: uint8 (H, W, 3) each -> uint8 (count, H, W, 3), both images included."""
     share = np.linspace(0, 1, count)[:, None, None, None]
     return np.round(first * (1 - share) + last * share).astype(np.uint8)
 
 
-def draw(rows: Sequence[Row], heads: Sequence[str] = ()) -> Image.Image:
-    """The sheet.
+def render(strips: Sequence[Strip], heads: Sequence[str] = ()) -> Image.Image:
+    """Draw a contact sheet.
 
     Args:
-        rows: from top to bottom; shorter ones are filled with paper.
-        heads: names over the columns, which may be fewer.
+        strips: from top to bottom; they may have different numbers of frames.
+        heads: titles of the first columns.
     """
-    height, width = rows[0][1].shape[1:3]
-    side = min(height, width)
-    scale = LARGEST / side if side > LARGEST else max(1, round(SMALLEST / side))
-    width, height = round(width * scale), round(height * scale)
-    kernel = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
-    font = ImageFont.load_default(size=14)
-    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    margin = 2 * GAP + max(int(measure.textlength(name, font)) for name, _ in rows)
-    top = 24 if heads else GAP
-    columns = max(len(frames) for _, frames in rows)
-    sheet = Image.new("RGB", (margin + columns * (width + GAP), top + len(rows) * (height + GAP)), _PAPER)
+    scale, kernel = _scaling(strips[0][1])
+    height, width = (round(side * scale) for side in strips[0][1].shape[1:3])
+    font = ImageFont.load_default(size=_FONT_SIZE)
+    ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    left = 2 * GAP + max(int(ruler.textlength(label, font)) for label, _ in strips)
+    top = _HEAD if heads else GAP
+    columns = max(len(frames) for _, frames in strips)
+    sheet = Image.new("RGB", (left + columns * (width + GAP), top + len(strips) * (height + GAP)), _PAPER)
     pen = ImageDraw.Draw(sheet)
     for column, head in enumerate(heads):
-        pen.text((margin + column * (width + GAP), 4), head, _TEXT, font)
-    for row, (name, frames) in enumerate(rows):
+        pen.text((left + column * (width + GAP), GAP), head, _TEXT, font)
+    for row, (label, frames) in enumerate(strips):
         y = top + row * (height + GAP)
-        pen.text((GAP, y + height // 2 - 8), name, _TEXT, font)
+        pen.text((GAP, y + height // 2 - 8), label, _TEXT, font)
         for column, frame in enumerate(frames):
-            picture = Image.fromarray(frame).resize((width, height), kernel)
-            sheet.paste(picture, (margin + column * (width + GAP), y))
+            sheet.paste(Image.fromarray(frame).resize((width, height), kernel), (left + column * (width + GAP), y))
     return sheet
 
 
+def _scaling(frames: np.ndarray) -> tuple[float, Image.Resampling]:
+    """Scale factor and resampling filter for frames (f, H, W, 3) on the sheet."""
+    side = min(frames.shape[1:3])
+    if side > LARGEST:
+        return LARGEST / side, Image.Resampling.LANCZOS
+    return max(1, round(SMALLEST / side)), Image.Resampling.NEAREST
+
+
 def save(sheet: Image.Image, path: Path) -> None:
-    """Write a `.png` or `.webp`, by its ending; an old one is replaced once the new one is whole.
+    """Write a `.png` or `.webp` file; an old file is replaced only when the new one is complete.
 
     Raises:
-        InputError: it can't be written.
+        InputError: the file can't be written.
     """
     with new_file(path) as temporary:
         if path.suffix == ".webp":

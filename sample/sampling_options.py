@@ -19,7 +19,7 @@ MODEL_HELP = "a checkpoint of convert.svd_to_flax or train.base, a diffusers fol
 
 def add_model(p: cli.Parser) -> None:
     """Add `--model`, which `find` reads."""
-    p.add_argument("--model", metavar="DIR", help=f"{MODEL_HELP} (the toy model, the default)")
+    p.add_argument("--model", metavar="DIR", help=f"{MODEL_HELP} (default: embedded, a toy model)")
 
 
 def add_sampling(p: cli.Parser, *, steps: int | None = None) -> None:

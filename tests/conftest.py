@@ -1,4 +1,4 @@
-"""Data that several files of tests read."""
+"""Fixtures that several test files share."""
 
 import os
 import signal
@@ -9,8 +9,8 @@ import pytest
 
 DATA = Path(__file__).parent / "data"
 
-# Most of the time is XLA's compiling, which this shortens by a third: LLVM optimises less, and doesn't divide its work between
-# threads that other workers need. To be set before JAX starts; commands that tests run inherit it.
+# Most of the time of the tests is XLA compilation. These flags shorten it by a third: LLVM optimises less, and uses no extra
+# threads, which other test processes need. They must be set before JAX starts; commands that tests run inherit them.
 FAST_COMPILING = (
     "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true --xla_cpu_parallel_codegen_split_count=1"
 )
@@ -23,7 +23,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
-    """Commands keep compiled programs in the user's cache folder; tests have one of their own, parallel workers together."""
+    """Commands cache compiled programs in the user's folder; tests have their own folder, shared by all test processes."""
     base = tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"))
@@ -32,7 +32,7 @@ def own_cache(tmp_path_factory):
 
 @pytest.fixture(scope="session", autouse=True)
 def freed_memory_is_given_back():
-    """Commands of training change the heap of their process for good; here many tests share one."""
+    """Training commands change the allocator of their process permanently; here many tests share one process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("svdjax.runtime.malloc.keep_freed", lambda: False)
         yield
@@ -52,19 +52,19 @@ def unet_data():
 
 @pytest.fixture
 def quick_shapes(monkeypatch):
-    """Loading and converting build the same small networks again and again, for their shapes: here once each."""
-    import svd_folders  # which imports PyTorch
+    """Build each small network once: loading and converting build them many times for their shapes."""
+    import svd_folders  # imports PyTorch
 
     from svdjax.checkpoints import checkpoint
-    from svdjax.diffusers_layout import exporting, importing
+    from svdjax.diffusers_layout import name_table
 
-    for module in (exporting, importing, checkpoint):
+    for module in (name_table, checkpoint):
         monkeypatch.setattr(module, "abstract", svd_folders.cached_abstract)
 
 
 @pytest.fixture
 def save_as_npz(monkeypatch):
-    """Conversions that write .npz files instead of Orbax's trees, in a fraction of the time; nothing loads them."""
+    """Conversions write .npz files in place of Orbax trees, which takes much longer; such checkpoints can't be loaded."""
     import svd_folders
 
     from svdjax.diffusers_layout import importing
@@ -74,7 +74,7 @@ def save_as_npz(monkeypatch):
 
 @pytest.fixture(scope="session")
 def source(tmp_path_factory) -> Path:
-    """A small random SVD in diffusers' layout, float32; not to be changed."""
+    """A small random SVD in diffusers layout, float32; tests must not change it."""
     import svd_folders
 
     return svd_folders.write(tmp_path_factory.mktemp("shared") / "svd")
@@ -82,7 +82,7 @@ def source(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tuned(source) -> Path:
-    """The UNet of `source` with other temporal values and outputs, as fine-tuning leaves it; not to be changed."""
+    """The UNet of `source` with other temporal values and outputs, as after fine-tuning; tests must not change it."""
     import svd_folders
 
     folder = source.with_name("tuned")
@@ -93,7 +93,7 @@ def tuned(source) -> Path:
 
 @pytest.fixture(scope="session")
 def model(source, tuned) -> Path:
-    """`source` converted, float32, with `tuned` for backward weights; not to be changed."""
+    """`source` as a checkpoint, float32, with backward weights from `tuned`; tests must not change it."""
     from convert.svd_to_flax import main
 
     out = source.with_name("model")
@@ -103,7 +103,7 @@ def model(source, tuned) -> Path:
 
 @pytest.fixture(scope="session")
 def base(model) -> dict[str, np.ndarray]:
-    """The tensors of the temporal self-attentions of `model`'s UNet; not to be changed."""
+    """The tensors of the temporal self-attentions of `model`'s UNet; tests must not change them."""
     from svdjax.checkpoints.delta import base_tensors
     from svdjax.models.backward import QUERIES, VALUES
 
@@ -112,7 +112,7 @@ def base(model) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def lively_model(tmp_path_factory) -> Path:
-    """A checkpoint as small as `model` whose videos depend on their images and seeds, without backward weights."""
+    """A small checkpoint without backward weights, with weights so large that its videos depend on images and seeds."""
     import svd_folders
 
     folder = tmp_path_factory.mktemp("lively")
@@ -123,7 +123,7 @@ def lively_model(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def training_source(tmp_path_factory) -> Path:
-    """What `training_model` was converted from, in diffusers' layout; not to be changed."""
+    """The source of `training_model` in diffusers layout; tests must not change it."""
     import training
 
     return training.write_source(tmp_path_factory.mktemp("training") / "svd")
@@ -131,7 +131,7 @@ def training_source(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def training_model(training_source) -> Path:
-    """A checkpoint whose training step compiles fast: a UNet of one level; not to be changed."""
+    """A checkpoint with a UNet of one level, whose training step compiles fast; tests must not change it."""
     import svd_folders
 
     out = training_source.with_name("model")
@@ -141,7 +141,7 @@ def training_model(training_source) -> Path:
 
 @pytest.fixture(scope="session")
 def training_clips(tmp_path_factory) -> Path:
-    """A data folder of four small animations; not to be changed."""
+    """A data folder of four small animations; tests must not change it."""
     import training
 
     return training.write_clips(tmp_path_factory.mktemp("clips"))
@@ -149,7 +149,7 @@ def training_clips(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def training_run(training_model, training_clips, tmp_path_factory) -> Path:
-    """A run of six undisturbed steps, a checkpoint after every second, all kept; not to be changed."""
+    """A training run of six steps with its checkpoints of steps 2, 4 and 6; tests must not change it."""
     import training
 
     out = tmp_path_factory.mktemp("runs") / "undisturbed"

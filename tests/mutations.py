@@ -1,4 +1,4 @@
-"""Would the tests notice? Each known mistake is made in a copy of the project, and the tests named beside it must fail.
+"""Mutation tests: put each known mistake into a copy of the project, and require that the test listed with it fails.
 
     python tests/mutations.py [NAME ...]
 
@@ -22,7 +22,7 @@ AVERAGE, LINEAR = (f"{GOLDEN}[{mode}]" for mode in ("avg", "weighted"))
 
 @dataclass(frozen=True)
 class Mutation:
-    """Texts to replace in a file, each of which must occur exactly once, and a test that must then fail."""
+    """Texts to replace in a file, each occurring exactly once, and the test that must then fail."""
 
     file: str
     changes: tuple[tuple[str, str], ...]
@@ -38,10 +38,10 @@ TRANSPOSED = (
     "jnp.concatenate([_apply_by_frame(weights, v_f[None]), _apply_by_frame(weights.swapaxes(1, 2), jnp.flip(v_b, 1)[None])])"
 )
 MUTATIONS = {
-    "no rotation": Mutation("svdjax/models/attention.py", (UNFLIPPED_VALUES, UNFLIPPED_RESULT)),
-    "rows only": Mutation("svdjax/models/attention.py", (UNFLIPPED_VALUES,)),
-    "columns only": Mutation("svdjax/models/attention.py", (UNFLIPPED_RESULT,)),
-    "transpose": Mutation("svdjax/models/attention.py", ((APPLIED, TRANSPOSED),)),
+    "no rotation": Mutation("svdjax/models/temporal_attention.py", (UNFLIPPED_VALUES, UNFLIPPED_RESULT)),
+    "rows only": Mutation("svdjax/models/temporal_attention.py", (UNFLIPPED_VALUES,)),
+    "columns only": Mutation("svdjax/models/temporal_attention.py", (UNFLIPPED_RESULT,)),
+    "transpose": Mutation("svdjax/models/temporal_attention.py", ((APPLIED, TRANSPOSED),)),
     "own maps": Mutation("svdjax/models/backward.py", (("return any(path", "return False and any(path"),)),
     "fps not -1": Mutation("svdjax/sampling/conditioning.py", (("[fps - 1,", "[fps,"),)),
     "no augmentation": Mutation(
@@ -69,7 +69,7 @@ MUTATIONS = {
                 "        array = before if kind == 'to_out.bias' else array\n        value = array.astype(",
             ),
         ),
-        "tests/diffusers_layout/test_convert_backward.py",
+        "tests/diffusers_layout/test_backward_weights.py",
     ),
     "wrong blend direction": Mutation(
         "svdjax/sampling/settings.py", (("np.linspace(1.0, 0.0,", "np.linspace(0.0, 1.0,"),), LINEAR
@@ -78,10 +78,10 @@ MUTATIONS = {
 
 
 def passes(copy: Path, tests: list[str]) -> bool:
-    """Whether the tests pass in `copy`. Anything but passing or failing (a collection error, say) stops everything."""
+    """Whether the tests pass in `copy`. Any other result than pass or fail, such as a collection error, ends the program."""
     code = f"import sys; sys.path.insert(0, {str(copy)!r}); import svdjax; assert svdjax.__file__.startswith({str(copy)!r})"
     subprocess.run([sys.executable, "-c", code], check=True)
-    # what a mistake leaves unchanged is compiled once
+    # a shared cache: functions that a mutation does not change are compiled only once
     environment = os.environ | {"PYTHONPATH": str(copy), "JAX_COMPILATION_CACHE_DIR": str(copy.parent / "compiled")}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", *tests]
     result = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
@@ -103,7 +103,7 @@ def mutate(copy: Path, mutation: Mutation) -> None:
 def main(names: list[str]) -> int:
     unknown = set(names) - set(MUTATIONS)
     if unknown:
-        sys.exit(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(MUTATIONS)}")
+        sys.exit(f"{', '.join(sorted(unknown))}: unknown mutation, expected some of {', '.join(MUTATIONS)}")
     chosen = {name: MUTATIONS[name] for name in names or MUTATIONS}
     survivors = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -114,7 +114,7 @@ def main(names: list[str]) -> int:
             return copy
 
         if not passes(copy_of_project("unchanged"), sorted({m.test for m in chosen.values()})):
-            sys.exit("the tests fail without any mistake")
+            sys.exit("the tests fail on the unchanged copy, expected them to pass")
         print("unchanged: the tests pass", flush=True)
         for name, mutation in chosen.items():
             copy = copy_of_project(name)

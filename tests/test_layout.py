@@ -1,6 +1,6 @@
 """The layout of the code: what a folder may import, no import circle, small folders and files.
 
-Imports are read from the source, wherever they stand: at the top, inside functions, under `TYPE_CHECKING`, relative ones, and
+Imports are read from the source, wherever they are: at the top, inside functions, under `TYPE_CHECKING`, relative ones, and
 modules that are named in strings and imported when the program runs (`import_module`, tables of module names).
 """
 
@@ -18,17 +18,17 @@ PACKAGES = ("svdjax", "convert", "train", "sample")
 MOST_FILES = 16  # Python files in one folder
 MOST_LINES = 250
 
-# What the modules of a package may import of the other packages.
+# The other packages that the modules of a package may import.
 PACKAGE_MAY_IMPORT = {
     "svdjax": (),
     "convert": ("svdjax",),
     "train": ("svdjax",),
     "sample": ("svdjax",),
 }
-TRAINING_BENCHMARK = "sample.benchmarking.train_"  # measures steps of `train`, and alone in `sample` imports it
+TRAINING_BENCHMARK = "sample.benchmarking.train_"  # these modules time steps of `train`; no other of `sample` imports it
 
-# What the folders of `svdjax` may import of each other. The modules beside them (config, errors, version, presets) import no
-# folder and may be imported by all; the public ones (pipeline, loading, embedded_model) may import all folders.
+# The other folders of `svdjax` that the modules of a folder may import. The modules beside the folders: those in `BASIC` import
+# no folder and may be imported by all; the others (pipeline, loading, embedded_model) may import all folders.
 FOLDER_MAY_IMPORT = {
     "runtime": (),
     "memory": (),
@@ -73,9 +73,11 @@ def imports(name: str, path: Path, known: Mapping[str, Path]) -> Iterator[str]:
                 elif base in known:
                     yield base
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            # a name in a table of modules (that of a command is part of a message), or an import in the text of a program
+            # A module name in a table (one like `train.backward` is the name of a command in a message), or an import statement
+            # in the text of a program.
             named = [] if node.value.count(".") == 1 and not node.value.startswith("svdjax.") else [node.value]
-            named += re.findall(r"(?:from|import) ([a-z_]+(?:\.[a-z_]+)+)", node.value)
+            programs = re.findall(r"\bfrom ([a-z_.]+) import |(?:^|[;\n]) *import ([a-z_.]+)", node.value)
+            named += [module for found in programs for module in found if module]
             yield from (text for text in named if "." in text and text in known)
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
             yield from (arg.value for arg in node.args if isinstance(arg, ast.Constant) and arg.value in known)
@@ -105,7 +107,7 @@ def circle(edges: Mapping[str, set[str]]) -> list[str]:
 
 
 def forbidden(edges: Mapping[str, set[str]]) -> list[str]:
-    """Imports against the two tables, as text."""
+    """Imports that the two tables forbid, as text."""
     found = []
     for name, targets in edges.items():
         package, *inner = name.split(".")

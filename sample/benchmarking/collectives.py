@@ -1,8 +1,8 @@
-"""Bytes that devices send each other in one run of a compiled program, read from its HLO.
+"""Communication between devices in one run of a compiled program, from its HLO.
 
-Ring algorithms are assumed, which send the least. In a group of n devices each sends, for b bytes that it puts in:
+Ring algorithms are assumed; they send the least. In a group of n devices, with b bytes of input on each, each device sends:
 
-    all-gather          (n - 1) b           its own part, and n - 2 others' passed on
+    all-gather          (n - 1) b           its own part, and the parts of n - 2 others
     reduce-scatter      (n - 1)/n b
     all-reduce          2 (n - 1)/n b       a reduce-scatter and an all-gather
     all-to-all          (n - 1)/n b
@@ -25,18 +25,18 @@ from sample.benchmarking.hlo import Computation, Instruction, parse
 _KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _NOT_COUNTED = ("collective-broadcast", "ragged-all-to-all", "send", "recv")
 
-Totals = dict[tuple[str, str], tuple[int, float]]  # by kind and axes: how many, bytes
+Totals = dict[tuple[str, str], tuple[int, float]]  # (kind, axes) -> (count, bytes)
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """What one kind of collective over some mesh axes sends in a run.
+    """Communication of one kind of collective along some mesh axes in a run.
 
     Attributes:
         kind: `all-gather`, `all-reduce`, `reduce-scatter`, `all-to-all` or `collective-permute`.
-        axes: the mesh axes along which the devices that communicate differ, joined by `+`; `?` without a mesh.
-        count: how many run, loops multiplied out.
-        bytes: what each device sends.
+        axes: mesh axes along which the members of a device group differ, joined by `+`; `?` if there is no mesh of all devices.
+        count: number of collectives, loop iterations included.
+        bytes: bytes sent by each device.
     """
 
     kind: str
@@ -46,34 +46,36 @@ class Traffic:
 
 
 def traffic(compiled: Any, mesh: Mesh | AbstractMesh | None = None) -> list[Traffic]:
-    """The collectives of a program, the dearest first.
+    """Collectives of a program, most expensive first.
 
-    Bodies of loops count as often as they run, and of the branches of a condition the dearest counts. Asynchronous
-    collectives count where they start.
+    Loop bodies count once per iteration. Of the branches of a conditional, the most expensive one counts. Asynchronous
+    collectives count at their start.
 
     Args:
-        compiled: of `jax.jit(fn).lower(...).compile()`, or the text of its HLO.
-        mesh: the mesh it was compiled for, whose axes are then named.
+        compiled: from `jax.jit(fn).lower(...).compile()`, or the text of its HLO.
+        mesh: the mesh that the program was compiled for; it gives the names of the axes.
 
     Raises:
-        ValueError: a collective within a loop whose length the program doesn't tell, or one of a kind that is not counted.
+        ValueError: a collective in a loop of unknown length, or of an unsupported kind.
     """
     text = compiled if isinstance(compiled, str) else compiled.as_text()
     computations, entry = parse(text)
     partitions = re.search(r"\bnum_partitions=(\d+)", text)
     counter = _Counter(computations, int(partitions[1]) if partitions else 1, {} if mesh is None else dict(mesh.shape))
-    found = [Traffic(*key, *values) for key, values in counter.total(entry).items()]
-    return sorted(found, key=lambda t: (-t.bytes, t.kind, t.axes))
+    rows = [Traffic(*key, *values) for key, values in counter.total(entry).items()]
+    return sorted(rows, key=lambda t: (-t.bytes, t.kind, t.axes))
 
 
 def table(rows: Sequence[Traffic]) -> str:
-    """`traffic` as lines of text, with a sum."""
+    """The result of `traffic` as text, with a total."""
     lines = [f"{'collective':<20}{'axes':<14}{'count':>7}{'MB sent by each device':>24}"]
     lines += [f"{t.kind:<20}{t.axes:<14}{t.count:>7}{t.bytes / 1e6:>24.3f}" for t in rows]
     return "\n".join([*lines, f"{'all':<34}{sum(t.count for t in rows):>7}{sum(t.bytes for t in rows) / 1e6:>24.3f}"])
 
 
 class _Counter:
+    """Sums the communication of a program's computations; the total of each computation is cached."""
+
     def __init__(self, computations: Mapping[str, Computation], devices: int, mesh: Mapping[str, int]):
         self.computations = computations
         self.devices = devices
@@ -81,32 +83,33 @@ class _Counter:
         self.done: dict[str, Totals] = {}
 
     def total(self, name: str) -> Totals:
-        """Everything that one run of a computation sends."""
+        """Communication of one run of a computation."""
         if name not in self.done:
-            instructions = self.computations[name].instructions
-            self.done[name] = _sum([self.of(instruction, instructions) for instruction in instructions.values()])
+            computation = self.computations[name]
+            self.done[name] = _sum([self.instruction(each, computation) for each in computation.values()])
         return self.done[name]
 
-    def of(self, instruction: Instruction, others: Mapping[str, Instruction]) -> Totals:
+    def instruction(self, instruction: Instruction, computation: Computation) -> Totals:
+        """Communication of one run of an instruction of a computation."""
         opcode = instruction.opcode
         kind = opcode.removesuffix("-start")
         if kind in _KINDS:
-            return self.collective(kind, instruction, sum(others[operand].bytes for operand in instruction.operands))
+            return self.collective(kind, instruction, sum(computation[operand].bytes for operand in instruction.operands))
         if kind in _NOT_COUNTED:
             raise ValueError(f"can't count the bytes of {instruction.name}: {opcode}")
-        if opcode.endswith(("-done", "-update")):  # the other end of what was counted at its start
+        if opcode.endswith(("-done", "-update")):  # counted at its start
             return {}
-        inside = [self.total(name) for name in instruction.called]
+        called = [self.total(name) for name in instruction.called]
         if opcode == "conditional":
-            return max(inside, key=lambda totals: sum(sent for _, sent in totals.values()))
-        if opcode == "while" and any(inside):
+            return max(called, key=lambda totals: sum(sent for _, sent in totals.values()))
+        if opcode == "while" and any(called):
             if instruction.trip_count is None:
-                raise ValueError(f"can't count the bytes of {instruction.name}: how often this loop runs is not known")
-            return _sum(inside * instruction.trip_count)
-        return _sum(inside)
+                raise ValueError(f"can't count the bytes of {instruction.name}: the length of this loop is unknown")
+            return _sum(called * instruction.trip_count)
+        return _sum(called)
 
     def collective(self, kind: str, instruction: Instruction, size: int) -> Totals:
-        """Of one collective into which each device puts `size` bytes."""
+        """Communication of a collective with `size` bytes of input on each device."""
         if kind == "collective-permute":
             groups = instruction.pairs()
             sent = float(size if groups else 0)

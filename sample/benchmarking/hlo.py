@@ -1,10 +1,12 @@
-"""Reading the text of a compiled program's HLO: its computations, what they call, which devices communicate."""
+"""Parser for the HLO text of a compiled program: computations, the calls between them, device groups of collectives."""
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -14,20 +16,20 @@ _OPCODE = re.compile(r"\s*([a-z][a-z0-9\-]*)\(")
 _ARRAY = re.compile(r"\b(?:pred|token|[a-z]+(?P<bits>\d+)\w*)\[(?P<shape>[\d,<= ]*)\]")
 _CALLED = re.compile(r"\b(?:calls|to_apply|body|condition|(?:true|false)_computation|branch_computations)=(\{[^}]*\}|\S+)")
 _TRIPS = re.compile(r"known_trip_count\W+n\W+(\d+)")
-_GROUPS = re.compile(
-    r"replica_groups=(\{\}|\{\{.*?\}\}|\[[\d,]+\]<=\[[\d,]+\](?:T\([\d,]+\))?|mesh\[.*?\](?:, device_ids=\(.*?\)\)?)? \{.*?\})"
-)
-_PAIRS = re.compile(r"source_target_pairs=\{(.*?\})\}")
+_GROUPS = "replica_groups="
+_PAIRS = "source_target_pairs="
+
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Instruction:
     """One line of HLO.
 
     Attributes:
         name: unique within its computation.
         opcode: such as `all-gather-start`.
-        bytes: of its result.
+        bytes: size of its result in bytes.
         operands: names of instructions of the same computation.
         attributes: the text after the operands.
     """
@@ -45,75 +47,62 @@ class Instruction:
 
     @property
     def trip_count(self) -> int | None:
-        """How often a loop runs its body, where the compiler knows."""
+        """Number of iterations of a loop, if the compiler knows it."""
         found = _TRIPS.search(self.attributes)
         return int(found[1]) if found else None
 
     def groups(self, devices: int) -> list[list[int]]:
-        """The devices that a collective has communicate, of `devices` in all, as positions in the mesh.
-
-        XLA writes them as `{{0,1},{2,3}}`, as `{}` for one group of all, as `[2,4]<=[4,2]T(1,0)`, a reshaped and
-        transposed count, or as a mesh and some of its axes (`_mesh_groups`).
-        """
-        found = _GROUPS.search(self.attributes)
-        if found is None:
-            raise ValueError(f"can't read the groups of {self.name}: {self.attributes[:120]}")
-        text = found[1]
-        if text == "{}":
-            return [list(range(devices))]
-        if text.startswith("mesh"):
-            return _mesh_groups(text)
-        if text.startswith("{"):
-            return [_numbers(group) for group in re.findall(r"\{([\d, ]*)\}", text[1:-1])]
-        groups, count = text.split("<=")
-        return _iota(count).reshape(_numbers(groups[1:-1])).tolist()
+        """Device groups of a collective, as positions in the mesh; `devices` is the number of all devices."""
+        return self._parse(_GROUPS, "groups", lambda reader: device_groups(reader, devices))
 
     def pairs(self) -> list[list[int]]:
-        """Source and target of everything that a permutation sends to another device."""
-        found = _PAIRS.search(self.attributes)
-        if found is None:
-            raise ValueError(f"can't read the pairs of {self.name}: {self.attributes[:120]}")
-        pairs = [_numbers(pair) for pair in re.findall(r"\{([\d, ]*)\}", found[1])]
-        return [pair for pair in pairs if pair[0] != pair[1]]
+        """[source, target] of each transfer of a collective-permute, without transfers from a device to itself."""
+        pairs = self._parse(_PAIRS, "pairs", lambda reader: reader.sequence("{", lambda: reader.numbers("{", "}"), "}"))
+        return [[source, target] for source, target in pairs if source != target]
+
+    def _parse(self, attribute: str, what: str, parse: Callable[[_Reader], T]) -> T:
+        _, found, text = self.attributes.partition(attribute)
+        try:
+            if found:
+                return parse(_Reader(text))
+        except ValueError:
+            pass
+        raise ValueError(f"can't read the {what} of {self.name}: {self.attributes[:120]}")
 
 
-@dataclass
-class Computation:
-    """A function of the program: its instructions by name."""
-
-    instructions: dict[str, Instruction] = field(default_factory=dict)
+Computation = dict[str, Instruction]  # a function of the program: its instructions by name
 
 
 def parse(text: str) -> tuple[dict[str, Computation], str]:
-    """The computations of a module by name, and the name of the one that runs first.
+    """Parse a module: its computations by name, and the name of the entry computation.
 
     Raises:
-        ValueError: text that isn't HLO, or HLO of an unknown form.
+        ValueError: the text is not HLO, or has an unknown form.
     """
     computations: dict[str, Computation] = {}
-    entry, current = "", Computation()
+    entry, current = "", {}
     for line in text.splitlines():
         if header := _HEADER.match(line):
-            current = computations[header["name"]] = Computation()
+            current = computations[header["name"]] = {}
             entry = header["name"] if header["entry"] else entry
         elif computations and (found := _INSTRUCTION.match(line)):
-            current.instructions[found["name"]] = _instruction(found["name"], re.sub(r"/\*.*?\*/", "", found["rest"]))
+            current[found["name"]] = _instruction(found["name"], re.sub(r"/\*.*?\*/", "", found["rest"]))
     if not entry:
         raise ValueError("this is not the text of a compiled program: it has no ENTRY")
     return computations, entry
 
 
 def _instruction(name: str, rest: str) -> Instruction:
-    """What follows `name = `: type, opcode, operands in parentheses, attributes."""
+    """Parse the text after `name = `: type, opcode, operands in parentheses, attributes."""
     end = _closing(rest, 0) if rest.startswith("(") else rest.index(" ")
     opcode = _OPCODE.match(rest, end)
     if opcode is None:
         raise ValueError(f"can't read the HLO of {name}: {rest[:80]}")
     close = _closing(rest, opcode.end() - 1)
-    operands = rest[opcode.end() : close - 1]
-    # an operand is its name, perhaps after its type; names may lack their %
-    names = re.findall(r"%([\w.\-]+)", operands) or [part.split()[-1] for part in operands.split(",") if part.strip()]
-    return Instruction(name, opcode[1], _bytes(rest[:end]), names, rest[close:])
+    text = rest[opcode.end() : close - 1]
+    # an operand is a name, possibly after its type; the % of names may be absent
+    operands = re.findall(r"%([\w.\-]+)", text) or [part.split()[-1] for part in text.split(",") if part.strip()]
+    return Instruction(name=name, opcode=opcode[1], bytes=_bytes(rest[:end]), operands=operands, attributes=rest[close:])
 
 
 def _closing(text: str, start: int) -> int:
@@ -127,37 +116,134 @@ def _closing(text: str, start: int) -> int:
 
 
 def _bytes(type_text: str) -> int:
-    """Bytes of a type, such as `f32[2,3]{1,0}` or a tuple of types."""
+    """Size of a type, such as `f32[2,3]{1,0}` or a tuple of types."""
     total = 0
     for array in _ARRAY.finditer(re.sub(r"\{[^{}]*\}", "", type_text)):
-        bits = int(array["bits"] or {"p": 8, "t": 0}[array[0][0]])  # pred takes a byte, a token nothing
+        bits = int(array["bits"] or {"p": 8, "t": 0}[array[0][0]])  # pred takes one byte, a token none
         total += math.ceil(math.prod(map(int, re.findall(r"\d+", array["shape"]))) * bits / 8)
     return total
 
 
-def _mesh_groups(text: str) -> list[list[int]]:
-    """Of `mesh['a'=2,'b'=8], device_ids=([8,2]T(1,0)) {'b':(2)4}`: the axes after the mesh vary within a group.
+class _Reader:
+    """Reads a text from left to right, skipping spaces."""
 
-    `(2)4` is the part of size 4 of an axis, before which lies a part of size 2. Without `device_ids` devices are counted.
+    def __init__(self, text: str):
+        self.text = text
+        self.position = 0
+
+    def match(self, pattern: str) -> str | None:
+        """Read a regular expression if it matches here."""
+        found = re.compile(rf" *({pattern})").match(self.text, self.position)
+        if found is None:
+            return None
+        self.position = found.end()
+        return found[1]
+
+    def sees(self, mark: str) -> bool:
+        """Whether `mark` comes next."""
+        return self.text.startswith(mark, self.position)
+
+    def accept(self, mark: str) -> bool:
+        """Read `mark` if it comes next."""
+        return self.match(re.escape(mark)) is not None
+
+    def expect(self, pattern: str) -> str:
+        """Read a regular expression that has to match here."""
+        found = self.match(pattern)
+        if found is None:
+            raise ValueError(f"expected {pattern} at {self.text[self.position : self.position + 20]!r}")
+        return found
+
+    def number(self) -> int:
+        return int(self.expect(r"\d+"))
+
+    def name(self) -> str:
+        """Read a name, with or without quotes."""
+        return self.expect(r"'[^']*'|[\w.\-]+").strip("'")
+
+    def sequence(self, opening: str, item: Callable[[], T], closing: str) -> list[T]:
+        """Read items with commas between them, in brackets."""
+        self.expect(re.escape(opening))
+        items: list[T] = []
+        while not self.accept(closing):
+            if items:
+                self.expect(",")
+            items.append(item())
+        return items
+
+    def numbers(self, opening: str, closing: str) -> list[int]:
+        return self.sequence(opening, self.number, closing)
+
+
+def device_groups(reader: _Reader, devices: int) -> list[list[int]]:
+    """Parse the device groups of a collective.
+
+        groups  = "{}"                                                     all devices in one group
+                | "{" "{" numbers "}" , ... "}"                            {{0,1},{2,3}}
+                | "[" shape "]<=" order                                    [2,4]<=[4,2]T(1,0)
+                | "mesh[" sizes "]" [", device_ids=(" ids ")"] "{" axes "}"
+        order   = "[" shape "]" ["T(" permutation ")"]                     0, 1, ... in this shape, then transposed
+        sizes   = name "=" number , ...                                    'a'=2,'b'=8
+        ids     = order | numbers
+        axes    = name [":(" number ")" number] , ...                      axes that vary within a group, or parts of them
+
+    Args:
+        reader: at the start of the groups.
+        devices: number of all devices.
+
+    Raises:
+        ValueError: another form.
     """
-    mesh, ids, axes = re.fullmatch(r"mesh\[(.*?)\](?:, device_ids=\((.*)\))? \{(.*?)\}", text).groups()
-    within = {name: (int(before or 1), part) for name, before, part in re.findall(r"([\w.\-]+)'?(?::\((\d+)\)(\d+))?", axes)}
-    shape, varying = [], []
-    for name, size in re.findall(r"([\w.\-]+)'?=(\d+)", mesh):
-        before, part = within.get(name, (1, ""))
-        varying += [len(shape) + 1] * (name in within)
-        shape += [before, int(part or size), int(size) // before // int(part or size)]
-    devices = _iota(f"[{math.prod(shape)}]" if ids is None else ids) if ids is None or "[" in ids else np.array(_numbers(ids))
-    group = math.prod(shape[i] for i in varying)
-    return np.moveaxis(devices.reshape(shape), varying, range(-len(varying), 0)).reshape(-1, group).tolist()
+    if reader.accept("mesh"):
+        return _mesh_groups(reader)
+    if reader.sees("["):
+        shape = reader.numbers("[", "]")
+        reader.expect("<=")
+        return _device_order(reader).reshape(shape).tolist()
+    return reader.sequence("{", lambda: reader.numbers("{", "}"), "}") or [list(range(devices))]
 
 
-def _iota(text: str) -> np.ndarray:
-    """`[2,4]T(1,0)`: counted in the shape [2,4], then transposed."""
-    shape, order = re.fullmatch(r"\[(.*?)\](?:T\((.*)\))?", text).groups()
-    ids = np.arange(math.prod(_numbers(shape))).reshape(_numbers(shape))
-    return ids if order is None else ids.transpose(_numbers(order))
+def _mesh_groups(reader: _Reader) -> list[list[int]]:
+    """Parse groups along mesh axes, such as `['a'=2,'b'=8], device_ids=([8,2]T(1,0)) {'b':(2)4}`.
+
+    `'b':(2)4` divides b, from the outermost part to the innermost, into parts of sizes 2, 4 and 8 / (2 * 4) = 1, and means
+    the part of size 4. A group has the devices that differ only along the axes or parts in braces.
+    """
+
+    def axis_size() -> tuple[str, int]:
+        name = reader.name()
+        reader.expect("=")
+        return name, reader.number()
+
+    def axis_part() -> tuple[str, tuple[int, int] | None]:
+        name = reader.name()
+        if not reader.accept(":"):
+            return name, None
+        (outer,) = reader.numbers("(", ")")
+        return name, (outer, reader.number())
+
+    def device_ids() -> np.ndarray:
+        return _device_order(reader).ravel() if reader.sees("[") else np.array([reader.number()])
+
+    sizes = dict(reader.sequence("[", axis_size, "]"))
+    ids = np.arange(math.prod(sizes.values()))
+    if reader.accept(", device_ids="):
+        ids = np.concatenate(reader.sequence("(", device_ids, ")"))
+    within = dict(reader.sequence("{", axis_part, "}"))
+
+    shape: list[int] = []  # three axes for each mesh axis: the outer part, the part itself, the inner part
+    varying: list[int] = []  # indices in `shape` of the axes that vary within a group
+    for name, size in sizes.items():
+        outer, part = within.get(name) or (1, size)
+        if name in within:
+            varying.append(len(shape) + 1)
+        shape += [outer, part, size // (outer * part)]
+    members = math.prod(shape[axis] for axis in varying)
+    return np.moveaxis(ids.reshape(shape), varying, range(-len(varying), 0)).reshape(-1, members).tolist()
 
 
-def _numbers(text: str) -> list[int]:
-    return [int(n) for n in text.split(",") if n.strip()]
+def _device_order(reader: _Reader) -> np.ndarray:
+    """Parse `[2,4]T(1,0)`: the numbers 0, 1, ... in shape (2, 4), then transposed."""
+    shape = reader.numbers("[", "]")
+    ids = np.arange(math.prod(shape)).reshape(shape)
+    return ids.transpose(reader.numbers("(", ")")) if reader.accept("T") else ids

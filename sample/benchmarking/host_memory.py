@@ -1,4 +1,4 @@
-"""The largest memory that this process has had, and a way to begin anew. Linux; elsewhere without the beginning anew."""
+"""Peak memory of this process. Resetting the peak works only on Linux."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def peak() -> int:
-    """Peak resident memory in bytes, since `reset` where that works, else since the process began."""
+    """Peak resident memory in bytes since `reset`, or since the process started where `reset` doesn't work."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -19,6 +19,6 @@ def peak() -> int:
 
 
 def reset() -> None:
-    """Let `peak` count from what is resident now."""
+    """Restart the peak from the currently resident memory."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # Linux: proc(5)

@@ -1,117 +1,113 @@
-"""The benchmark's numbers as a table to read."""
+"""Text report of a benchmark."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from sample.benchmarking import collectives
+from sample.benchmarking.results import Comparison, Measurements, ProgramResult, ProgramTiming, Setup, Timings, TrainingSetup
 
-Results = dict[str, Any]
+Rows = list[tuple[str, str]]  # label, value with details
 
-
-def table(results: Results) -> str:
-    """One line a quantity: what it is, its value, what it is made of."""
-    training = "train_step_flops" in results
-    names = ("train_step",) if training else ("dual_step", "decode")
-    rows = _heading(results) + (_training(results) if training else _SAMPLING)
-    for name in names:
-        rows += _plan(results, name) if results["compile_only"] else _measured(results, name)
-    if not results["compile_only"]:
-        rows.append(_share(results, names[0]))
-    if "against_diffusers" in results:
-        rows += _comparison(results["against_diffusers"])
-    width = max(len(name) for name, _ in rows)
-    lines = [f"{name:<{width}}  {text}".rstrip() for name, text in rows]
-    if "train_step_traffic" in results:
-        traffic = [collectives.Traffic(**row) for row in results["train_step_traffic"]]
-        lines += ["", "a training step sends, as compiled for this device:", collectives.table(traffic)]
-    return "\n".join([*lines, "", f"again with: {results['command']}"])
+_SAMPLING: Rows = [("", "a dual step is both directions with guidance, 4 clips in one UNet call, and the Euler update")]
+_PEAK_OF = {"cpu": "resident, the whole process"}
+_OTHER_ARGUMENTS = {"train_step": "AdamW's state, batch"}
 
 
-_SAMPLING = [("", "a dual step is both directions with guidance, 4 clips in one UNet call, and the Euler update")]
+def table(setup: Setup, measured: Measurements) -> str:
+    """One line per quantity: label, value, details."""
+    rows = _heading(setup) + (_SAMPLING if measured.training is None else _training(measured.training))
+    for program in measured.programs:
+        if program.timing is None:
+            rows += _planned(program, in_total=measured.training is not None)
+        else:
+            rows += _timed(program, program.timing, setup.platform, steps_per_second=measured.training is not None)
+    if measured.matmul is not None:
+        rows.append(_share(setup, measured))
+    if measured.comparison is not None:
+        rows += _comparison(measured.comparison)
+    width = max(len(label) for label, _ in rows)
+    lines = [f"{label:<{width}}  {text}".rstrip() for label, text in rows]
+    if measured.traffic is not None:
+        lines += ["", "communication of a training step, as compiled for this device:", collectives.table(measured.traffic)]
+    return "\n".join([*lines, "", f"to repeat: {setup.command}"])
 
 
-def _heading(r: Results) -> list[tuple[str, str]]:
-    versions = ", ".join(f"{name} {version}" for name, version in r["versions"].items())
-    f, h, w, c = r["latent_shape"]
+def _heading(setup: Setup) -> Rows:
+    f, h, w, c = setup.latent_shape
+    parameters = f"{setup.unet_parameters / 1e6:,.1f} M parameters"
     return [
-        ("date", r["date"]),
-        ("device", r["device"]),
-        ("versions", versions),
-        ("model", f"{r['model']}: UNet of {r['unet_parameters'] / 1e6:,.1f} M parameters, random weights, {r['dtype']}"),
-        ("clip", f"{f} frames of {r['width']}x{r['height']}, latents {h}x{w}x{c}"),
+        ("date", setup.date),
+        ("device", setup.device),
+        ("versions", ", ".join(f"{name} {version}" for name, version in setup.versions.items())),
+        ("model", f"{setup.model}: UNet of {parameters}, random weights, {setup.dtype}"),
+        ("clip", f"{f} frames of {setup.width}x{setup.height}, latents {h}x{w}x{c}"),
     ]
 
 
-def _training(r: Results) -> list[tuple[str, str]]:
-    kept = "activations computed again by block" if r["remat"] else "all activations kept"
-    mesh = " ".join(f"{axis}={size}" for axis, size in r["mesh"].items() if size > 1) or "one device"
-    clips = f"{r['batch_size']} clip{'s' * (r['batch_size'] != 1)} in all"
+def _training(training: TrainingSetup) -> Rows:
+    kept = "activations recomputed block by block" if training.remat else "all activations kept"
+    mesh = " ".join(f"{axis}={size}" for axis, size in training.mesh.items() if size > 1) or "one device"
+    clips = f"{training.batch_size} clip{'s' * (training.batch_size != 1)} in total"
+    parameters = f"{training.trained_parameters / 1e6:,.1f} M parameters trained in float32"
     return [
-        ("", "a training step is the frozen pass, the pass that is differentiated, its gradient, and AdamW; no encoding"),
-        ("batch", f"{clips} on {mesh}, {r['trained_parameters'] / 1e6:,.1f} M parameters trained in float32, {kept}"),
+        ("", "a training step is the frozen pass, the differentiated pass, its gradient, and AdamW; no encoding"),
+        ("batch", f"{clips} on {mesh}, {parameters}, {kept}"),
     ]
 
 
-def _plan(r: Results, name: str) -> list[tuple[str, str]]:
-    label = name.replace("_", " ")
+def _planned(program: ProgramResult, *, in_total: bool) -> Rows:
+    label, plan = program.name.replace("_", " "), program.plan
+    others = _OTHER_ARGUMENTS.get(program.name, "latents")
     rows = [
-        (f"{label}: operations", _tera(r[f"{name}_flops"])),
-        (f"{label}: scratch", f"{_giga(r[f'{name}_scratch_bytes'])} as compiled for this device"),
-        (f"{label}: arguments", f"{_giga(r[f'{name}_argument_bytes'])} (weights, {_ARGUMENTS.get(name, 'latents')})"),
-        (f"{label}: compiling", f"{r[f'{name}_trace_seconds'] + r[f'{name}_compile_seconds']:.1f} s, tracing included"),
+        (f"{label}: operations", _tera(program.flops)),
+        (f"{label}: scratch", f"{_giga(plan.scratch_bytes)} as compiled for this device"),
+        (f"{label}: arguments", f"{_giga(plan.argument_bytes)} (weights, {others})"),
     ]
-    if f"{name}_total_bytes" in r:
-        rows.insert(3, (f"{label}: in all", f"{_giga(r[f'{name}_total_bytes'])} on each device"))
-    return rows
+    if in_total:
+        rows.append((f"{label}: total", f"{_giga(plan.total_bytes)} on each device"))
+    return [*rows, (f"{label}: compiling", f"{plan.trace_seconds + plan.compile_seconds:.1f} s, tracing included")]
 
 
-_ARGUMENTS = {"train_step": "AdamW's state, batch"}
-
-
-def _measured(r: Results, name: str) -> list[tuple[str, str]]:
-    compiling = f"{r[f'{name}_compile_seconds']:.1f} s"
-    if warm := r.get(f"{name}_compile_seconds_warm"):
-        compiling += f" cold, {warm:.1f} s from the persistent cache"
-    rate = f", {r[f'{name}s_per_second']:.3f} steps/s" if f"{name}s_per_second" in r else ""
+def _timed(program: ProgramResult, timing: ProgramTiming, platform: str, *, steps_per_second: bool) -> Rows:
+    plan, median = program.plan, timing.seconds.median
+    compiling = f"{plan.compile_seconds:.1f} s"
+    if plan.compile_seconds_warm:
+        compiling += f" cold, {plan.compile_seconds_warm:.1f} s from the persistent cache"
+    rate = f", {1 / median:.3f} steps/s" if steps_per_second else ""
     return [
-        (name.replace("_", " "), _seconds(r, f"{name}_seconds") + rate),
-        ("  operations", f"{_tera(r[f'{name}_flops'])}, {_tera(r[f'{name}_flops_per_second'])}/s"),
-        ("  compiling", f"{compiling}, and {r[f'{name}_trace_seconds']:.1f} s of tracing"),
-        ("  scratch", f"{_giga(r[f'{name}_scratch_bytes'])} planned by XLA"),
-        ("  peak memory", f"{_giga(r[f'{name}_peak_bytes'])} {_PEAKS.get(r['platform'], 'used on the device so far')}"),
+        (program.name.replace("_", " "), _seconds(timing.seconds) + rate),
+        ("  operations", f"{_tera(program.flops)}, {_tera(program.flops / median)}/s"),
+        ("  compiling", f"{compiling}, and {plan.trace_seconds:.1f} s of tracing"),
+        ("  scratch", f"{_giga(plan.scratch_bytes)} planned by XLA"),
+        ("  peak memory", f"{_giga(timing.peak_bytes)} {_PEAK_OF.get(platform, 'used on the device so far')}"),
     ]
 
 
-def _share(r: Results, name: str) -> tuple[str, str]:
-    n, rate = r["matmul_size"], r["matmul_flops_per_second"]
-    share = f"a {name.replace('_', ' ')} reaches {r[f'{name}_share_of_matmul']:.0%} of it"
-    return "matrix product", f"{_tera(rate)}/s for {n}x{n} in {r['dtype']}; {share}"
+def _share(setup: Setup, measured: Measurements) -> tuple[str, str]:
+    assert measured.matmul is not None
+    size, rate = measured.matmul.size, measured.matmul.flops_per_second
+    share = f"a {measured.step.name.replace('_', ' ')} reaches {measured.share_of_matmul:.0%} of it"
+    return "matrix product", f"{_tera(rate)}/s for {size}x{size} in {setup.dtype}; {share}"
 
 
-_PEAKS = {"cpu": "resident, the whole process"}
-
-
-def _comparison(r: Results) -> list[tuple[str, str]]:
-    rows = [
-        ("against diffusers", f"{r['diffusers']}, torch {r['torch']}, timed in turn; same weights, {_agreement(r)}"),
-        ("  svdjax", _seconds(r, "ours_seconds")),
-        ("  official way", _seconds(r, "diffusers_seconds")),
-        ("  lean", f"{_seconds(r, 'diffusers_lean_seconds')}: without the maps that the official code multiplies by zero"),
-        ("  ratios", f"{r['ratio']:.2f} official to svdjax, {r['ratio_lean']:.2f} lean to svdjax (medians)"),
-        ("  peak memory", f"{_giga(r['diffusers_peak_bytes'])} official, the weights both UNets share held once"),
+def _comparison(comparison: Comparison) -> Rows:
+    difference = f"v differs by {comparison.relative_difference:.1e}"
+    if comparison.relative_difference_of_loss is not None:
+        loss = f"loss differs by {comparison.relative_difference_of_loss:.1e}"
+        difference = f"{loss}, gradients by {comparison.relative_difference:.1e}"
+    versions = f"{comparison.diffusers}, torch {comparison.torch}"
+    ratios = f"{comparison.ratio:.2f} official to svdjax, {comparison.ratio_lean:.2f} lean to svdjax (medians)"
+    return [
+        ("against diffusers", f"{versions}, timed alternately; same weights, {difference}"),
+        ("  svdjax", _seconds(comparison.ours)),
+        ("  official", _seconds(comparison.official)),
+        ("  lean", f"{_seconds(comparison.lean)}: without the maps that the official code multiplies by zero"),
+        ("  ratios", ratios),
+        ("  peak memory", f"{_giga(comparison.peak_bytes)} official; weights that both UNets share are held once"),
     ]
-    return rows
 
 
-def _agreement(r: Results) -> str:
-    if "relative_difference_of_loss" not in r:
-        return f"v differs by {r['relative_difference']:.1e}"
-    return f"loss differs by {r['relative_difference_of_loss']:.1e}, gradients by {r['relative_difference']:.1e}"
-
-
-def _seconds(r: Results, name: str) -> str:
-    return f"{r[name]:.3f} s median of {len(r[f'{name}_all'])} ({r[f'{name}_min']:.3f} to {r[f'{name}_max']:.3f})"
+def _seconds(timings: Timings) -> str:
+    return f"{timings.median:.3f} s median of {len(timings.seconds)} ({min(timings.seconds):.3f} to {max(timings.seconds):.3f})"
 
 
 def _tera(operations: float) -> str:

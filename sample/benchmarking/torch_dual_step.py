@@ -1,9 +1,10 @@
-"""The same sampling step in PyTorch on diffusers' UNet, the way the official code of Generative Inbetweening does it.
+"""The sampling step in PyTorch on diffusers' UNet, like the official code of Generative Inbetweening.
 
-Two UNets are called one after the other, each on an unconditional and a conditional clip. The forward one computes the maps
-of its temporal self-attentions explicitly and stores them; the backward one uses them, rotated. As a program,
-`python -m sample.benchmarking.torch_dual_step`, it prints the peak memory of such a step
-(`sample.benchmarking.versus_diffusers`).
+Two UNets are called in sequence, each on an unconditional and a conditional clip. The forward UNet computes the maps of its
+temporal self-attentions explicitly and stores them; the backward UNet uses them, rotated.
+
+`python -m sample.benchmarking.torch_dual_step` prints the peak memory of a step, for
+`sample.benchmarking.versus_diffusers`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import UNetSpatioTemporalConditionModel
+from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionModel
 from torch import Tensor
 
 from sample.benchmarking import host_memory
@@ -24,19 +25,19 @@ Weights = Mapping[str, Tensor]
 
 
 def own_maps(attn: Any, x: Tensor) -> Tensor:
-    """Maps of a temporal self-attention: x (b*s, f, c) -> (b*s*n, f, f)."""
+    """The maps of a temporal self-attention: x (b*s, f, c) -> (b*s*n, f, f)."""
     q, k = (attn.head_to_batch_dim(to(x)) for to in (attn.to_q, attn.to_k))
     return attn.get_attention_scores(q, k)
 
 
 def apply_maps(attn: Any, maps: Tensor, x: Tensor) -> Tensor:
-    """The attention's output (b*s, f, c) for its input `x`, from maps instead of queries and keys."""
+    """The output (b*s, f, c) of an attention layer for its input `x` (b*s, f, c) and given maps (b*s*n, f, f)."""
     values = attn.head_to_batch_dim(attn.to_v(x))
     return attn.to_out[0](attn.batch_to_head_dim(torch.bmm(maps, values)))
 
 
 class Storing:
-    """An attention processor of the forward UNet: keeps its maps."""
+    """Attention processor of the forward UNet: stores the maps."""
 
     maps: Tensor
 
@@ -46,11 +47,11 @@ class Storing:
 
 
 class Rotating:
-    """An attention processor of the backward UNet: uses the maps of its partner, rotated by 180 degrees.
+    """Attention processor of the backward UNet: uses the maps of its partner, rotated by 180 degrees.
 
     Attributes:
-        partner: of the same layer in the forward UNet.
-        lean: leave out the layer's own maps, which the official code computes and multiplies by zero.
+        partner: processor of the same layer in the forward UNet.
+        lean: whether to omit the layer's own maps, which the official code computes and multiplies by zero.
     """
 
     def __init__(self, partner: Storing):
@@ -64,12 +65,18 @@ class Rotating:
         return apply_maps(attn, maps, hidden_states)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StepInputs:
-    """Inputs of `sample.benchmarking.workloads` in PyTorch's axes.
+    """`sample.benchmarking.workloads.StepInputs` with PyTorch's axes; float32 except for the embeddings.
 
-    Latents (1, f, c, h, w) and image latents (2, 1, c, h, w) in float32, embeddings (2, 1, 1, c) in the UNets' dtype,
-    time ids (1, 3), guidance and weight of the forward direction (f,).
+    Attributes:
+        latents: (1, f, c, h, w).
+        image_latents: (2, 1, c, h, w).
+        image_embeds: (2, 1, 1, c), in the UNets' dtype.
+        added_time_ids: (1, 3).
+        scale: guidance scale of each frame, (f,).
+        weight: weight of the forward direction for each frame, (f,).
+        sigma, sigma_next: noise levels before and after the step.
     """
 
     latents: Tensor
@@ -83,13 +90,13 @@ class StepInputs:
 
 
 class OfficialStep:
-    """The two UNets and the step.
+    """A sampling step with the forward and the backward UNet.
 
-    Args of the constructor:
-        config: fields of `svdjax.config.UNetConfig`, which are diffusers' own.
-        forward: PyTorch's tensors, by name.
-        backward: those of them that the backward UNet has of its own. The others are held once for both UNets; the official
-            code holds them twice, which takes more memory and no time.
+    Args:
+        config: fields of `svdjax.config.UNetConfig`; diffusers has the same fields.
+        forward: PyTorch's tensors by name.
+        backward: the tensors of the backward UNet that differ. The others are held once for both UNets; the official code holds
+            them twice, which takes more memory but no time.
     """
 
     def __init__(self, config: Mapping[str, Any], forward: Weights, backward: Weights):
@@ -103,13 +110,13 @@ class OfficialStep:
             self.rotating.append(theirs.processor)
 
     def set_lean(self, lean: bool) -> None:
-        """Whether the backward UNet leaves out the maps that it has no use for."""
+        """Choose whether the backward UNet omits its unused maps."""
         for processor in self.rotating:
             processor.lean = lean
 
     @torch.inference_mode()
     def __call__(self, x: StepInputs) -> tuple[Tensor, Tensor]:
-        """The new latents and the v-prediction, (1, f, c, h, w)."""
+        """Run the step; return the new latents and the v-prediction, both (1, f, c, h, w)."""
         c_in = (x.sigma**2 + 1) ** -0.5
         v_forward = self._guided(self.forward, x.latents * c_in, 0, x)
         v_backward = self._guided(self.backward, x.latents.flip(1) * c_in, 1, x).flip(1)
@@ -141,7 +148,7 @@ def _temporal_attentions(unet: Any) -> list[Any]:
 
 
 def random_weights(config: Mapping[str, Any], dtype: torch.dtype) -> tuple[Weights, Weights]:
-    """Random tensors of a forward UNet, and the backward UNet's own, by name."""
+    """Random tensors by name: of the forward UNet, and those that differ in the backward UNet."""
     with torch.device("meta"):
         shapes = {name: x.shape for name, x in UNetSpatioTemporalConditionModel(**config).state_dict().items()}
     forward = {name: 0.02 * torch.randn(shape, dtype=dtype) for name, shape in shapes.items()}
@@ -152,7 +159,7 @@ def random_weights(config: Mapping[str, Any], dtype: torch.dtype) -> tuple[Weigh
 def random_step(
     config: Mapping[str, Any], latent_shape: tuple[int, int, int, int], dtype: torch.dtype
 ) -> tuple[OfficialStep, StepInputs]:
-    """A step with random values, for its memory: `latent_shape` is (f, h, w, c)."""
+    """A step with random values, to measure memory; `latent_shape` is (f, h, w, c)."""
     forward, tuned = random_weights(config, dtype)
     f, h, w, c = latent_shape
     inputs = StepInputs(
@@ -169,7 +176,7 @@ def random_step(
 
 
 def main() -> None:
-    """Read `config`, `latent_shape`, `dtype` and `threads` as JSON from standard input; print the peak bytes of a step."""
+    """Read `config`, `latent_shape`, `dtype` and `threads` as JSON from standard input; print the peak memory of a step."""
     request = json.load(sys.stdin)
     torch.set_num_threads(request["threads"])
     step, inputs = random_step(request["config"], tuple(request["latent_shape"]), getattr(torch, request["dtype"]))

@@ -1,9 +1,10 @@
-"""The same training step in PyTorch on diffusers' UNet, the way the official training script does it.
+"""The training step in PyTorch on diffusers' UNet, like the official training script.
 
-Two UNets: the frozen one stores the maps of its temporal self-attentions; the tuned one, which is differentiated with all its
-activations kept, adds them, rotated, to its own maps times zero. AdamW then moves the values and output projections of its
-temporal self-attentions. As a program, `python -m sample.benchmarking.torch_train_step`, it prints the peak memory of two such
-steps (`sample.benchmarking.train_versus_diffusers`).
+The frozen UNet stores the maps of its temporal self-attentions. The tuned UNet adds them, rotated, to its own maps times zero.
+Its gradient keeps all activations. AdamW updates the value and output projections of its temporal self-attentions.
+
+`python -m sample.benchmarking.torch_train_step` prints the peak memory of two steps, for
+`sample.benchmarking.train_versus_diffusers`.
 """
 
 from __future__ import annotations
@@ -23,11 +24,17 @@ from sample.benchmarking.torch_dual_step import OfficialStep, Weights, random_we
 MAX_GRADIENT_NORM = 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Batch:
-    """As `svdjax.losses.finetuning.Examples` in PyTorch's axes, frames in reversed time as the official data has them, float32:
-    latents and noise (b, f, c, h, w), sigma (b,), image embeddings (b, 2, 1, c) and image latents (b, 2, c, h, w) of the
-    first and last frame in forward time, time ids (b, 3)."""
+    """`svdjax.losses.finetuning.Examples` with PyTorch's axes; frames in reversed time, as in the official data; float32.
+
+    Attributes:
+        latents, noise: (b, f, c, h, w).
+        sigma: (b,).
+        image_embeds: of the first and last frame in forward time, (b, 2, 1, c).
+        image_latents: of the same frames, (b, 2, c, h, w).
+        added_time_ids: (b, 3).
+    """
 
     latents: Tensor
     noise: Tensor
@@ -38,27 +45,27 @@ class Batch:
 
 
 class OfficialTrainStep:
-    """The two UNets, the optimizer and the step.
+    """A training step with the frozen and the tuned UNet, and its optimizer.
 
-    Args of the constructor:
-        config: fields of `svdjax.config.UNetConfig`, which are diffusers' own.
-        forward: PyTorch's tensors by name, in the dtype of the frozen UNet. If that has 16 bits, the tuned UNet holds them
-            in float32 and computes under autocast, as in the official script.
-        backward: tensors that the tuned UNet has of its own, float32; their kernels are trained, biases are not.
-        learning_rate: of AdamW.
+    Args:
+        config: fields of `svdjax.config.UNetConfig`; diffusers has the same fields.
+        forward: PyTorch's tensors by name, in the dtype of the frozen UNet. If this dtype has 16 bits, the tuned UNet
+            holds them in float32 and computes under autocast, as in the official script.
+        backward: the tensors of the tuned UNet that differ, float32; the kernels are trained, the biases are not.
+        learning_rate: learning rate of AdamW.
     """
 
     def __init__(self, config: Mapping[str, Any], forward: Weights, backward: Weights, learning_rate: float):
-        unets = OfficialStep(config, forward, {name: value.float() for name, value in forward.items()} | backward)
+        unets = OfficialStep(config, forward, {**{name: value.float() for name, value in forward.items()}, **backward})
         self.set_lean = unets.set_lean
         self.frozen, self.tuned = unets.forward, unets.backward
         self.dtype = self.frozen.dtype
         parameters = dict(self.tuned.named_parameters())
         self.trained = {name: parameters[name].requires_grad_() for name in backward if name.endswith(".weight")}
-        self.optimizer = torch.optim.AdamW(self.trained.values(), lr=learning_rate)  # the script's settings are the defaults
+        self.optimizer = torch.optim.AdamW(self.trained.values(), lr=learning_rate)  # the defaults are the script's settings
 
     def __call__(self, x: Batch) -> tuple[Tensor, Tensor]:
-        """One step: the loss, and the norm of the gradients before they are clipped."""
+        """Run one step; return the loss, and the norm of the gradients before clipping."""
         sigma = x.sigma[:, None, None, None, None]
         noisy = x.latents + sigma * x.noise
         self._unet(self.frozen, noisy.flip(1), 0, x)
@@ -73,7 +80,7 @@ class OfficialTrainStep:
         return loss.detach(), norm
 
     def moments(self) -> dict[str, Tensor]:
-        """AdamW's mean of the gradients by name: after the first step a tenth of the clipped gradients."""
+        """AdamW's first moments by name; after the first step they are a tenth of the clipped gradients."""
         return {name: self.optimizer.state[value]["exp_avg"] for name, value in self.trained.items()}
 
     def _unet(self, unet: Any, noisy: Tensor, end: int, x: Batch) -> Tensor:
@@ -91,7 +98,7 @@ class OfficialTrainStep:
 def random_step(
     config: Mapping[str, Any], batch_size: int, latent_shape: tuple[int, int, int, int], dtype: torch.dtype
 ) -> tuple[OfficialTrainStep, Batch]:
-    """A step with random values, for its memory: `latent_shape` is (f, h, w, c)."""
+    """A step with random values, to measure memory; `latent_shape` is (f, h, w, c)."""
     forward, tuned = random_weights(config, dtype)
     f, h, w, c = latent_shape
     batch = Batch(
@@ -106,13 +113,13 @@ def random_step(
 
 
 def main() -> None:
-    """Read `config`, `batch_size`, `latent_shape`, `dtype` and `threads` as JSON; print the peak bytes of two steps."""
+    """Read `config`, `batch_size`, `latent_shape`, `dtype` and `threads` as JSON; print the peak memory of two steps."""
     request = json.load(sys.stdin)
     torch.set_num_threads(request["threads"])
     latent_shape, dtype = tuple(request["latent_shape"]), getattr(torch, request["dtype"])
     step, batch = random_step(request["config"], request["batch_size"], latent_shape, dtype)
     host_memory.reset()
-    for _ in range(2):  # in the second, the optimizer's state is there from the start
+    for _ in range(2):  # the second one starts with the optimizer's state in memory
         step(batch)
     print(json.dumps({"peak_bytes": host_memory.peak()}))
 

@@ -1,55 +1,54 @@
-"""The training part of `python -m sample.benchmark --train`."""
+"""The benchmark of a training step: `python -m sample.benchmark --train`."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from typing import Any
 
 import jax
 
 from sample.benchmarking import collectives, flops, timing, train_versus_diffusers, train_workload
-from sample.benchmarking.options import Options, Training
-from sample.benchmarking.timing import Program, progress
-from sample.benchmarking.train_workload import TrainWorkload
+from sample.benchmarking.options import BenchmarkOptions, TrainingOptions
+from sample.benchmarking.results import Measurements, ProgramResult, TrainingSetup
+from sample.benchmarking.timing import progress
 from svdjax.parallel import mesh
 from train.steps.settings import FinetuningSettings
 
 
-def training(options: Options, asked: Training) -> dict[str, Any]:
-    """A training step: what compiling it says and, unless that is all that is wanted, what running it says."""
-    sizes = asked.mesh or {"data": 1}
+def measure_training(options: BenchmarkOptions, training: TrainingOptions) -> Measurements:
+    """Compile a training step and, without `compile_only`, time it."""
+    sizes = training.mesh or {"data": 1}
     devices = mesh.make_mesh(sizes, jax.devices()[: math.prod(sizes.values())])
-    mesh.check_batch(asked.batch_size, 1, devices)
-    how = FinetuningSettings(asked.batch_size, options.num_frames, options.size, remat=asked.remat)
-    allocate = not options.compile_only
-    load = train_workload.make(options.config, how, options.dtype, devices, allocate=allocate)
-    state, *_ = load.arguments
-    results = {
-        "mesh": dict(devices.shape),
-        "batch_size": asked.batch_size,
-        "remat": asked.remat,
-        "trained_parameters": sum(x.size for x in state.trained.values()),
-    }
+    mesh.check_batch(training.batch_size, 1, devices)
+    settings = FinetuningSettings(
+        batch_size=training.batch_size, num_frames=options.num_frames, size=options.size, remat=training.remat
+    )
+    run = not options.compile_only
+    workload = train_workload.make(options.config, settings, options.dtype, devices, allocate=run)
+    state, *_ = workload.arguments
     progress("counting operations")
-    results["train_step_flops"] = flops.count(load.update, *load.arguments)
-    progress("compiling the training step" + (" twice: cold, then from a warm cache" if allocate else ""))
-    program = timing.compile_program(load.update, load.arguments, warm=allocate, steps=True, **load.jit_options())
-    results |= timing.plan("train_step", program) | {"train_step_total_bytes": program.total_bytes}
-    if devices.size > 1:
-        results["train_step_traffic"] = sent(program, load)
-    if options.compile_only:
-        return results
+    operations = flops.count(workload.update, *workload.arguments)
+    progress("compiling the training step" + (" twice: without a cache, then from a warm cache" if run else ""))
+    program = timing.compile_program(workload.update, workload.arguments, warm=run, steps=True, **workload.jit_options())
+    comparison = None
     if options.against_diffusers:
-        progress("timing diffusers in turn with svdjax")
-        # before any other step: the first is compared
-        results["against_diffusers"] = train_versus_diffusers.compare(load, program, options.dtype, options.repeats)
-    results |= timing.timed("train_step", program, options.repeats, results["train_step_flops"])
-    results["train_steps_per_second"] = 1 / results["train_step_seconds"]
-    rate = results["train_step_flops_per_second"] / devices.size
-    return results | timing.against_matmul("train_step", rate, options.dtype)
-
-
-def sent(program: Program, load: TrainWorkload) -> list[dict[str, Any]]:
-    """What each device sends in a step, by kind of collective and mesh axes, for JSON."""
-    return [dataclasses.asdict(row) for row in collectives.traffic(program.compiled, load.mesh)]
+        progress("timing diffusers and svdjax alternately")
+        # before any other run of the program, because the first steps are compared
+        comparison = train_versus_diffusers.compare(workload, program, options.dtype, options.repeats)
+    step = ProgramResult(
+        name="train_step",
+        flops=operations,
+        plan=program.plan,
+        timing=timing.time_program("train_step", program, options.repeats) if run else None,
+    )
+    return Measurements(
+        programs=[step],
+        matmul=timing.matmul_limit(options.dtype) if run else None,
+        training=TrainingSetup(
+            mesh=dict(devices.shape),
+            batch_size=training.batch_size,
+            remat=training.remat,
+            trained_parameters=sum(x.size for x in state.trained.values()),
+        ),
+        traffic=collectives.traffic(program.compiled, devices) if devices.size > 1 else None,
+        comparison=comparison,
+    )

@@ -1,18 +1,20 @@
-"""Our training step beside PyTorch's: the same weights, batch, dtype and device, timed in turn.
+"""Compare our training step with PyTorch's: same weights, batch, dtype and device, timed alternately.
 
-PyTorch and diffusers (the `test` extra) are imported when `compare` is called.
+PyTorch and diffusers (the `test` extra) are imported only when needed.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from sample.benchmarking import timing, versus_diffusers
+from sample.benchmarking.results import Comparison
 from sample.benchmarking.train_workload import TrainWorkload
 from svdjax.diffusers_layout.name_table import torch_row
 from svdjax.losses.finetuning import Examples
@@ -20,37 +22,33 @@ from svdjax.models.svd import leaves
 from train.steps.state import State, to_arrays
 
 if TYPE_CHECKING:
+    import torch
+
     from sample.benchmarking.torch_train_step import Batch, OfficialTrainStep
 
 
-def compare(workload: TrainWorkload, program: timing.Program, dtype: str, repeats: int) -> dict[str, Any]:
-    """Check that the first step of both agrees, then time steps in turn.
+def compare(workload: TrainWorkload, program: timing.Program, dtype: str, repeats: int) -> Comparison:
+    """Check that the first steps agree, then time further steps alternately.
 
     Args:
-        workload: with values, none of its steps done.
-        program: `workload.update`, compiled; each run is one more step.
-        dtype: of frozen weights and computation.
-        repeats: timings of each.
-
-    Returns:
-        For JSON: relative differences of loss and gradients; `ours`, `diffusers` and `diffusers_lean` (without the own maps
-        that the official code computes, differentiates and multiplies by zero) with seconds; ratios of medians, theirs to
-        ours; `diffusers_peak_bytes`; versions, threads.
+        workload: made with `allocate`, before its first step.
+        program: the compiled `workload.update`; each run is one more step.
+        dtype: dtype of frozen weights and computation.
+        repeats: timed runs of each.
 
     Raises:
         RuntimeError: losses or gradients differ by more than rounding.
     """
-    import diffusers
     import torch
 
     from sample.benchmarking.torch_train_step import OfficialTrainStep
 
-    device, threads = versus_diffusers.prepare()
+    device, threads = versus_diffusers.prepare_torch()
     state, unet, carried, examples = workload.arguments
     config = dataclasses.asdict(unet.config)
     forward = versus_diffusers.to_torch(leaves(unet), dtype, device)
     backward = versus_diffusers.to_torch({**state.trained, **carried}, "float32", device)
-    step = OfficialTrainStep(config, forward, backward, workload.how.learning_rate)
+    step = OfficialTrainStep(config, forward, backward, workload.settings.learning_rate)
     batch = torch_batch(examples, device)
 
     if device == "cuda":
@@ -59,32 +57,32 @@ def compare(workload: TrainWorkload, program: timing.Program, dtype: str, repeat
     versus_diffusers.check_agreement("losses", loss_difference, dtype)
     versus_diffusers.check_agreement("gradients", gradient_difference, dtype)
 
-    def run_torch(lean: bool) -> None:
+    def run_official(lean: bool) -> None:
         step.set_lean(lean)
         step(batch)
         if device == "cuda":
             torch.cuda.synchronize()
 
     if device == "cuda":
-        run_torch(lean=False)
+        run_official(lean=False)
         peak = torch.cuda.max_memory_allocated()
     else:
         b, f, c, h, w = batch.latents.shape
         request = {"config": config, "batch_size": b, "latent_shape": (f, h, w, c), "dtype": dtype, "threads": threads}
         peak = versus_diffusers.peak_in_own_process("sample.benchmarking.torch_train_step", request)
-    timed = versus_diffusers.in_turn(program.run, run_torch, repeats)
-    return timed | {
-        "relative_difference": gradient_difference,
-        "relative_difference_of_loss": loss_difference,
-        "threads": threads if device == "cpu" else None,
-        "diffusers_peak_bytes": peak,
-        "diffusers": diffusers.__version__,
-        "torch": torch.__version__,
-    }
+    return Comparison(
+        relative_difference=gradient_difference,
+        relative_difference_of_loss=loss_difference,
+        threads=threads if device == "cpu" else None,
+        peak_bytes=peak,
+        diffusers=version("diffusers"),
+        torch=version("torch"),
+        **versus_diffusers.time_alternately(program.run, run_official, repeats),
+    )
 
 
 def differences(program: timing.Program, step: OfficialTrainStep, batch: Batch) -> tuple[float, float]:
-    """Do the first step on both sides: relative differences of the losses, and of all clipped gradients together."""
+    """Run both first steps; return the relative differences of the losses, and of all clipped gradients together."""
     new, result = program.run()
     loss, _ = step(batch)
     theirs = {name: np.asarray(value.double().cpu()) for name, value in step.moments().items()}
@@ -93,22 +91,22 @@ def differences(program: timing.Program, step: OfficialTrainStep, batch: Batch) 
         row = torch_row(name, value.shape)
         ours[row.torch_name] = row.layout.to_torch(np.asarray(value, np.float64))
     if ours.keys() != theirs.keys():
-        raise RuntimeError(f"svdjax and the official step train other tensors: {sorted(ours.keys() ^ theirs.keys())[0]}")
+        name = sorted(ours.keys() ^ theirs.keys())[0]
+        raise RuntimeError(f"svdjax and the official step train different tensors: only one of them trains {name}")
     squares = [(np.sum((ours[n] - theirs[n]) ** 2), np.sum(theirs[n] ** 2)) for n in theirs]
-    different, size = np.sum(squares, 0)
-    return abs(float(result.loss) - float(loss)) / float(loss), float(np.sqrt(different / size))
+    difference, size = np.sum(squares, 0)
+    return abs(float(result.loss) - float(loss)) / float(loss), float(np.sqrt(difference / size))
 
 
 def moments(state: State) -> dict[str, jax.Array]:
-    """AdamW's mean of the gradients by name: after the first step a tenth of the clipped gradients."""
+    """AdamW's first moments by name; after the first step they are a tenth of the clipped gradients."""
     flat = to_arrays(state)
-    prefixes = {name.split(".mu.")[0] for name in flat if ".mu." in name}
-    (prefix,) = prefixes
+    (prefix,) = {name.split(".mu.")[0] for name in flat if ".mu." in name}
     return {name.removeprefix(f"{prefix}.mu."): value for name, value in flat.items() if name.startswith(f"{prefix}.mu.")}
 
 
 def torch_batch(x: Examples, device: str) -> Batch:
-    """A batch in PyTorch's axes and the official order of frames."""
+    """A batch with PyTorch's axes and the official order of frames."""
     import torch
 
     from sample.benchmarking.torch_train_step import Batch

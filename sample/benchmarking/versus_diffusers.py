@@ -1,6 +1,6 @@
-"""Our sampling step beside PyTorch's: the same weights, inputs, shapes, dtype and device, timed in turn.
+"""Compare our sampling step with PyTorch's: same weights, inputs, shapes, dtype and device, timed alternately.
 
-PyTorch and diffusers (the `test` extra) are imported when `compare` is called.
+PyTorch and diffusers (the `test` extra) are imported only when needed.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import dataclasses
 import importlib.util
 import json
 import os
-import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sample.benchmarking import timing
+from sample.benchmarking.results import Comparison, Timings
 from sample.benchmarking.workloads import Workload
 from svdjax.diffusers_layout.name_table import torch_row
 from svdjax.errors import InputError
@@ -32,53 +33,49 @@ if TYPE_CHECKING:
 
     from sample.benchmarking.torch_dual_step import StepInputs
 
-# Relative L2 distance between the two v-predictions. In float32 on a CPU only rounding differs (about 1e-6 a layer); GPUs use
-# TF32 for float32 by JAX's default, and 16 bits keep 8 to 11 bits of every value. Another model is at a distance near 1.
+# Largest relative L2 distance of two results. In float32 on a CPU only rounding differs (about 1e-6 per layer). GPUs use TF32
+# for JAX's float32 by default, and 16-bit values have 8 to 11 significant bits. A different model gives distances near 1.
 _AGREEMENT = {("cpu", "float32"): 1e-4}
 _AGREEMENT_OTHERWISE = 0.1
 
 
-def require() -> None:
-    """Refuse early what a comparison lacks.
+def require_diffusers() -> None:
+    """Check early that a comparison is possible.
 
     Raises:
         InputError: PyTorch or diffusers isn't installed, or PyTorch can't use the device that JAX uses.
     """
     missing = [name for name in ("torch", "diffusers") if importlib.util.find_spec(name) is None]
     if missing:
-        raise InputError(f"--against diffusers: {' and '.join(missing)} not installed: pip install 'svdjax[test]'")
+        raise InputError(f'--against diffusers: {" and ".join(missing)} not installed: pip install -e ".[test]"')
     backend = jax.default_backend()
     if backend == "cpu":
         return
     import torch
 
     if backend != "gpu" or not torch.cuda.is_available():
-        raise InputError(f"--against diffusers: JAX uses a {backend}, which the installed PyTorch {torch.__version__} can't")
+        raise InputError(
+            f"--against diffusers: JAX uses a {backend}, but the installed PyTorch {torch.__version__} can't use it"
+        )
 
 
-def compare(workload: Workload, program: timing.Program, dtype: str, repeats: int) -> dict[str, Any]:
-    """Check that the two steps agree, then time them in turn.
+def compare(workload: Workload, program: timing.Program, dtype: str, repeats: int) -> Comparison:
+    """Check that the two steps agree, then time them alternately.
 
     Args:
-        workload: with values.
-        program: `workload.dual_step`, compiled.
-        dtype: of both.
-        repeats: timings of each.
-
-    Returns:
-        For JSON: `relative_difference` of the v-predictions; `ours`, `diffusers` and `diffusers_lean` (without the maps
-        that the official code computes and multiplies by zero) with seconds; ratios of medians, theirs to ours;
-        `diffusers_peak_bytes`; versions, threads.
+        workload: made with `allocate`.
+        program: `workloads.dual_step`, compiled for this workload.
+        dtype: dtype of both steps.
+        repeats: timed runs of each.
 
     Raises:
         RuntimeError: the two predictions differ by more than rounding.
     """
-    import diffusers
     import torch
 
     from sample.benchmarking.torch_dual_step import OfficialStep
 
-    device, threads = prepare()
+    device, threads = prepare_torch()
     unet, backward, _ = workload.dual_step
     config = dataclasses.asdict(unet.config)
     step = OfficialStep(config, to_torch(leaves(unet), dtype, device), to_torch(backward.params, dtype, device))
@@ -88,7 +85,7 @@ def compare(workload: Workload, program: timing.Program, dtype: str, repeats: in
     difference = float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
     check_agreement("v-predictions", difference, dtype)
 
-    def run_torch(lean: bool) -> None:
+    def run_official(lean: bool) -> None:
         step.set_lean(lean)
         step(inputs)
         if device == "cuda":
@@ -96,24 +93,25 @@ def compare(workload: Workload, program: timing.Program, dtype: str, repeats: in
 
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-        run_torch(lean=False)
+        run_official(lean=False)
         peak = torch.cuda.max_memory_allocated()
     else:
         _, f, c, h, w = inputs.latents.shape
         request = {"config": config, "latent_shape": (f, h, w, c), "dtype": dtype, "threads": threads}
         peak = peak_in_own_process("sample.benchmarking.torch_dual_step", request)
-    timed = in_turn(program.run, run_torch, repeats)
-    return timed | {
-        "relative_difference": difference,
-        "threads": threads if device == "cpu" else None,
-        "diffusers_peak_bytes": peak,
-        "diffusers": diffusers.__version__,
-        "torch": torch.__version__,
-    }
+    return Comparison(
+        relative_difference=difference,
+        relative_difference_of_loss=None,
+        threads=threads if device == "cpu" else None,
+        peak_bytes=peak,
+        diffusers=version("diffusers"),
+        torch=version("torch"),
+        **time_alternately(program.run, run_official, repeats),
+    )
 
 
-def prepare() -> tuple[str, int]:
-    """Set PyTorch up as JAX is: the device's name in PyTorch, and the number of threads."""
+def prepare_torch() -> tuple[str, int]:
+    """Set PyTorch's threads and precision as in JAX. Returns PyTorch's name of the device, and the number of threads."""
     import torch
 
     gpu, threads = jax.default_backend() == "gpu", xla_options.cores()
@@ -123,29 +121,19 @@ def prepare() -> tuple[str, int]:
 
 
 def check_agreement(what: str, difference: float, dtype: str) -> None:
-    """Refuse to time what isn't the same: `difference` is a relative one, by the L2 norm."""
+    """Raise `RuntimeError` if a relative L2 difference is too large: different computations must not be compared."""
     allowed = _AGREEMENT.get((jax.default_backend(), dtype), _AGREEMENT_OTHERWISE)
     if not difference <= allowed:
         raise RuntimeError(f"{what} of svdjax and diffusers differ by {difference:.1e}, expected at most {allowed:.0e}")
 
 
-def in_turn(ours: Callable[[], Any], theirs: Callable[[bool], Any], repeats: int) -> dict[str, Any]:
-    """Seconds of both and of the lean variant of theirs, `theirs(True)`, and the ratios of medians, theirs to ours."""
-    seconds = timing.interleaved(
-        {"ours": ours, "diffusers": lambda: theirs(False), "diffusers_lean": lambda: theirs(True)}, repeats
-    )
-    result: dict[str, Any] = {}
-    for name, values in seconds.items():
-        result |= timing.summary(f"{name}_seconds", values)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    return result | {
-        "ratio": medians["diffusers"] / medians["ours"],
-        "ratio_lean": medians["diffusers_lean"] / medians["ours"],
-    }
+def time_alternately(ours: Callable[[], Any], official: Callable[[bool], Any], repeats: int) -> dict[str, Timings]:
+    """Time our step, the official step and its lean variant, `official(True)`; return the timings of a `Comparison`."""
+    return timing.interleaved({"ours": ours, "official": lambda: official(False), "lean": lambda: official(True)}, repeats)
 
 
-def to_torch(tensors: dict[str, Any], dtype: str, device: str) -> dict[str, torch.Tensor]:
-    """Tensors of the UNet by our names -> PyTorch's, by its names and in its layout."""
+def to_torch(tensors: Mapping[str, Any], dtype: str, device: str) -> dict[str, torch.Tensor]:
+    """Convert tensors of the UNet by our names to PyTorch tensors by PyTorch's names, in PyTorch's layout."""
     import torch
 
     out = {}
@@ -157,12 +145,13 @@ def to_torch(tensors: dict[str, Any], dtype: str, device: str) -> dict[str, torc
 
 
 def torch_inputs(workload: Workload, dtype: str, device: str) -> StepInputs:
-    """The inputs of the step in PyTorch's axes."""
+    """The inputs of the step as PyTorch tensors with PyTorch's axes."""
     import torch
 
     from sample.benchmarking.torch_dual_step import StepInputs
 
     x = workload.dual_step[2]
+    assert x.guide.scale is not None  # a workload has guidance
 
     def tensor(value: jax.Array) -> torch.Tensor:
         return torch.from_numpy(np.array(value, np.float32)).to(device)
@@ -184,7 +173,12 @@ def _channels_last(x: torch.Tensor) -> np.ndarray:
 
 
 def peak_in_own_process(module: str, request: dict[str, Any]) -> int:
-    """Peak resident memory of PyTorch's step, by a program of this package, in a process that never had JAX's arrays."""
+    """Peak resident memory of PyTorch's step, measured in a process without JAX's arrays.
+
+    Args:
+        module: the module to run as a program.
+        request: its input, sent as JSON.
+    """
     root = str(Path(__file__).parents[2])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""What the benchmark measures: one sampling step of both directions, and the decoding of a clip."""
+"""The measured programs: a sampling step of both directions, and the decoding of a clip."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 from jax import Array
 
 from svdjax.config import SVDConfig, UNetConfig, VAEConfig
-from svdjax.memory.blocking import stats_dtype
-from svdjax.models.backward import VALUES, Backward, expected_names
+from svdjax.memory.precision import stats_dtype
+from svdjax.models.backward import VALUES, Backward, names_of_kinds
 from svdjax.models.initialize import abstract
 from svdjax.models.svd import fill, leaves
 from svdjax.models.unet import UNet
@@ -23,14 +23,14 @@ from svdjax.sampling import edm
 from svdjax.sampling.sampler import Conditioning, Guide, predict_v
 from svdjax.sampling.settings import Settings
 
-# A step in the middle of the schedule, where latents and prediction both matter to the result.
+# A step in the middle of the schedule, where the latents and the prediction both matter to the result.
 SIGMA, SIGMA_NEXT = 1.0, 0.5
 
-# The fixed preset for CPUs: SVD-XT's kinds of layers at two fifths of its widths, one layer a block.
+# The preset for CPUs: SVD-XT's types of layers, one layer per block; UNet at two fifths and VAE at a quarter of its widths.
 SMALL = SVDConfig(
     unet=UNetConfig(
         block_out_channels=(128, 256, 512, 512),
-        layers_per_block=1,
+        layers_per_block=(1, 1, 1, 1),
         num_attention_heads=(2, 4, 8, 8),
         num_frames=14,
         sample_size=32,
@@ -41,9 +41,16 @@ PRESETS = {"svd-xt": SVDConfig(), "small": SMALL}
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StepInputs:
-    """What a step is given besides weights: latents (1, f, h, w, c), the noise levels from and to, and the rest."""
+    """Inputs of a step besides weights.
+
+    Attributes:
+        latents: (1, f, h, w, c).
+        sigma, sigma_next: noise levels before and after the step.
+        conditioning: conditioning of both directions.
+        guide: guidance scales and fusion weights.
+    """
 
     latents: Array
     sigma: Array
@@ -54,7 +61,7 @@ class StepInputs:
 
 @dataclass(frozen=True)
 class Workload:
-    """One clip of one model: the arguments of `dual_step` and `decode`, values or `jax.ShapeDtypeStruct`s.
+    """Arguments of `dual_step` and `decode` for one clip: arrays or `jax.ShapeDtypeStruct`s.
 
     Attributes:
         config: shapes of the model.
@@ -68,14 +75,14 @@ class Workload:
 
 
 def dual_step(unet: UNet, backward: Backward, inputs: StepInputs) -> tuple[Array, Array]:
-    """One Euler step of both directions under guidance, as the sampler does it: the new latents and the v-prediction."""
+    """Run one Euler step of both directions with guidance, as in the sampler; return the new latents and the v-prediction."""
     v = predict_v(unet, backward, inputs.latents, inputs.sigma, inputs.conditioning, inputs.guide)
     denoised = edm.denoise(inputs.latents, v, inputs.sigma)
     return edm.euler_step(inputs.latents, denoised, inputs.sigma, inputs.sigma_next), v
 
 
 def decode(vae: VAE, latents: Array) -> Array:
-    """All frames of a clip (1, f, h, w, c) -> (1, f, H, W, 3)."""
+    """Decode all frames of a clip: (1, f, h, w, c) -> (1, f, H, W, 3)."""
     return vae.decode(latents)
 
 
@@ -85,38 +92,39 @@ def make(config: SVDConfig, size: tuple[int, int], num_frames: int, dtype: Any, 
     Args:
         config: shapes of the model.
         size: (width, height) of the clip in pixels, multiples of `config.size_multiple`.
-        num_frames: of the clip.
-        dtype: of weights and computation. The VAE is at least float32 where its configuration says so, as after
+        num_frames: frames of the clip.
+        dtype: dtype of weights and computation. The VAE has at least float32 if its configuration sets `force_upcast`, as with
             `svdjax.load`.
-        allocate: whether there are values, or shapes alone.
+        allocate: make arrays; otherwise only their shapes.
     """
     dtype = jnp.dtype(dtype)
     unet = abstract(UNet, config.unet, dtype)
     vae = abstract(VAE, config.vae, stats_dtype(dtype) if config.vae.force_upcast else dtype)
-    tuned = {name: leaves(unet)[name] for name in expected_names(leaves(unet), VALUES)}
+    tuned = {name: leaves(unet)[name] for name in names_of_kinds(leaves(unet), VALUES)}
     width, height = (side // config.vae.down_factor for side in size)
     shape = (1, num_frames, height, width, config.vae.latent_channels)
     evaluate = (lambda fn: fn()) if allocate else jax.eval_shape
     inputs = evaluate(lambda: _inputs(shape, config.unet.cross_attention_dim[0], dtype))
     latents = evaluate(lambda: jax.random.normal(jax.random.key(1), shape))
     if allocate:
-        draws = Draws()
-        unet, vae = (fill(network, draws(leaves(network))) for network in (unet, vae))
-        tuned = draws(tuned)
+        weights = RandomWeights()
+        unet = fill(unet, weights(leaves(unet)))
+        vae = fill(vae, weights(leaves(vae)))
+        tuned = weights(tuned)
     return Workload(config, (unet, Backward(tuned), inputs), (vae, latents))
 
 
-class Draws:
-    """Random weights of a size that keeps activations near 1, for any number of parameters in seconds.
+class RandomWeights:
+    """Random weights that keep activations near 1; fast for any number of parameters.
 
-    They are taken in turn from one pool, again and again. Its length is a prime above that of any row, so that rows differ.
+    Values are taken cyclically from one pool. Its length is a prime number above the length of any row, so that rows differ.
     """
 
     _LENGTH = 4_194_319
 
     def __init__(self) -> None:
         pool = np.random.default_rng(0).standard_normal(self._LENGTH, np.float32)
-        self._pool = np.concatenate([pool, pool])  # so that a whole one begins anywhere
+        self._pool = np.concatenate([pool, pool])  # a whole pool starts at every position
         self._used = 0
 
     def __call__(self, shapes: Mapping[str, Any]) -> dict[str, Array]:
@@ -127,14 +135,14 @@ class Draws:
         z = np.resize(self._pool[self._used : self._used + self._LENGTH], x.shape)
         self._used = (self._used + x.size) % self._LENGTH
         if kind == "kernel":
-            z = z / math.sqrt(x.size // x.shape[-1])  # entries that make one output
+            z = z / math.sqrt(x.size // x.shape[-1])  # number of inputs of each output
         elif kind in ("scale", "bias"):
             z = np.float32(kind == "scale") + np.float32(0.1) * z
         return jnp.asarray(z, x.dtype)
 
 
 def _inputs(shape: tuple[int, ...], context_dim: int, dtype: Any) -> StepInputs:
-    """Random inputs in the dtypes that the sampler has them in: float32, apart from the embeddings."""
+    """Random inputs in the dtypes of the sampler: embeddings in `dtype`, all others in float32."""
     keys = jax.random.split(jax.random.key(0), 3)
     settings = Settings(num_frames=shape[1])
     conditioning = Conditioning(
@@ -146,5 +154,10 @@ def _inputs(shape: tuple[int, ...], context_dim: int, dtype: Any) -> StepInputs:
         jnp.asarray(settings.guidance_scale(), jnp.float32),
         jnp.asarray(settings.forward_weight(), jnp.float32),
     )
-    latents = math.hypot(SIGMA, 1) * jax.random.normal(keys[2], shape)
-    return StepInputs(latents, jnp.float32(SIGMA), jnp.float32(SIGMA_NEXT), conditioning, guide)
+    return StepInputs(
+        latents=math.hypot(SIGMA, 1) * jax.random.normal(keys[2], shape),
+        sigma=jnp.float32(SIGMA),
+        sigma_next=jnp.float32(SIGMA_NEXT),
+        conditioning=conditioning,
+        guide=guide,
+    )

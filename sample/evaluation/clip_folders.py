@@ -1,4 +1,4 @@
-"""Clips of an evaluation as folders of PNGs, each whole or not there."""
+"""Clips of an evaluation as folders of PNG files; a folder is complete or absent."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from svdjax.runtime.atomic import new_folder
 
 Shape = tuple[int, int, int]  # frames, height, width
 
-TRUTH = "truth"  # the folder of the true clips, beside those of the methods
+TRUTH = "truth"  # the folder of the true clips, next to the folders of the methods
 
 
 def write(folder: Path, frames: np.ndarray) -> None:
-    """Frames uint8 (f, H, W, 3) as `0000.png`, `0001.png`, ...; a folder that is there stays.
+    """Write frames, uint8 (f, H, W, 3), as `0000.png`, `0001.png`, ...; an existing folder is kept.
 
     Raises:
-        InputError: it can't be written.
+        InputError: the folder can't be written.
     """
     if folder.is_dir():
         return
@@ -29,49 +29,49 @@ def write(folder: Path, frames: np.ndarray) -> None:
             for i, frame in enumerate(frames):
                 Image.fromarray(frame).save(temporary / _name(i))
     except OSError as e:
-        raise InputError(f"{folder}: can't be written ({e.strerror}); the same command goes on from here") from None
+        raise InputError(f"{folder}: can't be written: {e.strerror}; run the same command again to continue") from None
 
 
-def check(folder: Path, count: int) -> None:
-    """Refuse a folder, if there is one, that doesn't hold `count` frames by their names; no picture is opened.
+def check_clip_folder(folder: Path, count: int) -> None:
+    """Refuse an existing folder unless its PNG files are exactly the `count` expected ones. No image is opened.
 
     Raises:
-        InputError: it lacks one or has another, or is no folder.
+        InputError: a PNG file is missing or unexpected, or `folder` is a file.
     """
     if not folder.exists():
         return
     if not folder.is_dir():
         raise InputError(f"{folder}: is a file, expected a clip's folder; remove it and run again")
-    names = {_name(i) for i in range(count)}
-    found = {path.name for path in folder.glob("*.png")}
-    for name in sorted(names ^ found):
-        said = "has" if name in found else "lacks"
-        raise InputError(f"{folder}: {said} {name}, expected {_name(0)} to {_name(count - 1)}; remove it and run again")
+    expected = {_name(i) for i in range(count)}
+    existing = {path.name for path in folder.glob("*.png")}
+    for name in sorted(expected ^ existing):
+        state = "has" if name in existing else "lacks"
+        raise InputError(f"{folder}: {state} {name}, expected {_name(0)} to {_name(count - 1)}; remove it and run again")
 
 
 def read(folder: Path, shape: Shape) -> np.ndarray:
-    """All frames, uint8 (f, H, W, 3).
+    """Read all frames of a clip, uint8 (f, H, W, 3).
 
     Args:
-        folder: of one clip.
-        shape: how many frames there are, of which height and width.
+        folder: the clip's folder.
+        shape: expected number of frames, height and width.
 
     Raises:
-        InputError: they can't be read, or are others.
+        InputError: the frames can't be read, or have another number or size.
     """
     return _read(folder, shape, range(shape[0]))
 
 
-def read_ends(folder: Path, shape: Shape) -> np.ndarray:
-    """The first and the last frame, (2, H, W, 3); the rest as of `read`, other frames than these unread."""
+def read_keyframes(folder: Path, shape: Shape) -> np.ndarray:
+    """Read only the first and the last frame, (2, H, W, 3); see `read`."""
     return _read(folder, shape, (0, shape[0] - 1))
 
 
-def _read(folder: Path, shape: Shape, numbers: Sequence[int]) -> np.ndarray:
+def _read(folder: Path, shape: Shape, indices: Sequence[int]) -> np.ndarray:
     count, height, width = shape
-    check(folder, count)
+    check_clip_folder(folder, count)
     frames = []
-    for path in (folder / _name(i) for i in numbers):
+    for path in (folder / _name(i) for i in indices):
         try:
             frames.append(np.asarray(Image.open(path).convert("RGB")))
         except (OSError, ValueError) as e:
@@ -82,5 +82,5 @@ def _read(folder: Path, shape: Shape, numbers: Sequence[int]) -> np.ndarray:
     return np.stack(frames)
 
 
-def _name(number: int) -> str:
-    return f"{number:04d}.png"
+def _name(index: int) -> str:
+    return f"{index:04d}.png"

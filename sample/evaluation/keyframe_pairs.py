@@ -1,4 +1,4 @@
-"""Pairs of keyframes whose frames between are known: clips of the embedded world that no training sees, or of a folder."""
+"""Pairs of keyframes with known frames between them: test clips of the embedded world, or clips of a folder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,19 +18,19 @@ from svdjax.errors import InputError
 from svdjax.world.drawing import render
 from svdjax.world.scene import FRAMES, SIZE, VERSION, Scene, scene
 
-SPLIT = "test"
+SPLIT = "test"  # training never reads it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pair:
-    """A clip, of which the methods see the first and the last frame.
+    """A clip; the methods get its first and last frames.
 
     Attributes:
-        name: of its folders.
-        title: for people.
-        group: what it shares with pairs that are not independent of it: the video that it is from.
-        read: gives the clip, uint8 (f, H, W, 3).
-        scene: of the embedded world, else None.
+        name: name of its folders.
+        title: title in `results.json` and on the contact sheet.
+        group: the video that the clip comes from; pairs of one group are not independent.
+        read: function that returns the clip, uint8 (f, H, W, 3).
+        scene: the clip's scene in the embedded world, None for other clips.
     """
 
     name: str
@@ -43,36 +42,37 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs, and what tells them from others, for JSON."""
+    """Pairs, and the facts that identify them, for JSON."""
 
     pairs: list[Pair]
     identity: dict[str, Any]
 
 
 def of_world(count: int, first: int = 0) -> Pairs:
-    """Clips of the split that training never reads."""
+    """Clips `first`, `first + 1`, ... of the embedded world's test split."""
     pairs = []
     for number in range(first, first + count):
-        found = scene(SPLIT, number)
-        title = f"{SPLIT} {number}: {found.kind}"
-        pairs.append(Pair(f"{number:04d}", title, title, functools.partial(render, found), found))
+        clip = scene(SPLIT, number)
+        title = f"{SPLIT} {number}: {clip.kind}"
+        read = functools.partial(render, clip)
+        pairs.append(Pair(name=f"{number:04d}", title=title, group=title, read=read, scene=clip))
     return Pairs(pairs, {"data": "the embedded world", "version": VERSION, "split": SPLIT})
 
 
 def of_folder(settings: DataSettings, count: int, seed: int) -> Pairs:
-    """Different clips of a folder of videos or frames, drawn as training draws them.
+    """Distinct clips of a folder with videos or folders of frames, in the random order of training.
 
     Raises:
-        InputError: nothing in it can be used, or it has fewer clips.
+        InputError: the folder has no usable clips, or fewer than `count`.
     """
-    found = scan(settings)
-    there = sum(source.clips for source in found.usable)
-    if there < count:
+    scanned = scan(settings)
+    available = sum(source.clips for source in scanned.usable)
+    if available < count:
         raise InputError(
-            f"--pairs {count}: {settings.folder} has {there} clip{'s' * (there != 1)} of {settings.num_frames} frames "
-            f"at stride {settings.stride}, overlapping ones included"
+            f"--pairs {count}: {settings.folder} has {available} clip{'s' * (available != 1)} of {settings.num_frames} frames "
+            f"at stride {settings.stride}, including overlapping ones"
         )
-    order = Order(found.usable, settings, seed)
+    order = Order(scanned.usable, settings, seed)
     clips: dict[str, Clip] = {}
     for position in itertools.count():
         clip = order.clip(position)
@@ -80,10 +80,10 @@ def of_folder(settings: DataSettings, count: int, seed: int) -> Pairs:
         if len(clips) == count:
             break
     pairs = [
-        Pair(f"{number:04d}", name, clip.source.name, functools.partial(_read, clip, settings))
-        for number, (name, clip) in enumerate(clips.items())
+        Pair(name=f"{number:04d}", title=title, group=clip.source.name, read=functools.partial(_read, clip, settings))
+        for number, (title, clip) in enumerate(clips.items())
     ]
-    identity = {"data": found.fingerprint, "stride": settings.stride, "fit": settings.fit, "pairs' seed": seed}
+    identity = {"data": scanned.fingerprint, "stride": settings.stride, "fit": settings.fit, "pairs' seed": seed}
     return Pairs(pairs, identity)
 
 
@@ -91,8 +91,8 @@ def _read(clip: Clip, settings: DataSettings) -> np.ndarray:
     return read_clip(clip.source, clip.start, clip.num_frames, clip.stride, settings.size, settings.fit)
 
 
-def check_world(num_frames: int, size: tuple[int, int], data: Path | None) -> None:
-    """Refuse a model of other clips than the world's, where they are what it is measured on."""
-    if data is None and (num_frames, size) != (FRAMES, (SIZE, SIZE)):
-        found = f"{num_frames} frames of {size[0]}x{size[1]}"
-        raise InputError(f"the embedded world has {FRAMES} frames of {SIZE}x{SIZE}, asked for are {found}: give --data DIR")
+def check_world_shape(num_frames: int, size: tuple[int, int]) -> None:
+    """Refuse another number of frames or another size, (width, height), than the embedded world's."""
+    if (num_frames, size) != (FRAMES, (SIZE, SIZE)):
+        requested = f"{num_frames} frames of {size[0]}x{size[1]}"
+        raise InputError(f"the embedded world has {FRAMES} frames of {SIZE}x{SIZE}, not {requested}: give --data DIR")

@@ -1,6 +1,8 @@
-"""How good a clip between two keyframes is, against the true one: the figures of `sample.evaluate`."""
+"""Metrics of a generated clip against the true clip: PSNR, SSIM, errors of the keyframes and of the object's track."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -8,93 +10,111 @@ from sample.evaluation.tracking import track, wrong_way
 from svdjax.world.drawing import coverage
 from svdjax.world.scene import Scene
 
-# name -> what it says, and whether more is better
-FIGURES = {
-    "psnr": ("PSNR, dB", True),
-    "ssim": ("SSIM", True),
-    "region_psnr": ("PSNR of the thing's region, dB", True),
-    "region_ssim": ("SSIM of the thing's region", True),
-    "trajectory_error": ("trajectory error, px", False),
-    "mismatch": ("difference from the thing's picture", False),
-    "wrong_way": ("steps the wrong way", False),
-    "path_ratio": ("path over straight line", False),
-    "end_error": ("end-frame error, levels", False),
+
+class Metric(NamedTuple):
+    """A metric in tables.
+
+    Attributes:
+        title: title of its column.
+        higher_is_better: whether a higher value is better.
+    """
+
+    title: str
+    higher_is_better: bool
+
+
+METRICS = {
+    "psnr": Metric("PSNR, dB", True),
+    "ssim": Metric("SSIM", True),
+    "region_psnr": Metric("PSNR of the object's region, dB", True),
+    "region_ssim": Metric("SSIM of the object's region", True),
+    "trajectory_error": Metric("tracking error, px", False),
+    "mismatch": Metric("difference from the object's picture", False),
+    "wrong_way": Metric("steps the wrong way", False),
+    "path_ratio": Metric("path over straight line", False),
+    "end_error": Metric("end-frame error, levels", False),
 }
-OF_WORLD = ("region_psnr", "region_ssim", "trajectory_error", "mismatch", "wrong_way", "path_ratio")
-MARGIN = 2  # pixels around the thing that count as its region
-_BEST = 100.0  # dB of what is exactly right
+MARGIN = 2  # width in pixels of the border around the object that belongs to its region
+_HIGHEST_PSNR = 100.0  # dB; identical frames get this value
 _WANG = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
 
 
-def figures(truth: np.ndarray, frames: np.ndarray, scene: Scene | None = None) -> dict[str, float]:
-    """All figures of a clip; those of the thing in it only for the embedded world.
+def clip_metrics(truth: np.ndarray, frames: np.ndarray, scene: Scene | None = None) -> dict[str, float]:
+    """All metrics of a clip, by name; metrics of the object's region and track only if there is a scene.
 
-    - `psnr`, `ssim`: over the frames between the keyframes; of the region too, where the thing truly is. SSIM as Wang et al.
-      2004 define it, with a Gaussian window, of each colour.
-    - `trajectory_error`: mean distance of the thing's place, matched with its own picture, from the true one, pixels, there.
-    - `mismatch`: how much the thing's picture differs from its own at that place, colours in [0, 1], there.
-    - `wrong_way`: share of all steps from frame to frame that go against the nose.
-    - `path_ratio`: the way that the thing goes over the distance from its first to its last place.
-    - `end_error`: root mean squared difference of the first and the last frame from the keyframes, levels.
+    - `psnr`, `ssim`: means over the frames between the keyframes, PSNR in dB. SSIM per colour channel with a Gaussian window,
+      after Wang et al. 2004.
+    - `region_psnr`, `region_ssim`: the same, only in the `object_region` of the true clip.
+    - `trajectory_error`: mean tracking error over the frames between the keyframes, in pixels.
+    - `mismatch`: root mean squared difference between the frame and the object's picture at the tracked position, colours in
+      [0, 1]; mean over the frames between the keyframes.
+    - `wrong_way`: fraction of all frame-to-frame steps that go against the object's heading; see `tracking.wrong_way`.
+    - `path_ratio`: length of the tracked path divided by the distance from its start to its end, at least 1 pixel.
+    - `end_error`: root mean squared difference of the first and the last frame from the keyframes, in levels of 255.
 
     Args:
         truth: uint8 (f, H, W, 3).
-        frames: of its shape.
-        scene: of the embedded world.
+        frames: uint8 of the same shape.
+        scene: the true clip's scene in the embedded world.
     """
-    between = slice(1, -1)
-    region = None if scene is None else region_of(scene)
-    found = dict(zip(("psnr", "region_psnr"), _psnr(truth[between], frames[between], region), strict=True))
-    found |= dict(zip(("ssim", "region_ssim"), _ssim(truth[between], frames[between], region), strict=True))
+    region = None if scene is None else object_region(scene)[1:-1]
+    values = _psnr(truth[1:-1], frames[1:-1], region) | _ssim(truth[1:-1], frames[1:-1], region)
     ends = frames[[0, -1]].astype(float) - truth[[0, -1]]
-    found["end_error"] = float(np.sqrt(np.square(ends).mean()))
-    if scene is None:
-        return {name: value for name, value in found.items() if name not in OF_WORLD}
-    places = track(scene, frames)
-    distances = np.linalg.norm(places.centres - scene.centres, axis=1)
-    steps = np.diff(places.centres, axis=0)
-    net = np.linalg.norm(places.centres[-1] - places.centres[0])
-    found["trajectory_error"] = float(distances[between].mean())
-    found["mismatch"] = float(places.mismatch[between].mean())
-    found["wrong_way"] = float(wrong_way(scene, places).mean())
-    found["path_ratio"] = float(np.linalg.norm(steps, axis=1).sum() / max(net, 1.0))
-    return found
+    values["end_error"] = float(np.sqrt(np.square(ends).mean()))
+    return values if scene is None else values | _track_metrics(scene, frames)
 
 
-def region_of(scene: Scene) -> np.ndarray:
-    """Where the thing is in each frame, and a little around it: bool (f, H, W)."""
-    return widened(coverage(scene) > 0, MARGIN)
+def object_region(scene: Scene) -> np.ndarray:
+    """The pixels of the object and a margin around it: bool (f, H, W)."""
+    return dilate(coverage(scene) > 0, MARGIN)
 
 
-def widened(mask: np.ndarray, by: int) -> np.ndarray:
-    """A mask (f, H, W) and all pixels less than `by` + 1 away along either axis."""
+def dilate(mask: np.ndarray, margin: int) -> np.ndarray:
+    """A mask (f, H, W) extended by `margin` pixels along both image axes."""
     for axis in (1, 2):
-        pads = [(by, by) if a == axis else (0, 0) for a in range(3)]
+        pads = [(margin, margin) if a == axis else (0, 0) for a in range(3)]
         padded = np.pad(mask, pads)
-        mask = np.any([np.take(padded, range(i, i + mask.shape[axis]), axis) for i in range(2 * by + 1)], 0)
+        mask = np.any([np.take(padded, range(i, i + mask.shape[axis]), axis) for i in range(2 * margin + 1)], 0)
     return mask
 
 
-def _psnr(truth: np.ndarray, frames: np.ndarray, region: np.ndarray | None) -> tuple[float, float]:
-    """Mean over frames, whole and in the region."""
+def _track_metrics(scene: Scene, frames: np.ndarray) -> dict[str, float]:
+    found = track(scene, frames)
+    errors = np.linalg.norm(found.centres - scene.centres, axis=1)
+    path = np.linalg.norm(np.diff(found.centres, axis=0), axis=1).sum()
+    straight = np.linalg.norm(found.centres[-1] - found.centres[0])
+    return {
+        "trajectory_error": float(errors[1:-1].mean()),
+        "mismatch": float(found.mismatch[1:-1].mean()),
+        "wrong_way": float(wrong_way(scene, found).mean()),
+        "path_ratio": float(path / max(straight, 1.0)),
+    }
+
+
+def _psnr(truth: np.ndarray, frames: np.ndarray, region: np.ndarray | None) -> dict[str, float]:
     squared = np.square(frames.astype(float) - truth).mean(-1)
-
-    def of(errors: np.ndarray) -> float:
-        return min(_BEST, 10 * np.log10(255**2 / max(float(errors.mean()), 1e-12)))
-
-    whole = np.mean([of(frame) for frame in squared])
-    if region is None:
-        return float(whole), float("nan")
-    return float(whole), float(np.mean([of(frame[mask]) for frame, mask in zip(squared, region[1:-1], strict=True)]))
+    values = {"psnr": float(np.mean([_decibels(errors) for errors in squared]))}
+    if region is not None:
+        within = [_decibels(errors[mask]) for errors, mask in zip(squared, region, strict=True)]
+        values["region_psnr"] = float(np.mean(within))
+    return values
 
 
-def _ssim(truth: np.ndarray, frames: np.ndarray, region: np.ndarray | None) -> tuple[float, float]:
+def _decibels(squared_errors: np.ndarray) -> float:
+    return min(_HIGHEST_PSNR, 10 * np.log10(255**2 / max(float(squared_errors.mean()), 1e-12)))
+
+
+def _ssim(truth: np.ndarray, frames: np.ndarray, region: np.ndarray | None) -> dict[str, float]:
     from skimage.metrics import structural_similarity
 
-    whole, within = [], []
-    for i, (a, b) in enumerate(zip(truth, frames, strict=True)):
-        mean, pixels = structural_similarity(a, b, channel_axis=-1, full=True, **_WANG)
-        whole.append(mean)
-        if region is not None:
-            within.append(pixels[region[1 + i]].mean())
-    return float(np.mean(whole)), float(np.mean(within)) if within else float("nan")
+    means, maps = [], []
+    for a, b in zip(truth, frames, strict=True):
+        # the stub doesn't know that `full` alone returns two values
+        mean, pixels = structural_similarity(a, b, channel_axis=-1, full=True, **_WANG)  # pyright: ignore[reportAssignmentType]
+        means.append(mean)
+        maps.append(pixels)
+    values = {"ssim": float(np.mean(means))}
+    if region is not None:
+        within = [pixels[mask].mean() for pixels, mask in zip(maps, region, strict=True)]
+        values["region_ssim"] = float(np.mean(within))
+    return values

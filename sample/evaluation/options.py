@@ -1,53 +1,53 @@
-"""The options of `sample.evaluate`, and what is checked of them before anything long."""
+"""Command-line options of `sample.evaluate`, checked before any long work."""
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from sample import console, sampling_options
+from sample import sampling_options
 from sample.evaluation import clip_folders, keyframe_pairs
-from svdjax import embedded_model
-from svdjax.checkpoints import checkpoint, delta
+from sample.evaluation.method_models import MethodModel, choose_model
 from svdjax.config import SVDConfig
 from svdjax.data import world_clips
-from svdjax.data.sources import DataSettings, check_apart
+from svdjax.data.sources import DataSettings, check_outside_data
 from svdjax.errors import InputError
+from svdjax.loading import find_model
 from svdjax.media import fit
-from svdjax.models.backward import QUERIES
 from svdjax.runtime import cli
+from svdjax.runtime.dtypes import compute_dtype
+from svdjax.runtime.output_paths import check_parent, check_writable
 from svdjax.sampling import methods
 from svdjax.sampling.settings import Settings
 
 CROSS_FADE = "cross-fade"
-RECONSTRUCTION = "reconstruction"  # the true frames, encoded and decoded: what no method with this VAE can surpass
+RECONSTRUCTION = "reconstruction"  # the true frames encoded and decoded: an upper bound for every method with this VAE
 METHODS = (*methods.METHODS, CROSS_FADE, RECONSTRUCTION)
+WORLD_BATCH_SIZE = 8  # pairs of the embedded world sampled together by default; other pairs are sampled one by one
 
 
-@dataclass(frozen=True)
-class Request:
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRequest:
     """A checked command line.
 
     Attributes:
-        models: the checkpoint of each method that samples, and backward weights besides it.
-        methods: in the order asked for.
-        config: of the model.
-        settings: of every method's sampler; the seed of pair i is the run's plus i.
-        size: (width, height).
-        count: of pairs.
-        data: where they are from, None for the embedded world.
+        methods: in the requested order.
+        models: the model of each method except the cross-fade.
+        config: configuration of the models.
+        settings: sampler settings for every method; pair i uses their seed plus i.
+        size: (width, height) of the clips.
+        count: number of pairs.
+        data: the folder of clips, None for the embedded world.
         batch_size: pairs sampled together.
-        workers: processes that compute figures.
-        dtype: of the computation.
-        out: the folder of the results.
+        workers: processes that compute metrics.
+        dtype: dtype of the computation.
+        out: folder of the results.
     """
 
-    models: dict[str, tuple[Path, Path | None]]
     methods: tuple[str, ...]
+    models: dict[str, MethodModel]
     config: SVDConfig
     settings: Settings
     size: tuple[int, int]
@@ -60,27 +60,26 @@ class Request:
 
     @property
     def shape(self) -> clip_folders.Shape:
-        """Of every clip."""
+        """(frames, height, width) of every clip."""
         return self.settings.num_frames, self.size[1], self.size[0]
 
 
-def check(argv: list[str] | None) -> Request:
-    """Parse and check a command line; nothing long, nothing written.
-
-    Raises:
-        InputError: anything wrong with it.
-    """
-    p = cli.Parser(prog="python -m sample.evaluate", description="Measure how methods fill in between keyframes.")
-    p.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the results; frames there are used again")
-    p.add_argument("--pairs", type=int, default=200, metavar="N", help="of keyframes (%(default)s)")
-    p.add_argument("--methods", default=",".join(METHODS), metavar="A,B,...", help="of: %(default)s")
+def parser() -> cli.Parser:
+    p = cli.Parser(
+        prog="python -m sample.evaluate", description="Compare methods with the true frames between pairs of keyframes."
+    )
+    p.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder of the results; frames from an earlier run are reused"
+    )
+    p.add_argument("--pairs", type=int, default=200, metavar="N", help="number of keyframe pairs (default: %(default)s)")
+    p.add_argument("--methods", default=",".join(METHODS), metavar="A,B,...", help="methods to compare (default: %(default)s)")
     p.add_argument(
         "--data",
         type=world_clips.data_folder,
         metavar="DIR",
-        help="folder of clips to take keyframes from (the embedded world)",
+        help="folder with videos or folders of frames to take clips from (default: test clips of the embedded world)",
     )
-    p.add_argument("--stride", type=int, default=1, metavar="N", help="take every Nth frame of --data")
+    p.add_argument("--stride", type=int, default=1, metavar="N", help="use every Nth frame of --data (default: %(default)s)")
     sampling_options.add_model(p)
     p.add_argument(
         "--backward",
@@ -88,73 +87,106 @@ def check(argv: list[str] | None) -> Request:
         metavar="DIR",
         action="append",
         default=[],
-        help="backward weights; twice for those with and without rotated maps",
+        help="backward weights; give it twice for weights trained with and without rotated maps (default: the model's)",
     )
     sampling_options.add_sampling(p)
     sampling_options.add_recurrence(p)
-    p.add_argument("--batch-size", type=int, metavar="B", help="pairs sampled together (8 of the world, else 1)")
-    p.add_argument("--workers", type=int, default=2, metavar="N", help="processes that compute figures (%(default)s)")
-    args = p.parse_args(argv)
-    if args.data is not None and world_clips.is_meant(args.data):
-        args.data = None  # whose test clips are measured on, not those that commands of training read by this name
-    if args.batch_size is None:
-        args.batch_size = 8 if args.data is None else 1
-    for name, least in (("pairs", 2), ("batch_size", 1), ("workers", 1), ("stride", 1)):
-        if getattr(args, name) < least:
-            raise InputError(f"--{name.replace('_', '-')} is {getattr(args, name)}, expected at least {least}")
-    sampling_options.check_decode_chunk(args)
-    if args.decode_chunk is not None:
-        raise InputError("--decode-chunk: changes the picture, and is not evaluated; leave it out")
-    if args.data is None and (args.stride != 1 or args.fit != "crop"):
-        raise InputError("--stride and --fit are of the clips of --data: the embedded world's are taken as they are")
-    asked = tuple(dict.fromkeys(args.methods.split(",")))
-    for name in asked:
-        if name not in METHODS:
-            raise InputError(f"--methods: {name!r} is unknown, expected some of {','.join(METHODS)}")
-    if importlib.util.find_spec("skimage") is None:
-        raise InputError('scikit-image is not installed, which computes SSIM and HOG: pip install -e ".[evaluate]"')
-    if args.out.exists() and not args.out.is_dir():
-        raise InputError(f"{args.out}: is a file, expected a folder")
-    parent = args.out.absolute().parent
-    if not parent.is_dir():
-        raise InputError(f"{args.out}: there is no folder {parent}")
-    if not os.access(args.out if args.out.exists() else parent, os.W_OK | os.X_OK):
-        raise InputError(f"{args.out}: can't be written")
-    if args.data is not None:
-        check_apart(args.out, args.data)
-    models = {name: _model(args, name) for name in asked if name != CROSS_FADE}
-    path, _ = next(iter(models.values()), (args.model or embedded_model.checkpoint(), None))
-    config = checkpoint.read_info(path).config
-    settings = sampling_options.sampling_settings(args, config, **sampling_options.recurrence_settings(args))
+    p.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="B",
+        help=f"pairs sampled together (default: {WORLD_BATCH_SIZE} for the embedded world, else 1)",
+    )
+    p.add_argument("--workers", type=int, default=2, metavar="N", help="processes that compute metrics (default: %(default)s)")
+    return p
+
+
+def parse(argv: list[str] | None) -> EvaluationRequest:
+    """Parse and check a command line. Quick; writes nothing.
+
+    Raises:
+        InputError: a user error.
+    """
+    args = parser().parse_args(argv)
+    # `--data world` means the embedded world, as in training, but here its test clips
+    folder = None if args.data is None or world_clips.is_world(args.data) else args.data
+    batch_size = args.batch_size if args.batch_size is not None else WORLD_BATCH_SIZE if folder is None else 1
+    check_numbers(args, batch_size)
+    check_clip_options(args, folder)
+    names = parse_methods(args.methods)
+    check_packages()
+    check_out(args.out, folder)
+    models = {name: choose_model(name, args.model, args.backward) for name in names if name != CROSS_FADE}
+    source = next(iter(models.values())).source if models else find_model(args.model)
+    settings = sampling_options.sampling_settings(args, source, **sampling_options.recurrence_settings(args, source))
     if settings.num_frames < 3:
         raise InputError(f"--num-frames is {settings.num_frames}, expected at least 3: frames between keyframes are measured")
-    size = fit.parse_size(args.size) if args.size else config.default_size
-    fit.check_size(*size, config.size_multiple)
-    keyframe_pairs.check_world(settings.num_frames, size, args.data)
-    data = None
-    if args.data is not None:
-        data = DataSettings(args.data, settings.num_frames, size, args.stride, args.fit)
-    dtype = console.compute_dtype(args.dtype)
-    return Request(models, asked, config, settings, size, args.pairs, data, args.batch_size, args.workers, dtype, args.out)
+    size = fit.parse_size(args.size) if args.size else source.config.default_size
+    fit.check_size(*size, source.config.size_multiple)
+    return EvaluationRequest(
+        methods=names,
+        models=models,
+        config=source.config,
+        settings=settings,
+        size=size,
+        count=args.pairs,
+        data=data_settings(args, folder, settings.num_frames, size),
+        batch_size=batch_size,
+        workers=args.workers,
+        dtype=compute_dtype(args.dtype),
+        out=args.out,
+    )
 
 
-def _model(args: Any, method: str) -> tuple[Path, Path | None]:
-    """The checkpoint and the backward weights that a method takes: those of `--backward`, or else the checkpoint's own."""
-    path = args.model or embedded_model.checkpoint(method)
-    info = checkpoint.read_info(path)
-    if method not in methods.FINE_TUNED:
-        return path, None
-    given = [folder for folder in args.backward if _fits(delta.read_backward_info(folder)["trained"], method)]
-    kind = "without" if method == "no-rotation" else "with"
-    if len(given) > 1:
-        raise InputError(f"--backward: {given[0]} and {given[1]} were both trained {kind} rotated maps, expected one of a kind")
-    if not given and not _fits([] if info.backward is None else info.backward["trained"], method):
-        raise InputError(
-            f"--methods: {method} needs backward weights trained {kind} rotated maps, which neither {path} nor --backward has"
-        )
-    return path, given[0] if given else None
+def check_numbers(args: argparse.Namespace, batch_size: int) -> None:
+    """Refuse numbers below their minimum."""
+    for option, value, least in (
+        ("--pairs", args.pairs, 2),
+        ("--batch-size", batch_size, 1),
+        ("--workers", args.workers, 1),
+        ("--stride", args.stride, 1),
+    ):
+        if value < least:
+            raise InputError(f"{option} is {value}, expected at least {least}")
 
 
-def _fits(trained: Sequence[str], method: str) -> bool:
-    """Whether backward weights of which these kinds of tensors were trained are a fine-tuned method's."""
-    return bool(trained) and bool(set(trained) & set(QUERIES)) is (method == "no-rotation")
+def check_clip_options(args: argparse.Namespace, folder: Path | None) -> None:
+    """Refuse options that don't apply to the evaluated clips."""
+    sampling_options.check_decode_chunk(args)
+    if args.decode_chunk is not None:
+        raise InputError("--decode-chunk: changes the picture and is not evaluated; leave it out")
+    if folder is None and (args.stride != 1 or args.fit != "crop"):
+        raise InputError("--stride and --fit: apply only to the clips of --data, not to the embedded world; leave them out")
+
+
+def parse_methods(text: str) -> tuple[str, ...]:
+    """The methods of `--methods`, without duplicates."""
+    names = tuple(dict.fromkeys(text.split(",")))
+    for name in names:
+        if name not in METHODS:
+            raise InputError(f"--methods: {name!r} is unknown, expected some of {','.join(METHODS)}")
+    return names
+
+
+def check_packages() -> None:
+    """Refuse an installation without the packages of the `evaluate` extra."""
+    if importlib.util.find_spec("skimage") is None:
+        raise InputError('scikit-image is not installed, but SSIM needs it: pip install -e ".[evaluate]"')
+
+
+def check_out(out: Path, folder: Path | None) -> None:
+    """Refuse a folder of results that can't be written, or that lies in the folder of clips."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file, expected a folder")
+    check_parent(out)
+    check_writable(out if out.exists() else out.absolute().parent, str(out))
+    if folder is not None:
+        check_outside_data(out, folder)
+
+
+def data_settings(args: argparse.Namespace, folder: Path | None, num_frames: int, size: tuple[int, int]) -> DataSettings | None:
+    """Settings of the clips of a folder; None for the embedded world, after a check of the number and size of frames."""
+    if folder is None:
+        keyframe_pairs.check_world_shape(num_frames, size)
+        return None
+    return DataSettings(folder=folder, num_frames=num_frames, size=size, stride=args.stride, fit=args.fit)

@@ -1,4 +1,4 @@
-"""Image to video: against diffusers' own pipeline, and what the public function promises."""
+"""Image-to-video: agreement with diffusers' pipeline, and checks of the public function."""
 
 from __future__ import annotations
 

@@ -209,7 +209,7 @@ def test_mistakes_are_one_line_and_write_nothing(case, model, photos, tmp_path, 
     assert (tmp_path / "text.png").read_text() == "text"
 
 
-def test_times_are_told_as_people_say_them():
+def test_durations_and_remaining_time():
     assert [duration(s) for s in (0.4, 89, 91, 3000, 3600, 9280)] == [
         "0 s",
         "89 s",

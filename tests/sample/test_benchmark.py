@@ -1,4 +1,4 @@
-"""The benchmark command: what it reports, at a tiny size; its agreement with PyTorch; mistakes of the user's. No timings."""
+"""The benchmark command at a tiny size: reported values, agreement with PyTorch, user errors. No timings are checked."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_compile_only(model, tmp_path, capsys):
     assert results["model"] == str(model)
     assert results["latent_shape"] == [3, 8, 16, 4]
     assert results["config"] == json.loads(json.dumps(TINY.to_json()))
-    # two bytes for each parameter, and little beside them
+    # two bytes per parameter, and little else
     assert 2 * results["unet_parameters"] < results["dual_step_argument_bytes"] < 3 * results["unet_parameters"]
     shown = capsys.readouterr().out
     assert f"{results['dual_step_flops'] / 1e12:,.3f} TFLOP" in shown
@@ -53,7 +53,7 @@ def test_compile_only(model, tmp_path, capsys):
 
 
 def test_dual_step_costs_four_forward_passes(tiny):
-    """Two directions, with and without the condition. The backward half's queries and keys are saved, and its maps."""
+    """Two directions, each with and without conditioning, but no queries, keys and maps in the backward half."""
     unet, _, inputs = tiny.dual_step
     x = np.zeros((1, 3, *inputs.latents.shape[2:4], 8), np.float32)
     rest = (np.zeros(shape, np.float32) for shape in ((1,), (1, 1, 16), (1, 3)))
@@ -63,7 +63,7 @@ def test_dual_step_costs_four_forward_passes(tiny):
 
 @pytest.fixture(scope="module")
 def run(model, tmp_path_factory):
-    """What a run against diffusers writes and shows, over an old file."""
+    """JSON and output of a run against diffusers that replaces an old file."""
     pytest.importorskip("diffusers")
     file = tmp_path_factory.mktemp("run") / "numbers.json"
     file.write_text("old")
@@ -94,7 +94,7 @@ def test_run(run):
 def test_against_diffusers(run):
     results, shown = run
     comparison = results["against_diffusers"]
-    # a dozen layers of float32 rounding; swapped weights, maps that aren't rotated or wrong guidance give 1e-2 and more
+    # float32 rounding of a dozen layers; swapped weights, unrotated maps or wrong guidance give 1e-2 or more
     assert comparison["relative_difference"] < 1e-5
     for name in ("ours", "diffusers", "diffusers_lean"):
         assert len(comparison[f"{name}_seconds_all"]) == 2
@@ -105,18 +105,18 @@ def test_against_diffusers(run):
 
 
 def test_disagreement_stops_the_comparison(tiny):
-    """Steps that differ are not compared: here one with its latents in another order."""
+    """Different steps are not compared; here the latents have another order."""
     unet, backward, inputs = tiny.dual_step
     other = dataclasses.replace(inputs, latents=inputs.latents[:, ::-1])
     program = timing.compile_program(workloads.dual_step, (unet, backward, other), warm=False)
     _, v = program.run()
-    assert 0.1 < np.abs(v).mean() < 10  # random weights keep activations in range, also that of 16 bits
+    assert 0.1 < np.abs(v).mean() < 10  # random weights keep activations in range, also for 16 bits
     with pytest.raises(RuntimeError, match="differ by"):
         versus_diffusers.compare(tiny, program, "float32", 1)
 
 
 def test_official_step_needs_the_rotation(tiny):
-    """The PyTorch side is itself no idle copy: the lean variant agrees with the full one, unrotated maps don't."""
+    """The lean variant agrees with the full official step; unrotated maps don't."""
     from sample.benchmarking import torch_dual_step
 
     unet, backward, _ = tiny.dual_step
@@ -149,14 +149,14 @@ class Unrotated:
         (["--repeats", "0"], "--repeats is 0"),
         (["--preset", "huge"], "--preset"),
         (["--dtype", "int8"], "--dtype"),
-        (["--compile-only", "--against", "diffusers"], "expected one of them"),
-        (["--preset", "small", "--model", "x"], "expected one of them"),
+        (["--compile-only", "--against", "diffusers"], "expected only one of them"),
+        (["--preset", "small", "--model", "x"], "expected only one of them"),
         (["--model", "no such folder"], "no such folder"),
-        (["--json", "no such folder/x.json"], "there is no folder"),
+        (["--json", "no such folder/x.json"], "doesn't exist"),
         (["--json", "."], "is a folder"),
     ],
 )
-def test_mistakes(arguments, message, capsys, monkeypatch, tmp_path):
+def test_user_errors(arguments, message, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert benchmark.main(arguments) == 2
     error = capsys.readouterr().err
@@ -166,19 +166,26 @@ def test_mistakes(arguments, message, capsys, monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_out_of_memory(monkeypatch, capsys):
+    error = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+    monkeypatch.setattr(benchmark, "measure", mock.Mock(side_effect=error))
+    assert benchmark.main(["--preset", "small"]) == 2
+    assert capsys.readouterr().err == f"error: the device ran out of memory: {benchmark.MEMORY_ADVICE}\n"
+
+
 def test_missing_pytorch(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     assert benchmark.main(["--against", "diffusers"]) == 2
-    assert capsys.readouterr().err == "error: --against diffusers: diffusers not installed: pip install 'svdjax[test]'\n"
+    assert capsys.readouterr().err == 'error: --against diffusers: diffusers not installed: pip install -e ".[test]"\n'
 
 
 def test_defaults(model):
-    given, file = options.check([])
+    given, file = options.parse([])
     assert file is None
     assert (given.model, given.size, given.num_frames, given.dtype) == ("small", (256, 256), 14, "float32")
-    given, _ = options.check(["--compile-only"])
+    given, _ = options.parse(["--compile-only"])
     assert (given.model, given.size, given.num_frames, given.dtype) == ("svd-xt", (1024, 576), 25, "bfloat16")
-    given, _ = options.check(["--model", str(model), "--num-frames", "5", "--dtype", "float16"])
+    given, _ = options.parse(["--model", str(model), "--num-frames", "5", "--dtype", "float16"])
     assert (given.config, given.size, given.num_frames, given.dtype) == (TINY, (24, 16), 5, "float16")
 
 
@@ -189,10 +196,10 @@ def test_command_line_repeats_itself(model, monkeypatch):
         ["--against", "diffusers", "--size", "128x64"],
         ["--model", "tiny", "--repeats", "3"],
     ):
-        given, _ = options.check(arguments)
+        given, _ = options.parse(arguments)
         again = options.command_line(given).split()
         assert again[:3] == ["python", "-m", "sample.benchmark"]
-        assert options.check(again[3:])[0] == given
+        assert options.parse(again[3:])[0] == given
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -207,20 +214,20 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_weights_that_are_not_used_count_as_memory():
+def test_unused_weights_count_as_memory():
     x = np.ones((64, 64), np.float32)
-    assert timing.compile_program(lambda x, unused: x + 1, (x, x), warm=False).argument_bytes == 2 * x.nbytes
+    assert timing.compile_program(lambda x, unused: x + 1, (x, x), warm=False).plan.argument_bytes == 2 * x.nbytes
 
 
-def test_cache_is_the_users_again():
+def test_the_users_cache_is_restored():
     before = {name: getattr(jax.config, name) for name in timing._CACHE_OPTIONS}
     program = timing.compile_program(lambda x: x @ x, (np.ones((4, 4), np.float32),), warm=True)
     np.testing.assert_array_equal(program.run(), np.full((4, 4), 4.0))
-    assert program.warm_compile_seconds is not None
+    assert program.plan.compile_seconds_warm is not None
     assert {name: getattr(jax.config, name) for name in timing._CACHE_OPTIONS} == before
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere the peak can't begin anew")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak can be reset only on Linux")
 def test_host_memory_peak():
     host_memory.reset()
     before = host_memory.peak()
@@ -232,11 +239,11 @@ def test_host_memory_peak():
 
 @pytest.mark.heavy
 def test_full_size_plan(tmp_path):
-    """SVD-XT, 25 frames of 1024x576, bfloat16: the exact savings are real, and the step fits a GPU of 80 GB."""
+    """SVD-XT, 25 frames of 1024x576, bfloat16: fewer operations than without the exact savings; fits a GPU of 80 GB."""
     file = tmp_path / "numbers.json"
     assert benchmark.main(["--compile-only", "--json", str(file)]) == 0
     results = json.loads(file.read_text())
     assert results["dual_step_flops"] <= 0.97 * 319.8e12
     assert results["dual_step_scratch_bytes"] <= 40e9
-    # 1,524,623,082 parameters and the backward direction's 24,780,800 and biases, two bytes each
+    # two bytes each for 1,524,623,082 parameters, and the backward direction's 24,780,800 and its biases
     assert 2 * 1_549_403_882 < results["dual_step_argument_bytes"] < 3.2e9

@@ -1,4 +1,4 @@
-"""The benchmark of a training step, at a tiny size: what it reports, its agreement with PyTorch, mistakes of the user's."""
+"""The benchmark of a training step at a tiny size: reported values, agreement with PyTorch, user errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from svdjax.parallel import sharding
 from svdjax.parallel.mesh import AXES, make_mesh
 from train.steps.settings import FinetuningSettings
 
-HOW = FinetuningSettings(batch_size=2, num_frames=3, size=(24, 16), remat=False)
+SETTINGS = FinetuningSettings(batch_size=2, num_frames=3, size=(24, 16), remat=False)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def one_device():
 
 @pytest.fixture(scope="module")
 def run(model, tmp_path_factory):
-    """What a run against diffusers writes and shows."""
+    """JSON and output of a run against diffusers."""
     pytest.importorskip("diffusers")
     file = tmp_path_factory.mktemp("run") / "numbers.json"
     shown = io.StringIO()
@@ -68,7 +68,7 @@ def test_run(run):
 def test_against_diffusers(run):
     results, shown = run
     comparison = results["against_diffusers"]
-    # a dozen layers of float32 rounding, forth and back; maps that aren't rotated give 1e-2 and more
+    # float32 rounding of a dozen layers, forward and backward; unrotated maps give 1e-2 or more
     assert comparison["relative_difference"] < 1e-5
     assert comparison["relative_difference_of_loss"] < 1e-5
     for name in ("ours", "diffusers", "diffusers_lean"):
@@ -80,11 +80,11 @@ def test_against_diffusers(run):
 
 @pytest.fixture(scope="module")
 def tiny():
-    return train_workload.make(TINY, HOW, "float32", one_device(), allocate=True)
+    return train_workload.make(TINY, SETTINGS, "float32", one_device(), allocate=True)
 
 
 def test_disagreement_stops_the_comparison(tiny):
-    """Steps that differ are not compared: here one whose clips are in another order of frames."""
+    """Different steps are not compared; here the frames have another order."""
     pytest.importorskip("diffusers")
     state, unet, carried, examples = tiny.arguments
     other = dataclasses.replace(examples, latents=examples.latents[:, ::-1])
@@ -93,7 +93,7 @@ def test_disagreement_stops_the_comparison(tiny):
         train_versus_diffusers.compare(tiny, program, "float32", 1)
 
 
-def test_official_step_trains_the_same_tensors_and_moves_them(tiny):
+def test_official_step_updates_the_same_tensors(tiny):
     torch = pytest.importorskip("torch")
     from sample.benchmarking.torch_train_step import OfficialTrainStep
 
@@ -117,37 +117,37 @@ def test_official_step_trains_the_same_tensors_and_moves_them(tiny):
 
 @pytest.mark.heavy
 def test_each_run_is_one_more_step(tiny):
-    fresh = train_workload.make(TINY, HOW, "float32", one_device(), allocate=True)
+    fresh = train_workload.make(TINY, SETTINGS, "float32", one_device(), allocate=True)
     program = timing.compile_program(fresh.update, fresh.arguments, warm=False, steps=True, **fresh.jit_options())
     losses = []
     for i in range(3):
         state, result = program.run()
         assert int(state.step) == i + 1
         losses.append(float(result.loss))
-    assert losses[2] < losses[1] < losses[0]  # the same batch again and again
-    # the new state takes the place of the old one, the rest of the arguments stays
-    stays = sum(x.nbytes for x in jax.tree.leaves(fresh.arguments[1:]))
-    assert program.total_bytes - program.scratch_bytes - program.argument_bytes < stays / 2
+    assert losses[2] < losses[1] < losses[0]  # the same batch every time
+    # the new state reuses the memory of the old one; the other arguments stay
+    others = sum(x.nbytes for x in jax.tree.leaves(fresh.arguments[1:]))
+    assert program.plan.total_bytes - program.plan.scratch_bytes - program.plan.argument_bytes < others / 2
 
 
 @pytest.mark.heavy
 def test_activations_cost_operations_or_memory():
-    """In frames of sixteen times the size, where memory is mostly activations."""
+    """Frames have sixteen times the area, so that activations take most of the memory."""
     count, scratch = {}, {}
     for remat in (False, True):
-        how = FinetuningSettings(batch_size=1, num_frames=3, size=(96, 64), remat=remat)
-        load = train_workload.make(TINY, how, "float32", one_device(), allocate=False)
+        settings = FinetuningSettings(batch_size=1, num_frames=3, size=(96, 64), remat=remat)
+        load = train_workload.make(TINY, settings, "float32", one_device(), allocate=False)
         count[remat] = flops.count(load.update, *load.arguments)
         program = timing.compile_program(load.update, load.arguments, warm=False, steps=True, **load.jit_options())
-        scratch[remat] = program.scratch_bytes
-    # forward twice and backward once, which is as much as forward without gradients of weights; then once more
+        scratch[remat] = program.plan.scratch_bytes
+    # two forward passes and one backward pass (as much as a forward pass, without gradients of weights); then one more
     assert 1.1 < count[True] / count[False] < 1.5
     assert scratch[True] < 0.7 * scratch[False]
 
 
 @pytest.mark.heavy
 def test_compile_only_on_a_simulated_mesh(model, tmp_path):
-    """In a process of its own, which has as many devices as the mesh."""
+    """In a separate process with as many devices as the mesh."""
     file = tmp_path / "numbers.json"
     arguments = ["--train", "--compile-only", "--model", str(model), "--mesh", "data=2,fsdp=2", "--json", str(file)]
     done = subprocess.run(
@@ -160,20 +160,21 @@ def test_compile_only_on_a_simulated_mesh(model, tmp_path):
     results = json.loads(file.read_text())
     assert (results["batch_size"], results["mesh"]) == (4, {"data": 2, "fsdp": 2, "tensor": 1})
     sent = {(row["kind"], row["axes"]): row["bytes"] for row in results["train_step_traffic"]}
-    # each device gathers the other's half of the UNet in both passes, and of its weights again for gradients, at two bytes
-    # each in principle; XLA's CPU backend gathers 16 bits as 32
+    # each device gathers the other half of the UNet in both passes, and again for the gradients, at two bytes per weight in
+    # principle; XLA's CPU backend gathers 16 bits as 32
     half = results["unet_parameters"] / 2
     assert 2 * 2 * half < sent["all-gather", "fsdp"] < 3 * 4 * half
     mesh = AbstractMesh((2, 2, 1), AXES)
-    load = train_workload.make(TINY, FinetuningSettings(4, 3, (24, 16)), "bfloat16", one_device(), allocate=False)
+    settings = FinetuningSettings(batch_size=4, num_frames=3, size=(24, 16))
+    load = train_workload.make(TINY, settings, "bfloat16", one_device(), allocate=False)
     unet = sharding.device_bytes(leaves(load.arguments[1]), mesh)
     assert unet < results["train_step_argument_bytes"] < 1.6 * unet
     assert "MB sent by each device" in done.stdout
     assert "data=2 fsdp=2" in done.stdout
 
 
-def test_abstract_arguments_are_those_of_a_run(tiny):
-    abstract = train_workload.make(TINY, HOW, "float32", one_device(), allocate=False)
+def test_abstract_and_real_arguments_agree(tiny):
+    abstract = train_workload.make(TINY, SETTINGS, "float32", one_device(), allocate=False)
     described = [
         jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), load.arguments, is_leaf=lambda x: hasattr(x, "shape"))
         for load in (tiny, abstract)
@@ -185,17 +186,17 @@ def test_abstract_arguments_are_those_of_a_run(tiny):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--mesh", "data=1"], "--mesh is of a training step: expected --train"),
-        (["--no-remat"], "--no-remat is of a training step: expected --train"),
-        (["--batch-size", "2"], "--batch-size is of a training step: expected --train"),
+        (["--mesh", "data=1"], "--mesh applies only to a training step: expected --train"),
+        (["--no-remat"], "--no-remat applies only to a training step: expected --train"),
+        (["--batch-size", "2"], "--batch-size applies only to a training step: expected --train"),
         (["--train", "--batch-size", "0"], "--batch-size is 0"),
         (["--train", "--mesh", "data=2", "--against", "diffusers"], "expected no --mesh"),
         (["--train", "--mesh", "rows=2"], "unknown axis"),
         (["--train", "--mesh", "data=99"], "expected"),
-        (["--train", "--mesh", "data=-1", "--compile-only"], "-1 stands for devices that are there"),
+        (["--train", "--mesh", "data=-1", "--compile-only"], "-1 stands for the available devices"),
     ],
 )
-def test_mistakes(arguments, message, capsys):
+def test_user_errors(arguments, message, capsys):
     assert benchmark.main(arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
@@ -209,19 +210,19 @@ def test_command_line_repeats_itself(model):
         ["--train", "--no-remat", "--batch-size", "3", "--against", "diffusers"],
         ["--train", "--mesh", f"data={len(jax.devices())}"],
     ):
-        given, _ = options.check(["--model", str(model), *arguments])
+        given, _ = options.parse(["--model", str(model), *arguments])
         again = options.command_line(given).split()
-        assert options.check(again[3:])[0] == given
+        assert options.parse(again[3:])[0] == given
 
 
 @pytest.mark.heavy
 def test_full_size_plan(tmp_path):
-    """SVD-XT, 14 frames of 1024x576, bfloat16 with trained tensors in float32: a GPU of 40 GB has room for the step."""
+    """SVD-XT, 14 frames of 1024x576, bfloat16 with trained tensors in float32: the step fits a GPU of 40 GB."""
     file = tmp_path / "numbers.json"
     assert benchmark.main(["--train", "--compile-only", "--num-frames", "14", "--json", str(file)]) == 0
     results = json.loads(file.read_text())
     assert results["train_step_total_bytes"] <= 40e9
     assert results["trained_parameters"] == 24_780_800
-    # the frozen UNet in two bytes each; what is trained, with both means of AdamW, in four
+    # two bytes per frozen parameter; four per trained parameter and for each of AdamW's two moments
     weights = 2 * results["unet_parameters"] + 3 * 4 * results["trained_parameters"]
     assert weights < results["train_step_argument_bytes"] < 1.02 * weights

@@ -1,4 +1,4 @@
-"""`python -m sample.evaluate` on a small random model and a folder of clips, and everything that it refuses."""
+"""`python -m sample.evaluate` on a small random model and a folder of clips: outputs, and runs that continue earlier ones."""
 
 import dataclasses
 import json
@@ -65,8 +65,8 @@ def test_what_is_written(run):
     assert "differs from TRF" in note
 
 
-def test_a_pairs_frames_are_those_of_its_own_seed(run, training_model):
-    """Whatever batch it was in; `made.json` says what they are made from."""
+def test_frames_depend_on_the_seed_of_their_pair(run, training_model):
+    """They don't depend on the batch. `made.json` records what they depend on."""
     made = json.loads((run / "trf" / "made.json").read_text())
     model = svdjax.load(training_model, dtype="float32")
     for number in (1, 2):
@@ -76,7 +76,7 @@ def test_a_pairs_frames_are_those_of_its_own_seed(run, training_model):
 
 
 def test_the_embedded_world(tmp_path, training_model):
-    """Of a method that no model has to make: places and headings, the thing's own figures, how often it goes the wrong way."""
+    """Positions and headings, and the metrics of the object, for a method that needs no model."""
     words = ["--model", str(training_model), "--num-frames", "8", "--size", "64x64", "--workers", "1", "--data", "world"]
     assert main([*words, "--methods", "cross-fade", "--pairs", "4", "--out", str(tmp_path / "out")]) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -87,15 +87,15 @@ def test_the_embedded_world(tmp_path, training_model):
         np.testing.assert_array_equal(pair["headings"], truth.headings)
         np.testing.assert_array_equal(frames(tmp_path / "out" / "truth" / pair["name"]), render(truth))
     found = results["methods"]["cross-fade"]
-    assert set(found) == {*metrics.FIGURES, "frechet"}
+    assert set(found) == {*metrics.METRICS, "frechet"}
     assert found["trajectory_error"]["mean"] > 2
     low, high = found["frechet"]["interval"]
     assert low <= found["frechet"]["mean"] <= high
     assert " % (" in (tmp_path / "out" / "table.md").read_text()
 
 
-def test_it_goes_on_where_it_was(run, training_model, training_clips, capsys):
-    """Frames that are there are used again, one that is missing is made again and is the same."""
+def test_a_second_run_continues_the_first(run, training_model, training_clips, capsys):
+    """Existing frames are reused; a missing clip is generated again with the same result."""
     before = frames(run / "trf" / "0001")
     kept = (run / "trf" / "0000" / "0000.png").stat().st_mtime_ns
     results = json.loads((run / "results.json").read_text())
@@ -105,30 +105,30 @@ def test_it_goes_on_where_it_was(run, training_model, training_clips, capsys):
     assert (run / "trf" / "0000" / "0000.png").stat().st_mtime_ns == kept
     assert json.loads((run / "results.json").read_text())["methods"] == results["methods"]
     capsys.readouterr()
-    assert command(training_model, training_clips, run, "--seed", 5) == 2
-    assert one_line(capsys.readouterr().err).startswith(f"error: {run / 'truth'}: its frames are of pairs' seed 0, not 5")
-    assert command(training_model, training_clips, run, "--stride", 2) == 2
-    assert one_line(capsys.readouterr().err).startswith(f"error: {run / 'truth'}: its frames are of ")
-    assert command(training_model, training_clips, run, "--recurrence", 1) == 2
-    assert one_line(capsys.readouterr().err).startswith(f"error: {run / 'trf'}: its frames are of settings ")
+    for options, part in (
+        (("--seed", 5), "truth: its frames were made with pairs' seed 0, not 5"),
+        (("--stride", 2), "truth: its frames were made with "),
+        (("--recurrence", 1), "trf: its frames were made with settings "),
+    ):
+        assert command(training_model, training_clips, run, *options) == 2
+        assert one_line(capsys.readouterr().err).startswith(f"error: {run}/{part}")
 
 
-def test_frames_of_other_backward_weights_are_not_used(training_model, training_clips, tmp_path, capsys):
-    """Even of the same facts: those that training writes tell neither the data nor where it began."""
+def test_frames_of_other_backward_weights_are_not_reused(training_model, training_clips, tmp_path, capsys):
+    """Even if the recorded facts of both fine-tunes are equal: they contain neither the data nor the initial weights."""
     base = {name: np.asarray(value) for name, value in base_tensors(training_model).items()}
     for folder, more in (("a", 0.01), ("b", 0.02)):
         values = {name: value + np.float32(more) for name, value in base.items() if name.endswith(TRAINED)}
         save_backward(tmp_path / folder, values, base, {"steps": 1})
     assert read_backward_info(tmp_path / "a") == read_backward_info(tmp_path / "b")
-    words = {"pairs": 2, "methods": "dual"}
-    assert command(training_model, training_clips, tmp_path / "out", "--backward", tmp_path / "a", **words) == 0
-    assert command(training_model, training_clips, tmp_path / "out", "--backward", tmp_path / "a", **words) == 0
+    assert command(training_model, training_clips, tmp_path / "out", "--backward", tmp_path / "a", pairs=2, methods="dual") == 0
+    assert command(training_model, training_clips, tmp_path / "out", "--backward", tmp_path / "a", pairs=2, methods="dual") == 0
     capsys.readouterr()
-    assert command(training_model, training_clips, tmp_path / "out", "--backward", tmp_path / "b", **words) == 2
-    assert one_line(capsys.readouterr().err).startswith(f"error: {tmp_path / 'out' / 'dual'}: its frames are of weights ")
+    assert command(training_model, training_clips, tmp_path / "out", "--backward", tmp_path / "b", pairs=2, methods="dual") == 2
+    assert one_line(capsys.readouterr().err).startswith(f"error: {tmp_path}/out/dual: its frames were made with weights ")
     both = ("--backward", tmp_path / "a", "--backward", tmp_path / "b")
-    assert command(training_model, training_clips, tmp_path / "out", *both, **words) == 2
-    assert "were both trained with rotated maps, expected one of a kind" in one_line(capsys.readouterr().err)
+    assert command(training_model, training_clips, tmp_path / "out", *both, pairs=2, methods="dual") == 2
+    assert "were both trained with rotated maps, expected one folder per kind" in one_line(capsys.readouterr().err)
 
 
 def replaced_by_a_file(folder):
@@ -136,7 +136,7 @@ def replaced_by_a_file(folder):
     folder.write_text("mine")
 
 
-# What is damaged, how, and what is said of it after the folder's name.
+# The damaged path, the damage, and the message after the folder's name.
 DAMAGES = {
     "a frame less": ("cross-fade/0001/0001.png", Path.unlink, "cross-fade/0001: lacks 0001.png, expected 0000.png to 0002.png"),
     "a true frame less": ("truth/0001/0002.png", Path.unlink, "truth/0001: lacks 0002.png"),
@@ -148,19 +148,19 @@ DAMAGES = {
     ),
     "no picture": ("trf/0001/0001.png", lambda path: path.write_text("mine"), "trf/0001/0001.png: can't be read"),
     "a file for a clip": ("trf/0001", replaced_by_a_file, "trf/0001: is a file, expected a clip's folder"),
-    "no facts": ("truth/made.json", lambda path: path.write_text("[]"), "truth/made.json: is not what an evaluation writes"),
+    "no facts": ("truth/made.json", lambda path: path.write_text("[]"), "truth/made.json: was not written by an evaluation"),
     "other results": (
         "results.json",
         lambda path: path.write_text('{"precious": 1}'),
-        "results.json: is not what an evaluation writes, and would be replaced",
+        "results.json: was not written by an evaluation and would be replaced",
     ),
-    "no results": ("results.json", Path.unlink, "table.md: would be replaced, and no results.json is beside it"),
+    "no results": ("results.json", Path.unlink, "table.md: would be replaced, but there is no results.json beside it"),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_folders(damage, run, training_model, training_clips, tmp_path, capsys):
-    """Nothing is made or replaced, though a clip is missing."""
+    """Nothing is generated or replaced, even though a clip is missing."""
     out = Path(shutil.copytree(run, tmp_path / "out"))
     shutil.rmtree(out / "trf" / "0002")
     name, change, said = DAMAGES[damage]
@@ -168,16 +168,16 @@ def test_damaged_folders(damage, run, training_model, training_clips, tmp_path, 
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != "made.json"}
     capsys.readouterr()
     assert command(training_model, training_clips, out) == 2
-    last = capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]  # under the bar of what was measured
+    last = capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]  # below the progress bar
     assert last.startswith(f"error: {out}/{said}")
     assert {path: path.read_bytes() for path in before} == before
 
 
 def test_results_are_not_replaced_by_less(run, training_model, training_clips, capsys):
     before = (run / "results.json").read_bytes()
-    for less in ({"pairs": 2}, {"methods": "cross-fade"}):
-        assert command(training_model, training_clips, run, **less) == 2
-        assert "results.json: is of 3 pairs and trf,cross-fade,reconstruction" in one_line(capsys.readouterr().err)
+    for pairs, methods in ((2, METHODS), (3, "cross-fade")):
+        assert command(training_model, training_clips, run, pairs=pairs, methods=methods) == 2
+        assert "results.json: holds 3 pairs of trf,cross-fade,reconstruction" in one_line(capsys.readouterr().err)
     assert (run / "results.json").read_bytes() == before
 
 
@@ -198,14 +198,14 @@ REFUSED = {
     "no pairs": (["--pairs", "1"], "--pairs is 1, expected at least 2"),
     "other clips than the world's": (
         ["--size", "32x32"],
-        "the embedded world has 8 frames of 64x64, asked for are 3 frames of",
+        "the embedded world has 8 frames of 64x64, not 3 frames of 32x32: give --data DIR",
     ),
     "a stride of the world": (
         ["--num-frames", "8", "--size", "64x64", "--stride", "2"],
-        "--stride and --fit are of the clips of --data",
+        "--stride and --fit: apply only to the clips of --data",
     ),
-    "chunks": (["--decode-chunk", "2"], "--decode-chunk: changes the picture"),
-    "no parent": (["--out", "nowhere/out"], "nowhere/out: there is no folder"),
+    "chunks": (["--decode-chunk", "2"], "--decode-chunk: changes the picture and is not evaluated"),
+    "no parent": (["--out", "nowhere/out"], "nowhere/out: the folder"),
     "no clips": (["--data", "nothing"], "nothing: no such folder"),
 }
 
@@ -223,16 +223,21 @@ def test_a_folder_of_something_else(training_model, training_clips, tmp_path, ca
     (tmp_path / "out" / "trf").mkdir(parents=True)
     (tmp_path / "out" / "trf" / "mine.txt").write_text("mine")
     assert command(training_model, training_clips, tmp_path / "out") == 2
-    assert "holds something else than an evaluation's frames" in one_line(capsys.readouterr().err)
+    assert "was not written by an evaluation, expected a new folder" in one_line(capsys.readouterr().err)
     assert (tmp_path / "out" / "trf" / "mine.txt").read_text() == "mine"
 
 
-def test_the_picture_shows_the_first_of_each_kind():
-    clips = keyframe_pairs.of_world(30).pairs
-    kinds = [pair.scene.kind for pair in clips]
-    assert kinds[:3] == ["dart"] * 3  # the first few would all be alike
-    chosen = report.shown(clips)
-    assert sorted(pair.scene.kind for pair in chosen) == ["car", "dart", "fish"]
-    assert all(kinds.index(pair.scene.kind) == int(pair.name) for pair in chosen)
-    others = [dataclasses.replace(pair, scene=None) for pair in clips]
+def kind(pair):
+    assert pair.scene is not None
+    return pair.scene.kind
+
+
+def test_the_sheet_shows_the_first_of_each_kind():
+    pairs = keyframe_pairs.of_world(30).pairs
+    kinds = [kind(pair) for pair in pairs]
+    assert kinds[:3] == ["dart"] * 3  # the first few would all be of one kind
+    chosen = report.shown(pairs)
+    assert sorted(map(kind, chosen)) == ["car", "dart", "fish"]
+    assert all(kinds.index(kind(pair)) == int(pair.name) for pair in chosen)
+    others = [dataclasses.replace(pair, scene=None) for pair in pairs]
     assert report.shown(others) == others[:3]

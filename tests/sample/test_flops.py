@@ -1,4 +1,4 @@
-"""The operation counter against hand counts, against PyTorch's, and on the real model's shapes."""
+"""The operation counter against counts by hand, against PyTorch's counter, and on the real model's shapes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
-import diffusers
 import jax
 import jax.numpy as jnp
 import pytest
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor
+from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import AutoencoderKLTemporalDecoder
+from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionModel
 from jax import lax
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -76,14 +77,14 @@ with_own_derivative.defjvp(lambda primals, tangents: (with_own_derivative(*prima
     [
         (lambda x: lax.scan(lambda c, _: (c @ c, None), x, length=5)[0], 5),
         (lambda x: lax.fori_loop(0, 3, lambda i, c: c @ c, x), 3),
-        # 6 rows of 7: a map in a map
+        # 6 rows of 7: nested maps
         (lambda x: lax.map(lambda y: lax.map(lambda z: z @ x, y), jnp.broadcast_to(x, (6, 7, 4, 4))), 42),
         (lambda x: lax.cond(x[0, 0] > 0, lambda c: c @ c @ c, lambda c: c @ c, x), 2),
         (lambda x: lax.platform_dependent(x, cpu=lambda c: c * 2, default=lambda c: c @ c), 1),
         (lambda x: jax.jit(lambda c: c @ c)(x) @ x, 2),
         (lambda x: jax.checkpoint(lambda c: c @ c)(x), 1),
         (lambda x: with_own_derivative(x), 1),
-        (jax.grad(lambda x: (x @ x).sum()), 3),  # forward, and one for each factor
+        (jax.grad(lambda x: (x @ x).sum()), 3),  # forward, and one per factor
         (lambda x: lax.while_loop(lambda c: c[0, 0] > 0, lambda c: c - 1, x), 0),
     ],
 )
@@ -92,12 +93,12 @@ def test_loops_branches_and_calls(fn, products):
 
 
 def test_loop_of_unknown_length_is_refused():
-    with pytest.raises(ValueError, match="while: how often"):
+    with pytest.raises(ValueError, match="while: the number of its iterations is unknown"):
         flops.count(lambda x: lax.while_loop(lambda c: c[0, 0] > 0, lambda c: c @ c, x), X)
 
 
 def test_cudnn_attention():
-    # traced as on a GPU that has it; nothing is lowered
+    # traced as on a GPU with cuDNN; nothing is lowered
     kernels = "jax._src.cudnn.fused_attention_stablehlo"
     with (
         mock.patch(f"{kernels}.check_cudnn_version", return_value=91000),
@@ -117,22 +118,22 @@ SMALL_UNET = UNetConfig(
     block_out_channels=(32, 64),
     down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
     up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
-    layers_per_block=1,
-    transformer_layers_per_block=1,
+    layers_per_block=(1, 1),
+    transformer_layers_per_block=(1, 1),
     num_attention_heads=(2, 4),
-    cross_attention_dim=16,
+    cross_attention_dim=(16, 16),
 )
 
 
 def upsampler(b_f: int, h: int, w: int, c: int) -> int:
-    """2x2 windows of the small image, one more than it has rows and columns, four outputs each (`svdjax.models.resnet`)."""
+    """2x2 windows of the small image, one more than its rows and columns, with four outputs each (`svdjax.models.resnet`)."""
     return 2 * b_f * (h + 1) * (w + 1) * (2 * 2 * c) * (4 * c)
 
 
 def torch_counts(model: torch.nn.Module, run: Callable[[], Any]) -> tuple[int, dict[str, int]]:
-    """PyTorch's count of all operations, and of those within each module."""
+    """PyTorch's count of all operations, and of those in each module."""
     for module in model.modules():
-        if isinstance(module, Attention):  # explicit products: the counter doesn't know the CPU's fused kernel
+        if isinstance(module, Attention):  # explicit products, because the counter doesn't know the fused kernel of CPUs
             module.set_processor(AttnProcessor())
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         run()
@@ -141,10 +142,10 @@ def torch_counts(model: torch.nn.Module, run: Callable[[], Any]) -> tuple[int, d
 
 
 def test_unet_against_pytorch():
-    """Equal but for what is saved: cross-attention to one token, time embeddings projected once a clip and not a frame, and
-    upsampling before its convolution."""
+    """Equal except for the savings: cross-attention to one token, time embeddings projected once per clip instead of per frame,
+    and upsampling before its convolution."""
     b, f, h, w = 1, 3, 8, 12
-    theirs = diffusers.UNetSpatioTemporalConditionModel(**dataclasses.asdict(SMALL_UNET))
+    theirs = UNetSpatioTemporalConditionModel(**dataclasses.asdict(SMALL_UNET))
     inputs = torch.ones(b, f, 8, h, w), torch.ones(b), torch.ones(b, 1, 16), torch.ones(b, 3)
     total, by_module = torch_counts(theirs, lambda: theirs(*inputs))
     saved = [count for name, count in by_module.items() if name.endswith((".attn2", ".time_emb_proj", ".upsamplers.0"))]
@@ -165,10 +166,10 @@ def test_unet_against_pytorch():
 
 def test_vae_against_pytorch():
     config = VAEConfig(block_out_channels=(32, 64), layers_per_block=2)
-    theirs = diffusers.AutoencoderKLTemporalDecoder(
-        block_out_channels=config.block_out_channels,
+    theirs = AutoencoderKLTemporalDecoder(
+        block_out_channels=config.block_out_channels,  # pyright: ignore[reportArgumentType]  # annotated as one-element tuples
         layers_per_block=config.layers_per_block,
-        down_block_types=("DownEncoderBlock2D",) * 2,
+        down_block_types=("DownEncoderBlock2D",) * 2,  # pyright: ignore[reportArgumentType]
     )
     total, by_module = torch_counts(theirs, lambda: theirs.decode(torch.ones(3, 4, 8, 12), num_frames=3))
     saved = sum(count for name, count in by_module.items() if name.endswith(".upsamplers.0"))

@@ -1,4 +1,4 @@
-"""The model of the benchmark's tests, and which numbers every measurement has."""
+"""A tiny model for the tests of the benchmark, and the names of the values in every measurement."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ TINY = SVDConfig(
         block_out_channels=(32,),
         down_block_types=("CrossAttnDownBlockSpatioTemporal",),
         up_block_types=("CrossAttnUpBlockSpatioTemporal",),
-        layers_per_block=1,
-        transformer_layers_per_block=1,
+        layers_per_block=(1,),
+        transformer_layers_per_block=(1,),
         num_attention_heads=(2,),
-        cross_attention_dim=16,
+        cross_attention_dim=(16,),
         num_frames=3,
         sample_size=(8, 12),
     ),
@@ -27,7 +27,7 @@ MEASURED = ("seconds", "seconds_min", "seconds_max", "flops_per_second", "peak_b
 
 
 def write(folder: Path) -> Path:
-    """A folder that says what a checkpoint of this shape is; the benchmark reads no more of it."""
+    """Write only the configuration of a checkpoint with these shapes; the benchmark reads nothing else."""
     folder.mkdir()
     checkpoint.write_info(folder, checkpoint.Info(TINY, "float32"))
     return folder

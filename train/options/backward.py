@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,19 +32,25 @@ def parse(argv: list[str] | None) -> BackwardOptions:
     p = cli.Parser(
         prog="python -m train.backward",
         description="Fine-tune the backward direction's temporal value and output projections (Generative Inbetweening).",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     p.add_argument(
-        "--model", type=Path, metavar="DIR", required=True, help="folder from python -m convert.svd_to_flax, or: embedded"
+        "--model",
+        type=Path,
+        metavar="DIR",
+        required=True,
+        help="a checkpoint of convert.svd_to_flax or train.base, or: embedded",
     )
     groups = shared.add(p, steps=PAPER_STEPS, learning_rate=1e-4, rate="learning rate of AdamW, constant")
     groups["training"].add_argument("--init", type=Path, metavar="DIR", help="start from the OUT/backward of another run")
     groups["training"].add_argument(
         "--no-rotation",
         action="store_true",
-        help="ablation of the paper: no rotated attention maps; queries and keys are trained too",
+        help="ablation of the paper: train without rotated attention maps; queries and keys are trained too",
     )
     groups["output"].add_argument(
-        "--export-dtype", choices=DTYPES, default="float16", help="dtype of the weight differences in OUT/backward"
+        "--export-dtype",
+        choices=DTYPES,
+        default="float16",
+        help="dtype of the weight differences in OUT/backward (default: %(default)s)",
     )
     return BackwardOptions(**vars(p.parse_args(argv)))

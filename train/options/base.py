@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -80,7 +79,6 @@ def _parser(stages: Collection[str]) -> cli.Parser:
     p = cli.Parser(
         prog="python -m train.base",
         description="Train Stable Video Diffusion from scratch: the VAE, the image encoder, the UNet.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     p.add_argument(
         "stage",
@@ -91,22 +89,30 @@ def _parser(stages: Collection[str]) -> cli.Parser:
         "--model",
         type=Path,
         metavar="DIR",
-        help="checkpoint to start from, such as the OUT/model of the VAE's run, or: embedded",
+        help="checkpoint to start from, such as OUT/model of the VAE's run, or: embedded (default: a new random model)",
     )
     p.add_argument(
         "--preset",
         choices=PRESETS,
-        help="shapes of a new random model (None: tiny, or --model's); with unet and --model: adds attention to the UNet",
+        help="shapes of a new random model (default: tiny); with unet and --model: adds attention to the UNet",
     )
     training = shared.add(
         p, steps=10_000, learning_rate=3e-3, rate="learning rate of Muon and AdamW: linear warmup, then cosine decay to 0"
     )["training"]
-    training.add_argument("--warmup", type=int, default=200, metavar="N", help="steps until the learning rate is reached")
+    training.add_argument("--warmup", type=int, default=200, metavar="N", help="steps of linear warmup (default: %(default)s)")
     training.add_argument(
-        "--average", type=float, default=0.999, metavar="X", help="decay of the EMA of the weights, which is exported"
+        "--average",
+        type=float,
+        default=0.999,
+        metavar="X",
+        help="decay of the exponential moving average (EMA) of the weights, which is exported (default: %(default)s)",
     )
     training.add_argument(
-        "--dropout", type=float, default=0.1, metavar="X", help="share of clips without image conditioning (unet)"
+        "--dropout",
+        type=float,
+        default=0.1,
+        metavar="X",
+        help="unet: fraction of clips without image conditioning (default: %(default)s)",
     )
     training.add_argument(
         "--log-sigma",
@@ -114,26 +120,31 @@ def _parser(stages: Collection[str]) -> cli.Parser:
         nargs=2,
         default=(0.7, 1.6),
         metavar=("MEAN", "STD"),
-        help="normal distribution of ln sigma (unet)",
+        help="unet: mean and standard deviation of the normal distribution of ln sigma (default: 0.7 1.6)",
     )
-    training.add_argument("--noises", type=int, default=1, metavar="N", help="noise samples per clip and step (unet)")
     training.add_argument(
-        "--crop", type=int, metavar="PIXELS", help="train on square crops of this side around motion (vae; None: whole clips)"
+        "--noises", type=int, default=1, metavar="N", help="unet: noise samples per clip and step (default: %(default)s)"
+    )
+    training.add_argument(
+        "--crop",
+        type=int,
+        metavar="PIXELS",
+        help="vae: train on square crops of this side around motion (default: whole clips)",
     )
     training.add_argument(
         "--divergence",
         type=float,
         default=1e-3,
         metavar="X",
-        help="weight of the KL divergence of the latents from N(0, 1): a larger weight makes them noisier (vae)",
+        help="vae: weight of the latents' KL divergence from N(0, 1); a larger one makes them noisier (default: %(default)s)",
     )
     training.add_argument(
         "--equivariance",
         type=float,
         default=0.0,
         metavar="X",
-        help="share of clips whose latents are shifted by a fraction of a latent and must decode to the shifted clip, so that "
-        "latents move as objects do (vae)",
+        help="vae: fraction of clips with latents shifted by less than one latent, which must decode to the shifted clip; "
+        "then latents move as objects do (default: %(default)s)",
     )
     training.add_argument(
         "--freeze-encoder",

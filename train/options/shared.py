@@ -104,41 +104,92 @@ def add(p: argparse.ArgumentParser, *, steps: int, learning_rate: float, rate: s
     """
     run = p.add_argument_group("run")
     run.add_argument(
-        "--data", type=data_folder, metavar="DIR", required=True, help="folder of videos and of folders of frames, or: world"
+        "--data", type=data_folder, metavar="DIR", required=True, help="folder with videos and folders of frames, or: world"
     )
     run.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder of the run")
     run.add_argument("--resume", action="store_true", help="continue the run in OUT, if there is one")
     clips = p.add_argument_group("clips")
-    clips.add_argument("--num-frames", type=int, metavar="N", help="frames per clip (None: the model's)")
-    clips.add_argument("--size", metavar="WxH", help="size of the clips in pixels (None: the model's)")
-    clips.add_argument("--fit", choices=FITS, default="crop", help="how to fit videos of another shape")
-    clips.add_argument("--stride", type=int, default=1, metavar="N", help="take every Nth frame; 2 (paper) doubles the speed")
-    clips.add_argument("--min-motion", type=float, default=0.0, metavar="X", help="skip clips with less motion (see data.csv)")
+    clips.add_argument("--num-frames", type=int, metavar="N", help="frames of a clip (default: the model's)")
+    clips.add_argument("--size", metavar="WxH", help="size of the clips in pixels (default: the model's)")
+    clips.add_argument("--fit", choices=FITS, default="crop", help="how to fit videos of another shape (default: %(default)s)")
     clips.add_argument(
-        "--hold-out", type=int, metavar="N", help="hold out the last N videos from training (None: 1 with --validate-every)"
+        "--stride",
+        type=int,
+        default=1,
+        metavar="N",
+        help="use every Nth frame; the paper's doubled speed is 2 (default: %(default)s)",
     )
-    clips.add_argument("--clips", type=int, metavar="N", help="use only the first N clips of the world (None: a million)")
+    clips.add_argument(
+        "--min-motion",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="skip clips with less motion, in levels of 255 (see data.csv; default: %(default)s)",
+    )
+    clips.add_argument(
+        "--hold-out",
+        type=int,
+        metavar="N",
+        help="do not train on the last N videos or folders of frames (default: 1 with --validate-every, else 0)",
+    )
+    clips.add_argument("--clips", type=int, metavar="N", help="use only the first N clips of --data world (default: a million)")
     clips.add_argument("--cache-latents", type=Path, metavar="DIR", help="cache the frozen encoders' outputs in this folder")
-    clips.add_argument("--workers", type=int, default=2, metavar="N", help="processes that read videos ahead")
+    clips.add_argument(
+        "--workers", type=int, default=2, metavar="N", help="processes that read videos ahead (default: %(default)s)"
+    )
     training = p.add_argument_group("training")
-    training.add_argument("--steps", type=int, default=steps, metavar="N", help="total steps, including those before a resume")
-    training.add_argument("--batch-size", type=int, metavar="B", help="clips per step over all devices (None: one per device)")
-    training.add_argument("--accumulate", type=int, default=1, metavar="N", help="compute a step in N parts, to save memory")
-    training.add_argument("--learning-rate", type=float, default=learning_rate, metavar="X", help=rate)
-    training.add_argument("--seed", type=int, default=0, metavar="N", help="seed of clips, noise levels and noise")
     training.add_argument(
-        "--dtype", choices=DTYPES, help="dtype of frozen weights and computation (None: float32 on a CPU, else bfloat16)"
+        "--steps",
+        type=int,
+        default=steps,
+        metavar="N",
+        help="total steps, including those before --resume (default: %(default)s)",
+    )
+    training.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="B",
+        help="clips per step over all devices (default: --accumulate times the sizes of the mesh axes data and fsdp)",
+    )
+    training.add_argument(
+        "--accumulate",
+        type=int,
+        default=1,
+        metavar="N",
+        help="compute a step in N parts, to save memory (default: %(default)s)",
+    )
+    training.add_argument(
+        "--learning-rate", type=float, default=learning_rate, metavar="X", help=f"{rate} (default: %(default)s)"
+    )
+    training.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of clips, noise levels and noise (default: %(default)s)"
+    )
+    training.add_argument(
+        "--dtype", choices=DTYPES, help="dtype of frozen weights and computation (default: bfloat16; float32 on a CPU)"
     )
     training.add_argument(
         "--no-remat", action="store_true", help="keep all activations: about a fifth faster, but much more memory"
     )
     output = p.add_argument_group("output")
-    output.add_argument("--save-every", type=int, default=500, metavar="K", help="steps between checkpoints")
-    output.add_argument("--keep", type=int, default=2, metavar="K", help="latest checkpoints to keep, besides the best")
-    output.add_argument("--validate-every", type=int, metavar="K", help="steps between validation clips (None: no validation)")
-    output.add_argument("--validate-steps", type=int, default=25, metavar="N", help="Euler steps of a validation clip")
+    output.add_argument(
+        "--save-every", type=int, default=500, metavar="K", help="steps between checkpoints (default: %(default)s)"
+    )
+    output.add_argument(
+        "--keep", type=int, default=2, metavar="K", help="latest checkpoints to keep, besides the best (default: %(default)s)"
+    )
+    output.add_argument(
+        "--validate-every", type=int, metavar="K", help="steps between validation clips (default: no validation)"
+    )
+    output.add_argument(
+        "--validate-steps", type=int, default=25, metavar="N", help="Euler steps of a validation clip (default: %(default)s)"
+    )
     devices = p.add_argument_group("devices")
-    devices.add_argument("--mesh", default=DEFAULT, metavar="AXES", help="such as data=2,fsdp=4; -1 is all remaining devices")
+    devices.add_argument(
+        "--mesh",
+        default=DEFAULT,
+        metavar="AXES",
+        help="device mesh, such as data=2,fsdp=4; -1 is all remaining devices (default: %(default)s)",
+    )
     devices.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, for several hosts without Slurm")
     devices.add_argument("--num-processes", type=int, metavar="N", help="number of processes, with --coordinator")
     devices.add_argument("--process-id", type=int, metavar="I", help="number of this process from 0, with --coordinator")

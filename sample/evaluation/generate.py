@@ -1,0 +1,120 @@
+"""Generate the missing clips of each method and write their frames."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from tqdm import tqdm
+
+from sample import contact_sheet
+from sample.evaluation import clip_folders, run_folder
+from sample.evaluation.clip_folders import TRUTH
+from sample.evaluation.keyframe_pairs import Pair
+from sample.evaluation.options import CROSS_FADE, RECONSTRUCTION, EvaluationRequest
+from sample.evaluation.run_folder import read_clip
+from svdjax.models.svd import SVD
+from svdjax.models.vae import VAE
+from svdjax.sampling import generation
+from svdjax.sampling.conditioning import to_signed_unit
+from svdjax.sampling.draws import draw
+
+Maker = Callable[[Sequence[Pair]], Iterable[np.ndarray]]  # a batch of pairs -> a clip for each, uint8 (f, H, W, 3)
+
+
+def generate(request: EvaluationRequest, method: str, pairs: Sequence[Pair], facts: dict[str, Any]) -> float | None:
+    """Write the missing clips of a method, or of the truth.
+
+    Args:
+        request: the command line.
+        method: one of the request's methods, or `TRUTH`.
+        pairs: all pairs of the evaluation.
+        facts: `run_folder.identity` of the method.
+
+    Returns:
+        Seconds per pair, without compilation. If this run generated fewer than two batches: the value of an earlier run, or
+        None. Always None for methods without a model.
+    """
+    folder = request.out / method
+    folder.mkdir(exist_ok=True)
+    seconds = run_folder.recorded_seconds(folder)
+    run_folder.record(folder, facts, seconds)
+    missing = [pair for pair in pairs if not (folder / pair.name).is_dir()]
+    if missing:
+        times = _write_clips(request, method, missing)
+        if method in request.models and len(times) > 1:
+            seconds = float(np.mean(times[1:]))  # the first batch includes compilation
+            run_folder.record(folder, facts, seconds)
+    return seconds
+
+
+def _write_clips(request: EvaluationRequest, method: str, pairs: Sequence[Pair]) -> list[float]:
+    """Write the clips of a method batch by batch; return the seconds per pair of each batch."""
+    batch_size = request.batch_size
+    make = _clip_maker(request, method)
+    times = []
+    with tqdm(total=len(pairs), desc=method, unit="pair", file=sys.stderr) as bar:
+        for start in range(0, len(pairs), batch_size):
+            batch = pairs[start : start + batch_size]
+            started = time.monotonic()
+            padded = [*batch, *[batch[-1]] * (batch_size - len(batch))]  # all batches have one shape: compiled once
+            for pair, clip in zip(batch, make(padded), strict=False):
+                clip_folders.write(request.out / method / pair.name, clip)
+            times.append((time.monotonic() - started) / batch_size)
+            bar.update(len(batch))
+    return times
+
+
+def _clip_maker(request: EvaluationRequest, method: str) -> Maker:
+    """Load the model of a method; return the function that makes its clips."""
+    if method == TRUTH:
+        return lambda pairs: (pair.read() for pair in pairs)
+    if method == CROSS_FADE:
+        return lambda pairs: (_cross_fade(request, pair) for pair in pairs)
+    model = request.models[method].load(request.dtype)
+    if method == RECONSTRUCTION:
+        return lambda pairs: (reconstruct(model, read_clip(request, TRUTH, pair)) for pair in pairs)
+    return functools.partial(_sample, request, method, model)
+
+
+def _cross_fade(request: EvaluationRequest, pair: Pair) -> np.ndarray:
+    first, last = _keyframes(request, pair)
+    return contact_sheet.cross_fade(first, last, request.settings.num_frames)
+
+
+def _sample(request: EvaluationRequest, method: str, model: SVD, pairs: Sequence[Pair]) -> np.ndarray:
+    first, last = np.stack([_keyframes(request, pair) for pair in pairs], 1)
+    width, height = request.size
+    seeds = [(request.settings.seed + int(pair.name)) % 2**32 for pair in pairs]
+    draws = draw(seeds, (height, width, 3), generation.latent_shape(request.config, request.settings, (height, width)))
+    return generation.decode(model, generation.sample_pair(model, first, last, request.settings, method=method, draws=draws))
+
+
+def _keyframes(request: EvaluationRequest, pair: Pair) -> np.ndarray:
+    return clip_folders.read_keyframes(request.out / TRUTH / pair.name, request.shape)
+
+
+def reconstruct(model: SVD, clip: np.ndarray) -> np.ndarray:
+    """Encode the frames of a clip one by one, as means of the latent distributions, and decode them together.
+
+    Args:
+        model: only its VAE is used.
+        clip: uint8 (f, H, W, 3).
+
+    Returns:
+        Frames, uint8 (f, H, W, 3).
+    """
+    means = jnp.stack([_mean(model.vae, frame) for frame in clip])
+    return generation.decode(model, means[None] * model.config.vae.scaling_factor)[0]
+
+
+@jax.jit
+def _mean(vae: VAE, frame: Array) -> Array:
+    return vae.encode(to_signed_unit(frame[None]))[0][0]
