@@ -181,7 +181,7 @@ def test_a_disk_that_fills_up_during_the_build(data, sources, tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (16384, before[1]))
     try:
-        with pytest.raises(InputError, match=r"cache: the latent cache can't be written \(File too large\)"):
+        with pytest.raises(InputError, match=r"cache: the latent cache can't be written: File too large"):
             build(cache, sources)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -59,7 +59,7 @@ def test_resumed(run, out, training_run, capsys):
     assert "all 6 steps are done already" in capsys.readouterr().out
     assert (out / "metrics.csv").read_text() == before
     assert run("--resume", steps=5) == 2
-    assert "--steps 5: the run in " in capsys.readouterr().err
+    assert f"--steps 5: {out} is at step 6, expected at least 6" in capsys.readouterr().err
     assert (out / "metrics.csv").read_text() == before
 
 
