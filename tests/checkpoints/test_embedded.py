@@ -16,9 +16,12 @@ from sample.evaluation import keyframe_pairs, metrics
 from sample.evaluation.generate import reconstruct
 from sample.interpolate import main
 from svdjax import embedded_model
+from svdjax.checkpoints.orbax_trees import restore_tree, tree_shapes
+from svdjax.diffusers_layout.backward_weights import open_tuned, read_overlay
+from svdjax.diffusers_layout.model_folder import name_tables
 from svdjax.loading import find_model
 from svdjax.media import video
-from svdjax.models.svd import leaves
+from svdjax.models.backward import tensor_kind
 from svdjax.presets import PRESETS
 from svdjax.sampling import methods
 
@@ -130,17 +133,21 @@ def test_any_two_keyframes(tmp_path, capsys):
 
 @pytest.mark.parametrize("method", methods.FINE_TUNED)
 def test_each_method_has_its_backward_weights(method):
+    """Loaded from the shipped files, and as the checkpoint of them that training takes; `test_loading` compares networks."""
     folder = embedded_model.checkpoint(method)
     assert embedded_model.checkpoint(method) == folder  # converted once
-    model = svdjax.load(folder, dtype="float32")
-    methods.check_backward_weights(method, model.backward)
-    direct = find_model("embedded", method).load(dtype="float32")
-    assert dict(direct.defaults) == embedded_model.DEFAULTS
-    for name, value in direct.backward.items():
-        np.testing.assert_array_equal(value, model.backward[name])
-    for network in ("unet", "vae", "image_encoder"):
-        for name, value in leaves(getattr(direct, network)).items():
-            np.testing.assert_array_equal(value, leaves(getattr(model, network))[name])
+    unet = restore_tree(folder / "unet", tree_shapes(folder / "unet"))
+    backward = restore_tree(folder / "backward", tree_shapes(folder / "backward"))
+    source = find_model("embedded", method)
+    tables = name_tables(source.opened)
+    methods.check_backward_weights(method, source.trained_kinds())
+    assert {tensor_kind(name) for name in backward} == set(source.trained_kinds())
+    tuned = open_tuned(source.backward, None, source.config.unet, tables["unet"])
+    read = read_overlay(tuned, source.opened.weights["unet"], tables["unet"], lambda _: None).values
+    assert read.keys() == backward.keys()
+    for name, value in read.items():
+        np.testing.assert_array_equal(value, backward[name].astype(np.float32))
+    assert unet.keys() == tables["unet"].keys()
     sources = json.loads((folder / "config.json").read_text())["sources"]
     assert "unet/diffusion_pytorch_model.safetensors" in sources
 
