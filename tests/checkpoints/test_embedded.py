@@ -153,8 +153,8 @@ def test_each_method_has_its_backward_weights(method):
 
 
 def between(model, pair, method):
-    """A step a call of the sampler and one pair at a time, so that the program of the demo serves here too."""
-    options = {"method": method, "steps": STEPS, "seed": int(pair.name), "progress": lambda done, total: None}
+    """One evaluation per call of the sampler and one pair at a time: one small program for all pairs of a method."""
+    options = {"method": method, "steps": STEPS, "recurrence": 0, "seed": int(pair.name), "progress": lambda done, total: None}
     return svdjax.interpolate(model, *pair.read()[[0, -1]], **options)
 
 
