@@ -1,4 +1,4 @@
-"""The exception for user errors, and a helper for its one-line message."""
+"""The exception for user errors, and text for its one-line message."""
 
 
 class InputError(ValueError):
@@ -10,5 +10,19 @@ class InputError(ValueError):
 
 
 def one_line(reason: object, longest: int | None = None) -> str:
-    """Text of `reason`, such as another library's exception, on one line; only the first `longest` characters."""
-    return " ".join(str(reason).split())[:longest]
+    """Printable text of `reason`, such as a file name or another library's exception, on one line.
+
+    Args:
+        reason: anything. Bytes of a file name that aren't UTF-8, control characters, and characters that change the direction
+            of text become backslash escapes, so that the text can be shown on every terminal and stored in every file.
+        longest: cut the text after this number of characters.
+    """
+    text = " ".join(str(reason).split())
+    return "".join(c if c.isprintable() else _escape(c) for c in text)[:longest]
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8, as Python stores it in file names
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()

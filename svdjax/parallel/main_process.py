@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -12,10 +11,11 @@ import jax
 from svdjax.errors import InputError
 from svdjax.parallel import cluster
 from svdjax.runtime import cli
+from svdjax.runtime.streams import flush_or_drop
 
 
 def on_main(work: Callable[[], Any]) -> Any:
-    """Call `work` in process 0, and return its result, or raise its `InputError`, in every process.
+    """Call `work` in process 0, and return its result, or raise its user error as an `InputError`, in every process.
 
     Args:
         work: returns a value that is serializable as JSON.
@@ -24,8 +24,10 @@ def on_main(work: Callable[[], Any]) -> Any:
     if cluster.is_main():
         try:
             outcome["value"] = work()
-        except InputError as e:
-            outcome["error"] = str(e)
+        except Exception as e:
+            if (message := cli.describe(e)) is None:
+                raise
+            outcome["error"] = message
     outcome = cluster.broadcast_json(outcome)
     if "error" in outcome:
         raise InputError(outcome["error"])
@@ -41,7 +43,6 @@ def say(line: str) -> None:
 def leave(status: int) -> NoReturn:
     """End the process; after an error immediately, because JAX would wait for the other processes, which wait for this one."""
     if status and jax.distributed.is_initialized():
-        sys.stdout.flush()
-        sys.stderr.flush()
+        flush_or_drop()
         os._exit(status)
     cli.leave(status)

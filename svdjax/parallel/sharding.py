@@ -20,7 +20,7 @@ from jax import Array
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from svdjax.config import NORM_GROUPS
+from svdjax.config_checks import NORM_GROUPS
 from svdjax.memory.rematerialise import RunBlock
 from svdjax.parallel.mesh import BATCH_AXES
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from svdjax.errors import InputError
-from svdjax.runtime.output_paths import check_parent
+from svdjax.runtime.output_paths import check_parent, check_writable
+from svdjax.runtime.sizes import bytes_as_text
 
 
 @contextlib.contextmanager
@@ -33,6 +35,7 @@ def new_folder(out: Path, *, overwrite: bool = False, ours: Callable[[Path], boo
         if not target.is_dir() or not ours(target):
             raise InputError(f"{out}: exists and was not written by this command: --overwrite does not replace it")
     check_parent(target, str(out))
+    check_writable(target.parent, str(out))
     temporary = _temporary(target)
     try:
         temporary.mkdir()
@@ -77,11 +80,12 @@ def new_file(out: Path, name: str = "", hint: str = "") -> Iterator[Path]:
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+    """A hidden path next to `path`. Its name is short: a longest possible name with an addition would be too long."""
+    return path.with_name(f".svdjax-{secrets.token_hex(4)}.partial")
 
 
 def require_space(folder: Path, needed: int, out: Path) -> None:
     """Raise `InputError` unless the disk of `folder` has `needed` bytes free; `out` is for the message."""
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise InputError(f"{out}: {needed / 2**30:.1f} GiB of disk space are needed, {free / 2**30:.1f} GiB are free")
+        raise InputError(f"{out}: needs {bytes_as_text(needed)} of disk space, {bytes_as_text(free)} are free")

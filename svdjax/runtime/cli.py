@@ -6,19 +6,27 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from svdjax.errors import InputError, one_line
+from svdjax.runtime.backend import failure_in_one_line
+from svdjax.runtime.startup import INTERRUPTED, take_over_interrupts
+from svdjax.runtime.streams import flush_or_drop, safe_streams
 
 USER_ERROR = 2  # exit status after a user error, the same as argparse's
-INTERRUPTED = 130  # exit status after Ctrl-C, the same as in shells
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that raises `InputError` instead of printing its usage, and does not accept abbreviated options."""
+    """An argument parser that raises `InputError` instead of printing its usage, and does not accept abbreviated options.
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+    Args:
+        prog: how the command is called as a module, `python -m sample.interpolate`; called by its console script, it is that.
+    """
+
+    def __init__(self, *args: Any, prog: str | None = None, **kwargs: Any):
+        script = Path(sys.argv[0]).stem
+        super().__init__(*args, prog=script if script.startswith("svdjax-") else prog, allow_abbrev=False, **kwargs)
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (--help lists the options)")
@@ -28,27 +36,49 @@ def run(command: Callable[[list[str] | None], None], argv: list[str] | None) -> 
     """Run a command.
 
     Args:
-        command: called with the arguments. Its `InputError` is printed on standard error as one line, `error: ...`.
+        command: called with the arguments. Its `InputError` is printed on standard error as one line, `error: ...`; so are
+            errors of the operating system, such as a file that can't be read, and of JAX if no device can be used.
         argv: the arguments; None for those of the process.
 
     Returns:
-        The exit status: 0, 2 after an `InputError`, 130 after Ctrl-C.
+        The exit status: 0, 2 after such an error, 130 after Ctrl-C.
     """
-    try:
-        command(argv)
-    except InputError as e:
-        print("error:", one_line(e), file=sys.stderr)
-        return USER_ERROR
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+    take_over_interrupts()
+    with safe_streams():
+        try:
+            command(argv)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return INTERRUPTED
+        except Exception as e:
+            message = describe(e)
+            if message is None:
+                raise
+            print("error:", message, file=sys.stderr)
+            return USER_ERROR
     return 0
+
+
+def describe(error: Exception) -> str | None:
+    """One line for an error that a user can do something about; None for others, which are faults of the program."""
+    if isinstance(error, InputError):
+        return one_line(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        name = next((name for name in (error.filename2, error.filename) if name is not None), None)
+        reason = error.strerror or type(error).__name__
+        return one_line(reason if name is None else f"{_text(name)}: {reason}")
+    if isinstance(error, MemoryError):
+        return one_line(f"not enough memory on this host{f': {error}' if str(error) else ''}")
+    return failure_in_one_line(error)
+
+
+def _text(name: str | bytes | int) -> str:
+    return f"file {name}" if isinstance(name, int) else os.fsdecode(name)
 
 
 def leave(status: int) -> NoReturn:
     """End the process; after Ctrl-C immediately, because threads that read data would continue and report errors."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush_or_drop()
     if status == INTERRUPTED:
         os._exit(status)
     sys.exit(status)

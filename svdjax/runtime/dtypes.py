@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
+import jax.numpy as jnp
+
+from svdjax.errors import InputError, one_line
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -14,3 +19,19 @@ def compute_dtype(requested: str | None = None) -> str:
         requested: one of `DTYPES`, or None for the default: float32 on a CPU, bfloat16 on an accelerator.
     """
     return requested or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+
+
+def check_dtype(dtype: Any) -> None:
+    """Check a `dtype` argument: None, or a floating point type as NumPy, JAX or text (`"bfloat16"`).
+
+    Raises:
+        InputError: anything else.
+    """
+    if dtype is None:
+        return
+    try:
+        floating = jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+    except TypeError:
+        floating = False
+    if not floating:
+        raise InputError(f"dtype is {one_line(repr(dtype), 60)}, expected a floating point type such as float32 or bfloat16")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from pathlib import Path
 
 from svdjax.errors import InputError
+from svdjax.runtime.paths import check_reachable
+
+_PROBE_BYTES = 4096  # a full disk accepts new files, but no block of data
 
 
 def check_parent(path: Path, name: str | None = None) -> None:
@@ -17,29 +21,34 @@ def check_parent(path: Path, name: str | None = None) -> None:
         name: its name in messages, such as `--sheet FILE`; default: the path.
 
     Raises:
-        InputError: the parent doesn't exist or is a file.
+        InputError: the parent doesn't exist or is a file, or no file can have this path.
     """
     parent = path.absolute().parent
-    if not os.path.isdir(parent):  # unlike pathlib's, this doesn't raise if a folder above can't be entered
-        problem = f"{parent} is a file, expected a folder" if os.path.exists(parent) else f"the folder {parent} doesn't exist"
-        raise InputError(f"{name or path}: {problem}")
+    is_folder = os.path.isdir(parent)  # unlike pathlib's, this doesn't raise if a folder above can't be entered
+    if not is_folder and os.path.exists(parent):
+        raise InputError(f"{name or path}: {parent} is a file, expected a folder")
+    check_reachable(path, name)
+    if not is_folder:
+        raise InputError(f"{name or path}: the folder {parent} doesn't exist")
 
 
 def check_writable(folder: Path, name: str | None = None) -> None:
-    """Check that a file can be created in a folder, by creating a temporary one.
+    """Check that a file can be created in a folder, by writing a small one.
 
-    Permission bits alone would miss read-only disks, quotas and access lists.
+    Permission bits alone would miss full and read-only disks, quotas and access lists.
 
     Args:
         folder: an existing folder.
         name: name of the output in messages; default: the folder.
 
     Raises:
-        InputError: no file can be created there.
+        InputError: no file can be written there.
     """
     try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        # Unbuffered: after a failed flush, closing would fail too, and the file would stay.
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".svdjax-", suffix=".partial", buffering=0) as file:
+            if file.write(bytes(_PROBE_BYTES)) < _PROBE_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except PermissionError:
         raise InputError(f"{name or folder}: no permission to write there") from None
     except OSError as e:
@@ -56,7 +65,8 @@ def check_new_file(path: Path, option: str, endings: tuple[str, ...], *, overwri
         overwrite: whether an existing file may be replaced.
 
     Raises:
-        InputError: another ending, a missing or unwritable folder, an existing folder, or an existing file without `overwrite`.
+        InputError: another ending, a missing or unwritable folder, an existing folder, a link that leads
+            nowhere, or an existing file without `overwrite`.
     """
     name = f"{option} {path}"
     if path.suffix not in endings:
@@ -64,6 +74,8 @@ def check_new_file(path: Path, option: str, endings: tuple[str, ...], *, overwri
     check_parent(path, name)
     if os.path.isdir(path):
         raise InputError(f"{name}: is a folder, expected a file")
+    if os.path.islink(path) and not os.path.exists(path):
+        raise InputError(f"{name}: is a link to {os.readlink(path)}, which doesn't exist")
     if os.path.lexists(path) and not overwrite:
         raise InputError(f"{name}: exists already (--overwrite replaces it)")
     check_writable(path.absolute().parent, name)

@@ -64,5 +64,5 @@ def test_file_appears_complete(tmp_path):
 
 def test_space(tmp_path):
     require_space(tmp_path, 1, tmp_path)
-    with pytest.raises(InputError, match=r": 1048576.0 GiB of disk space are needed, \d+\.\d GiB are free"):
+    with pytest.raises(InputError, match=r": needs 1024 TiB of disk space, \d[\d.]* .iB are free"):
         require_space(tmp_path, 2**50, tmp_path)

@@ -33,6 +33,25 @@ def test_status_and_line(capsys, argv, status, line):
     assert capsys.readouterr() == ("", line)
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (PermissionError(13, "Permission denied", "/root/a\nb"), "error: /root/a b: Permission denied"),
+        (FileNotFoundError(2, "No such file or directory", b"caf\xe9"), "error: caf\\xe9: No such file or directory"),
+        (OSError(28, "No space left on device"), "error: No space left on device"),
+        (OSError(9, "Bad file descriptor", 7), "error: file 7: Bad file descriptor"),
+        (MemoryError("Unable to allocate 9 TiB"), "error: not enough memory on this host: Unable to allocate 9 TiB"),
+        (MemoryError(), "error: not enough memory on this host"),
+    ],
+)
+def test_errors_of_the_system(capsys, error, line):
+    def command(argv):
+        raise error
+
+    assert cli.run(command, []) == 2
+    assert capsys.readouterr() == ("", line + "\n")
+
+
 def test_bugs_are_not_hidden():
     with pytest.raises(RuntimeError):
         cli.run(parse, ["--count", "10"])
@@ -41,6 +60,11 @@ def test_bugs_are_not_hidden():
 def test_one_line():
     assert one_line(ValueError("a\n  b\tc")) == "a b c"
     assert one_line("a\nlong reason", 6) == "a long"
+
+
+def test_one_line_is_printable():
+    """File names can hold anything but a slash."""
+    assert one_line("caf\udce9 \x1b[31mred\x07 \u202egnp.exe é 日本") == "caf\\xe9 \\x1b[31mred\\x07 \\u202egnp.exe é 日本"
 
 
 def test_leave(monkeypatch):

@@ -41,10 +41,10 @@ def test_unwritable_folder(tmp_path, monkeypatch, error, reason):
     check_writable(tmp_path)
     assert not list(tmp_path.iterdir())
 
-    def refuse(dir):
+    def refuse(dir, **_):
         raise error
 
-    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", refuse)
     assert message(check_writable, tmp_path) == f"{tmp_path}: {reason}"
     assert message(check_writable, tmp_path, "--out x") == f"--out x: {reason}"
 
