@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from svdjax.data.animations import is_animated_webp
-from svdjax.data.frame_folders import is_frame, natural_key
+from svdjax.data.animations import is_animation
+from svdjax.data.frame_folders import is_file, is_frame, natural_key
 
 # Only counted, neither read nor named in the report. All other files that aren't images are tried as videos.
 UNRELATED = (
@@ -59,18 +59,25 @@ def _search(folder: Path, prefix: str, entered: set[str], candidates: list[Candi
     ignored, has_frames = 0, False
     for entry in entries:
         name, path = prefix + entry.name, str(folder / entry.name)
-        if entry.is_dir():
+        if _is_folder(entry):
             real = os.path.realpath(path)
             if not entry.name.startswith(".") and real not in entered:  # a link to a parent folder would never end
                 ignored += _search(Path(path), name + "/", entered | {real}, candidates)
-        elif entry.name.startswith(".") or entry.name.lower().endswith(UNRELATED) or not entry.is_file():
+        elif entry.name.startswith(".") or entry.name.lower().endswith(UNRELATED) or not is_file(entry):
             ignored += 1
         elif is_frame(path):
             has_frames = True
-        elif entry.name.lower().endswith(".gif") or is_animated_webp(path):
+        elif entry.name.lower().endswith((".gif", ".apng", ".avifs")) or is_animation(path):
             candidates.append(Candidate(name, path, "animation"))
         else:
             candidates.append(Candidate(name, path, "video"))
     if has_frames:
         candidates.append(Candidate(prefix.rstrip("/") or ".", str(folder), "frames"))
     return ignored
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that can't be followed
+        return False

@@ -10,15 +10,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from svdjax.data.animations import is_animated_webp
+from svdjax.data.animations import is_animation
 from svdjax.data.frame_reader import Pixels, file_digest
 from svdjax.errors import InputError
 from svdjax.media.images import load_image
 
-# HEIC is included so that it is refused with a message and not ignored.
+# HEIC is included even if its package is missing, so that it is refused with a message and not ignored.
 ENDINGS = (
     *(".png", ".jpg", ".jpeg", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".avif", ".jp2"),
-    *(".heic", ".heif"),
+    *(".heic", ".heif", ".hif"),
 )
 
 
@@ -28,10 +28,18 @@ def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
     return [(int(part), "") if i % 2 else (0, part) for i, part in enumerate(parts)], name
 
 
+def is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry of a folder is a file; False for links that can't be followed."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
 def is_frame(path: str) -> bool:
-    """Whether a file is a frame of its folder, by its name. An animated webp is not."""
+    """Whether a file is a frame of its folder, by its name. An animation is not."""
     name = os.path.basename(path).lower()
-    return name.endswith(ENDINGS) and not name.startswith(".") and not (name.endswith(".webp") and is_animated_webp(path))
+    return name.endswith(ENDINGS) and not name.startswith(".") and not is_animation(path)
 
 
 def frames(path: str, start: int = 0, count: int | None = None) -> Iterator[Pixels]:
@@ -52,7 +60,7 @@ def digest(path: str) -> tuple[int, str]:
 
 def _files(path: str) -> list[str]:
     try:
-        names = sorted((entry.name for entry in os.scandir(path) if entry.is_file()), key=natural_key)
+        names = sorted((entry.name for entry in os.scandir(path) if is_file(entry)), key=natural_key)
     except OSError as e:
         raise InputError(f"{path}: can't be read ({e.strerror or e})") from None
     return [file for name in names if is_frame(file := os.path.join(path, name))]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib import import_module
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 
-from svdjax.data.frame_reader import FrameReader
+from svdjax.data.frame_reader import FrameReader, Pixels
 from svdjax.data.sources import Clip, Source
-from svdjax.errors import InputError
+from svdjax.errors import InputError, one_line
 from svdjax.media.fit import fit as fit_image
 
 READERS = {  # by the kind in `Source` and `data.csv`
@@ -21,9 +23,42 @@ READERS = {  # by the kind in `Source` and `data.csv`
 }
 
 
+_T = TypeVar("_T")
+
+
 def reader(kind: str) -> FrameReader:
-    """The reader module of a kind, a key of `READERS`."""
-    return cast(FrameReader, import_module(READERS[kind]))
+    """The reader of a kind, a key of `READERS`.
+
+    Its functions raise `InputError` instead of every other exception: decoders and parsers raise nearly any kind on damaged
+    or unusual files, and none of them may end a run that reads many files.
+    """
+    return _Guarded(cast(FrameReader, import_module(READERS[kind])))
+
+
+@dataclass(frozen=True)
+class _Guarded:
+    """A reader with only one kind of exception, see `reader`."""
+
+    reader: FrameReader
+
+    def frames(self, path: str, start: int = 0, count: int | None = None) -> Iterator[Pixels]:
+        frames = _guarded(path, lambda: self.reader.frames(path, start, count))
+        while (pixels := _guarded(path, lambda: next(frames, None))) is not None:
+            yield functools.partial(_guarded, path, pixels)
+
+    def digest(self, path: str) -> tuple[int, str]:
+        return _guarded(path, lambda: self.reader.digest(path))
+
+
+def _guarded(path: str, function: Callable[[], _T]) -> _T:
+    try:
+        return function()
+    except InputError:
+        raise
+    except MemoryError:
+        raise InputError(f"{path}: can't be read (there is not enough memory for its frames)") from None
+    except Exception as e:
+        raise InputError(f"{path}: can't be read ({type(e).__name__}: {one_line(e, 200)})") from e
 
 
 def read_clip(source: Source, start: int, num_frames: int, stride: int, size: tuple[int, int], fit: str = "crop") -> np.ndarray:

@@ -11,30 +11,18 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 import av
-import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
-from av.video.reformatter import ColorRange, Colorspace, Interpolation
-from PIL import Image
 
 from svdjax.data.frame_reader import Pixels, file_digest
+from svdjax.data.video_pixels import UPRIGHT, Matrix, display_matrix, pixels
 from svdjax.errors import InputError, one_line
-from svdjax.media.image_pixels import composite
-from svdjax.media.images import WHITE
 
 _ONLY_FILES = {"protocol_whitelist": "file"}  # a playlist named .mp4 must not reach into the network
+# FFmpeg's own decoders of these codecs ignore opacity that is stored beside the frames; the libraries' decoders read it.
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+_ALPHA_ID = 1  # of the additional data of a Matroska or WebM block
 _WORTH_SEEKING = 48  # frames; below, decoding from the beginning costs less than finding the keyframes
-_MATRICES = {  # ITU-T H.273, table 4
-    1: Colorspace.ITU709,
-    4: Colorspace.FCC,
-    5: Colorspace.ITU601,
-    6: Colorspace.ITU601,
-    7: Colorspace.SMPTE240M,
-    9: Colorspace.BT2020,
-    10: Colorspace.BT2020,
-}
-# With chroma interpolation and accurate rounding; swscale's faster default is 1 to 1.5 levels too dark.
-_SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 _BOXES = (b"ftyp", b"moov", b"mdat", b"moof", b"free", b"skip", b"wide", b"uuid", b"sidx", b"mfra", b"meta", b"udta")
 
 digest = file_digest
@@ -43,9 +31,10 @@ digest = file_digest
 def frames(path: str, start: int = 0, count: int | None = None) -> Iterator[Pixels]:
     """See `svdjax.data.frame_reader.FrameReader`. With a variable frame rate the stored frames are returned, not resampled.
 
-    Rotation by multiples of 90 degrees (phones) is applied, and non-square pixels are made square. Colours follow the file's
-    matrix and range; files without a matrix are read as players do, as BT.709 from 1280 pixels wide or above 576 high, else as
-    BT.601. Transparency is composited over white. High dynamic range (PQ, HLG) isn't mapped to sRGB and looks flat.
+    The display matrix is applied (rotation by multiples of 90 degrees and mirroring, as phones write it), and non-square pixels
+    are made square. Colours follow the file's matrix and range; files without a matrix are read as players do, as BT.709 from
+    1280 pixels wide or above 576 high, else as BT.601. Transparency is composited over white, also where VP8 and VP9 keep it
+    beside the frames. High dynamic range (PQ, HLG) isn't mapped to sRGB and looks flat.
 
     Far into a long file, decoding starts at the codec's last keyframe at or before `start`, if the file's packets determine
     its number exactly (one packet per frame, distinct times, `count` packets); otherwise at the beginning.
@@ -70,50 +59,68 @@ def _frames(path: str, start: int, count: int | None) -> Iterator[Pixels]:
 
 def _decode(path: str, seek_to: int | None = None) -> Iterator[tuple[int | None, Pixels]]:
     """Times (in the stream's time base) and pixels of the frames in display order, from the keyframe at time `seek_to` on."""
-    with av.open(path, options=_ONLY_FILES) as container:
+    with _open(path) as container:
         stream = _video_stream(path, container)
         stream.codec_context.thread_count = 1  # the worker processes are parallel already
+        decoder, matrix = _alpha_decoder(path, container, stream)
         if seek_to is not None:
             container.seek(seek_to, stream=stream)
         aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or Fraction(1)
-        for frame in container.decode(stream):
-            if seek_to is not None and (frame.pts is None or frame.pts < seek_to):
-                continue
-            if frame.is_corrupt:
-                raise InputError(f"{path}: the video is damaged or cut short")
-            yield frame.pts, functools.partial(_pixels, path, frame, aspect)
+        for packet in container.demux(stream):
+            for frame in packet.decode() if decoder is None else decoder.decode(packet):
+                if seek_to is not None and (frame.pts is None or frame.pts < seek_to):
+                    continue
+                if frame.is_corrupt:
+                    raise InputError(f"{path}: the video is damaged or cut short")
+                yield frame.pts, functools.partial(pixels, path, frame, aspect, matrix or display_matrix(path, frame))
+
+
+def _open(path: str) -> InputContainer:
+    return av.open(path, options=_ONLY_FILES, metadata_errors="replace")  # titles need not be UTF-8
+
+
+def _alpha_decoder(
+    path: str, container: InputContainer, stream: av.VideoStream
+) -> tuple[av.VideoCodecContext | None, Matrix | None]:
+    """Decoder for a stream with opacity beside its frames, and its display matrix, which the decoder doesn't know.
+
+    Matroska and WebM store this opacity as additional data of the blocks. (None, None) for other streams.
+    """
+    if "matroska" not in container.format.name:
+        return None, None
+    codec, declared = stream.codec_context.name, stream.metadata.get("alpha_mode") == "1"
+    with _open(path) as other:
+        its_stream = _video_stream(path, other)
+        packet = next(other.demux(its_stream), None)
+        # Some writers declare it only in the header, some only in the blocks; for other codecs both are needed.
+        signs = 0 if packet is None else declared + _has_alpha(packet)
+        if packet is None or signs < (1 if codec in _ALPHA_DECODERS else 2):
+            return None, None
+        name = _ALPHA_DECODERS.get(codec, "")
+        if name not in av.codecs_available:
+            raise InputError(
+                f"{path}: its transparency is stored beside its frames, expected it in them ({codec} can't be read)"
+            )
+        decoder = av.CodecContext.create(name, "r")
+        assert isinstance(decoder, av.VideoCodecContext)
+        decoder.thread_count = 1
+        first = next(itertools.chain(packet.decode(), other.decode(its_stream)), None)
+        return decoder, UPRIGHT if first is None else display_matrix(path, first)
+
+
+def _has_alpha(packet: av.Packet) -> bool:
+    if not packet.has_sidedata("matroska_block_additional"):
+        return False
+    return int.from_bytes(bytes(packet.get_sidedata("matroska_block_additional"))[:8], "big") == _ALPHA_ID
 
 
 def _video_stream(path: str, container: InputContainer) -> av.VideoStream:
     stream = container.streams.best("video")
     if not isinstance(stream, av.VideoStream):
         raise InputError(f"{path}: holds no video")
+    if stream.codec_context is None:  # also where av's stub says otherwise
+        raise InputError(f"{path}: its codec is unknown, expected a video that FFmpeg decodes")
     return stream
-
-
-def _pixels(path: str, frame: av.VideoFrame, aspect: Fraction) -> np.ndarray:
-    try:
-        pixels = _to_rgb(frame)
-    except (FFmpegError, ValueError) as e:
-        raise InputError(f"{path}: its pixels ({frame.format.name}) can't be read ({one_line(e)})") from None
-    if aspect != 1:
-        size = (max(1, round(pixels.shape[1] * aspect)), pixels.shape[0])
-        pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
-    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))  # both counter-clockwise
-
-
-def _to_rgb(frame: av.VideoFrame) -> np.ndarray:
-    wide = frame.width >= 1280 or frame.height > 576
-    full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
-    colours = {
-        "src_colorspace": _MATRICES.get(frame.colorspace, Colorspace.ITU709 if wide else Colorspace.ITU601),
-        "src_color_range": ColorRange.JPEG if full or frame.format.is_rgb else ColorRange.MPEG,
-        "interpolation": _SCALING,
-    }
-    if any(component.is_alpha for component in frame.format.components):
-        rgba = frame.to_ndarray(format="rgba", **colours)
-        return composite(rgba[..., :3], rgba[..., 3], WHITE)
-    return frame.to_ndarray(format="rgb24", **colours)
 
 
 def _keyframe(path: str, start: int, count: int | None) -> tuple[int, int | None]:
@@ -131,7 +138,7 @@ def _keyframe(path: str, start: int, count: int | None) -> tuple[int, int | None
 @functools.lru_cache(maxsize=256)
 def _packets(path: str, _modified: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Sorted times of all packets, and of the keyframes, without decoding. Empty if the times don't determine frame numbers."""
-    with av.open(path, options=_ONLY_FILES) as container:
+    with _open(path) as container:
         stream = _video_stream(path, container)
         packets = [(p.pts, p.is_keyframe, p.is_discard) for p in container.demux(stream) if p.size]  # the last packet is empty
     times = {time for time, _, _ in packets if time is not None}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import re
+from typing import Any
 
 import numpy as np
 
-from svdjax.errors import InputError
+from svdjax.errors import InputError, one_line
+from svdjax.scalars import whole_number
 
 FITS = ("crop", "pad", "stretch")
 
@@ -87,9 +89,13 @@ def fit(image: np.ndarray, size: tuple[int, int], mode: str = "crop", colour: tu
         uint8 (height, width, 3).
 
     Raises:
-        InputError: an unknown mode.
+        InputError: an unknown mode, an image of another dtype or shape, or a size that isn't two whole numbers above 0.
     """
     _check_mode(mode)
+    size = _checked_size(size)
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
+        raise InputError(f"image is {image.dtype} {image.shape}, expected uint8 (H, W, 3)")
     height, width = image.shape[:2]
     if (width, height) == size:
         return image
@@ -139,6 +145,14 @@ def describe_fit(name: str, shape: tuple[int, ...], size: tuple[int, int], mode:
 def _check_mode(mode: str) -> None:
     if mode not in FITS:
         raise InputError(f"fit is {mode!r}, expected one of {', '.join(FITS)}")
+
+
+def _checked_size(size: Any) -> tuple[int, int]:
+    """(width, height) as Python ints, from a tuple, a list or an array."""
+    width, height = map(whole_number, size) if np.shape(size) == (2,) else (None, None)
+    if width is None or height is None or min(width, height) < 1:
+        raise InputError(f"size is {one_line(repr(size), 60)}, expected two whole numbers above 0, width and height")
+    return width, height
 
 
 def _missing(part: tuple[float, float], whole: tuple[int, int]) -> str | None:

@@ -36,7 +36,7 @@ def bad(tmp_path):
     (tmp_path / "empty.mp4").write_bytes(b"")
     yield "empty.mp4", UNREADABLE, "is empty"
     (tmp_path / "text.gif").write_text("GIF?")
-    yield "text.gif", UNREADABLE, "not a gif or webp"
+    yield "text.gif", UNREADABLE, "not an animated gif, webp, png or avif"
     gif = videos.write_gif(tmp_path / "cut.gif", media.moving_photo()).read_bytes()
     (tmp_path / "cut.gif").write_bytes(gif[: len(gif) // 2])
     yield "cut.gif", UNREADABLE, "damaged or cut short"

@@ -91,11 +91,11 @@ def test_clips_are_fitted_frames(coded, name, mode):
 
 
 def test_only_wanted_frames_become_pixels(coded, monkeypatch):
-    from svdjax.data import video_files
+    from svdjax.data import video_pixels
 
     converted = []
-    to_rgb = video_files._to_rgb
-    monkeypatch.setattr(video_files, "_to_rgb", lambda frame: converted.append(1) or to_rgb(frame))
+    to_rgb = video_pixels._to_rgb
+    monkeypatch.setattr(video_pixels, "_to_rgb", lambda frame: converted.append(1) or to_rgb(frame))
     source = videos.source(coded["b.mp4"])
     converted.clear()
     read_clip(source, 7, 4, 5, SIZE)
@@ -116,25 +116,6 @@ def test_outputs_of_this_project_are_training_data(tmp_path):
         read = all_frames(candidate.path, candidate.kind)
         assert np.array_equal(read, frames) or media.psnr(read, frames) > 38, candidate
         assert np.abs((read.astype(float) - frames).mean((0, 1, 2))).max() < 0.5, candidate
-
-
-@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
-def test_rotation_of_phones(tmp_path, degrees):
-    """The matrix in the track header is patched: (a, b, c, d) maps (x, y) to (a x + c y, b x + d y), y downwards."""
-    y, x = np.mgrid[:32, :48]
-    picture = np.stack([x * 5, y * 7, 0 * x], -1).astype(np.uint8)
-    path = videos.write_video(tmp_path / "a.mp4", np.stack([picture] * 3), crf=1)
-    data = bytearray(path.read_bytes())
-    matrix_at = data.index(b"tkhd") + 4 + 4 + 20 + 8 + 8
-    one = 0x10000
-    matrix = {0: (one, 0, 0, one), 90: (0, one, -one, 0), 180: (-one, 0, 0, -one), 270: (0, -one, one, 0)}[degrees]
-    for offset, value in zip((0, 4, 12, 16), matrix, strict=True):
-        data[matrix_at + offset : matrix_at + offset + 4] = value.to_bytes(4, "big", signed=True)
-    path.write_bytes(data)
-    shown = all_frames(path)[1]
-    expected = np.rot90(picture, -degrees // 90)  # clockwise
-    assert shown.shape == expected.shape
-    assert media.psnr(shown, expected) > 35
 
 
 def test_non_square_pixels(tmp_path):

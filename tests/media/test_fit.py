@@ -172,3 +172,22 @@ def test_default_size_turns_with_the_first_keyframe():
     assert default_size((300, 400, 3), (128, 192)) == (192, 128)
     assert default_size((300, 300, 3), (128, 192)) == (128, 192)
     assert default_size((400, 300, 3), (512, 512)) == (512, 512)
+
+
+@pytest.mark.parametrize("size", [[8, 4], np.array([8, 4]), (np.int64(8), np.uint8(4))])
+def test_sizes_of_numpy(size):
+    image = np.arange(6 * 6 * 3, dtype=np.uint8).reshape(6, 6, 3)
+    np.testing.assert_array_equal(fit(image, size), fit(image, (8, 4)))
+    assert fit(image, np.array([6, 6])) is image
+
+
+@pytest.mark.parametrize("size", [(0, 8), (8, -1), (8.5, 8), (8,), 8, "88", None, (True, 8)])
+def test_impossible_sizes(size):
+    with pytest.raises(InputError, match=r"^size is .*, expected two whole numbers above 0, width and height$"):
+        fit(np.zeros((4, 4, 3), np.uint8), size)
+
+
+@pytest.mark.parametrize("image", [np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8), None])
+def test_impossible_images(image):
+    with pytest.raises(InputError, match=r"^image is .*, expected uint8 \(H, W, 3\)$"):
+        fit(image, (8, 8))

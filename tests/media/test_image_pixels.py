@@ -120,6 +120,44 @@ def test_wide_16_bit_rows_and_many_sizes(tmp_path):
         np.testing.assert_array_equal(load_image(tmp_path / "a.png")[0], np.round(values / 257))
 
 
+def tiff_16_bit(photometric, samples, planes=False, order="<"):
+    """An uncompressed TIFF of uint16 (H, W, C)."""
+    height, width, channels = samples.shape
+    data = (np.moveaxis(samples, -1, 0) if planes else samples).astype(f"{order}u2").tobytes()
+    plane = len(data) // channels
+    count = channels if planes else 1
+    head = 8 + len(data)
+    lists = struct.pack(f"{order}{channels}H", *[16] * channels).ljust(8, b"\0")
+    lists += struct.pack(f"{order}{2 * count}I", *[8 + i * plane for i in range(count)], *[len(data) // count] * count)
+    start = head + len(lists)
+    tags = {256: width, 257: height, 259: 1, 262: photometric, 277: channels, 278: height, 284: 2 if planes else 1}
+    entries = {number: (4, 1, value) for number, value in tags.items()}
+    entries[258] = (3, channels, head) if channels > 2 else (4, 1, 16)
+    entries[273] = (4, count, head + 8) if count > 1 else (4, 1, 8)
+    entries[279] = (4, count, head + 8 + 4 * count) if count > 1 else (4, 1, len(data))
+    directory = struct.pack(f"{order}H", len(entries))
+    directory += b"".join(struct.pack(f"{order}HHII", number, *entries[number]) for number in sorted(entries)) + bytes(4)
+    return (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, start) + data + lists + directory
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("planes", [False, True])
+def test_16_bit_rgb_tiffs_are_rounded(tmp_path, planes, order):
+    values = np.random.default_rng(0).integers(0, 65536, (5, 33, 3))
+    (tmp_path / "a.tif").write_bytes(tiff_16_bit(2, values, planes, order))
+    image, notes = load_image(tmp_path / "a.tif")
+    np.testing.assert_array_equal(image, np.round(values / 257))
+    assert notes == [f"{tmp_path / 'a.tif'}: 16 bits per channel scaled to 8"]
+
+
+@pytest.mark.parametrize(("photometric", "order"), [(0, "<"), (1, "<"), (1, ">")])
+def test_16_bit_grey_tiffs_where_0_is_white_or_black(tmp_path, photometric, order):
+    values = np.random.default_rng(0).integers(0, 65536, (5, 33, 1))
+    (tmp_path / "a.tif").write_bytes(tiff_16_bit(photometric, values, order=order))
+    expected = values if photometric else 65535 - values
+    np.testing.assert_array_equal(load_image(tmp_path / "a.tif")[0][..., :1], np.round(expected / 257))
+
+
 def _profile(swap):
     """An ICC profile: sRGB, or with `swap` red and green exchanged and another title."""
     data = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
