@@ -12,7 +12,7 @@ from PIL import Image
 from svdjax.data.discover import Candidate
 from svdjax.data.readers import reader
 from svdjax.data.sources import Source
-from svdjax.errors import InputError
+from svdjax.errors import InputError, one_line
 
 MOTION_HEIGHT = 64  # pixels
 
@@ -67,7 +67,9 @@ def measure_source(candidate: Candidate, num_frames: int, stride: int, min_motio
     except _MixedSizes as e:
         return skipped(reason=MIXED_SIZES, detail=str(e))
     except InputError as e:
-        return skipped(reason=UNREADABLE, detail=_without_folder(str(e), candidate))
+        return skipped(reason=UNREADABLE, detail=one_line(_without_folder(str(e), candidate)))
+    except Exception as e:  # decoders raise nearly any kind of exception on damaged data: one source must not end a run
+        return skipped(reason=UNREADABLE, detail=f"can't be read ({type(e).__name__}: {one_line(e, 160)})")
     motion = round(float(differences.mean()), 3) if differences.size else 0.0
     skipped = functools.partial(skipped, frames=frames, width=width, height=height, motion=motion)
     windows = frames - (num_frames - 1) * stride

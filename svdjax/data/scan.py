@@ -13,11 +13,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from svdjax.data import world_clips
+from svdjax.data import scan_records, world_clips
 from svdjax.data.discover import Candidate, find_sources
 from svdjax.data.motion import UNREADABLE, Skipped, measure_source
+from svdjax.data.scan_records import ScanRecords
 from svdjax.data.sources import DataSettings, Source, check_folder, fingerprint
-from svdjax.data.worker_pool import WorkerDied, Workers
+from svdjax.data.worker_pool import Workers
 from svdjax.errors import InputError, one_line
 
 
@@ -73,13 +74,14 @@ class ScanResult:
         )
 
 
-def scan(settings: DataSettings, workers: int = 0, *, progress: bool = True) -> ScanResult:
+def scan(settings: DataSettings, workers: int = 0, *, progress: bool = True, records: ScanRecords | None = None) -> ScanResult:
     """Read every source of a data folder.
 
     Args:
         settings: the folder, and the properties of a clip.
         workers: processes that read; 0 reads in this process.
         progress: whether to show a progress bar (only on a terminal).
+        records: of an earlier scan; sources that haven't changed since are not read again. Gets the records of this scan.
 
     Raises:
         InputError: the folder doesn't exist, is a file, is empty, or has no usable source, or only held-out ones.
@@ -91,7 +93,7 @@ def scan(settings: DataSettings, workers: int = 0, *, progress: bool = True) -> 
     if not candidates:
         others = f" ({ignored} other file{'s' * (ignored != 1)})" if ignored else ""
         raise InputError(f"{settings.folder}: no videos and no images in it{others}")
-    measured = _measure_all(candidates, settings, workers, progress)
+    measured = _measure_all(candidates, settings, workers, progress, records or ScanRecords())
     usable = [item for item in measured if isinstance(item, Source)]
     skipped = [item for item in measured if isinstance(item, Skipped)]
     if not usable:
@@ -106,26 +108,35 @@ def scan(settings: DataSettings, workers: int = 0, *, progress: bool = True) -> 
 
 
 def _measure_all(
-    candidates: Sequence[Candidate], settings: DataSettings, workers: int, progress: bool
+    candidates: Sequence[Candidate], settings: DataSettings, workers: int, progress: bool, records: ScanRecords
 ) -> list[Source | Skipped]:
-    measured = []
     limits = (settings.num_frames, settings.stride, settings.min_motion)
+    # Before reading: if a file changes while it is read, its record is not used later.
+    keys = [scan_records.key(candidate, limits) for candidate in candidates]
+    measured = [records.get(key, candidate) if key else None for key, candidate in zip(keys, candidates, strict=True)]
+    missing = [i for i, result in enumerate(measured) if result is None]
     with (
-        Workers(min(workers, len(candidates))) as pool,
-        tqdm(total=len(candidates), desc="reading data", unit="source", disable=None if progress else True, leave=False) as bar,
+        Workers(min(workers, len(missing))) as pool,
+        tqdm(total=len(missing), desc="reading data", unit="source", disable=None if progress else True, leave=False) as bar,
     ):
         # Without workers, `submit` reads at once: call it lazily, so that the bar advances. With workers, submit all now.
-        submitted = (pool.submit(measure_source, candidate, *limits) for candidate in candidates)
-        for candidate, future in zip(candidates, list(submitted) if workers else submitted, strict=True):
-            measured.append(_result(candidate, future))
+        submitted = (pool.submit(measure_source, candidates[i], *limits) for i in missing)
+        for i, future in zip(missing, list(submitted) if workers else submitted, strict=True):
+            measured[i] = _result(candidates[i], future)
             bar.update()
-    return measured
+    results = [result for result in measured if result is not None]
+    for key, result in zip(keys, results, strict=True):
+        if key:
+            records.add(key, result)
+    return results
 
 
 def _result(candidate: Candidate, future: Future[Source | Skipped]) -> Source | Skipped:
     try:
         return future.result()
-    except WorkerDied as e:
+    except InputError:  # no worker can be started
+        raise
+    except Exception as e:  # the worker died, or a fault of the program: one source must not end a run
         return Skipped(name=candidate.name, kind=candidate.kind, reason=UNREADABLE, detail=one_line(e))
 
 

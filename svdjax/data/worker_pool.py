@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from svdjax.errors import InputError
+from svdjax.errors import InputError, one_line
 
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -64,8 +64,9 @@ class Workers:
         """Run `function(*args)` in the next free worker.
 
         Returns:
-            The future result. It raises an `InputError` unchanged, any other exception as a `RuntimeError` with the worker's
-            traceback, and `WorkerDied` if the worker ended (the next task gets a new worker).
+            The future result. It raises an `InputError` unchanged, also if no worker can be started; any other exception as a
+            `RuntimeError` of one line, with the worker's traceback as a note; and `WorkerDied` if the worker ended (the next
+            task gets a new worker).
         """
         if self._threads is not None:
             return self._threads.submit(self._call, function, args)
@@ -109,7 +110,11 @@ class Workers:
         with self._lock:
             if self._closed:
                 raise WorkerDied("the pool was closed")
-            self._own.worker = worker = _Worker()
+            try:
+                self._own.worker = worker = _Worker()
+            except OSError as e:  # too many processes, too little memory
+                reason = e.strerror or e
+                raise InputError(f"a process that reads data can't be started ({reason}); --workers 0 needs none") from None
             self._workers.add(worker)
         return worker
 
@@ -170,8 +175,10 @@ def serve(handle: int) -> None:
                 answer = (True, function(*args))
             except InputError as e:
                 answer = (False, e)
-            except Exception:
-                answer = (False, RuntimeError(f"in a worker process: {traceback.format_exc()}"))
+            except Exception as e:
+                error = RuntimeError(f"{type(e).__name__}: {one_line(e)}")
+                error.add_note(f"in a worker process: {traceback.format_exc()}")
+                answer = (False, error)
             try:
                 _send(pipe, answer)
             except OSError:

@@ -14,6 +14,7 @@ import numpy as np
 from svdjax.data.frame_reader import Pixels
 from svdjax.data.sources import DataSettings, Source
 from svdjax.errors import InputError
+from svdjax.runtime import paths
 from svdjax.world.drawing import background, draw_on, render, to_uint8
 from svdjax.world.scene import FRAMES, SIZE, VERSION, Scene, scene
 
@@ -30,7 +31,7 @@ def is_world(folder: str | os.PathLike[str]) -> bool:
 
 def data_folder(text: str) -> Path:
     """Parse `--data`: a folder, or the world. A folder with the name `world` is passed as `./world`."""
-    path = Path(text)
+    path = paths.path(text)
     return path.absolute() if text != NAME and is_world(path) else path
 
 

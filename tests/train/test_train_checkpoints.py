@@ -1,6 +1,7 @@
 """Checkpoints of a small state: kept, restored, damaged in several ways, and on a full disk."""
 
 import json
+import os
 import resource
 import shutil
 
@@ -217,3 +218,11 @@ def test_a_full_disk(tmp_path, found_by, capfd):
     assert_state(restored(folder)[0], 6)
     captured = capfd.readouterr()
     assert captured.err == captured.out == ""
+
+
+def test_a_folder_whose_name_is_not_unicode(tmp_path):
+    folder = save(tmp_path / os.fsdecode(b"caf\xe9") / "checkpoints", [2, 4])
+    arrays, newest = restored(folder)
+    assert newest.step == 4
+    assert_state(arrays, 4)
+    assert sorted(os.listdir(tmp_path)) == [os.fsdecode(b"caf\xe9")]

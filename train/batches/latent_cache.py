@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,8 @@ from tqdm import tqdm
 from svdjax.data.readers import read_frames
 from svdjax.data.sources import Clip, DataSettings, Source, fingerprint
 from svdjax.errors import InputError
-from svdjax.runtime.atomic import new_folder, require_space
+from svdjax.runtime.atomic import require_space
+from svdjax.runtime.output_paths import check_writable
 
 VERSION = 1
 ARRAYS = ("frames", "mean", "logvar", "image_embeds")
@@ -50,10 +52,7 @@ class LatentCache:
         self.folder = Path(folder)
         self.settings = settings
         self.key = key
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise InputError(f"{folder}: the latent cache can't be created ({e.strerror or e})") from None
+        _create(self.folder)
 
     def entry(self, source: Source) -> Path:
         """The folder of a source's arrays, which may not exist yet."""
@@ -125,7 +124,11 @@ class LatentCache:
         return {"keyframes": arrays.pop("frames"), **arrays}
 
     def _open(self, source: Source, name: str) -> np.ndarray:
-        return np.load(self.entry(source) / f"{name}.npy", mmap_mode="r")
+        path = self.entry(source) / f"{name}.npy"
+        try:
+            return np.load(path, mmap_mode="r")
+        except SystemError:  # some releases of Python raise it if threads switch while the header is parsed
+            return np.load(path, mmap_mode="r")
 
     def _remove_incomplete(self, source: Source) -> None:
         """Remove an incomplete or damaged entry, and temporary folders of a killed build."""
@@ -135,12 +138,17 @@ class LatentCache:
             shutil.rmtree(temporary, ignore_errors=True)
 
     def _write(self, source: Source, encode: Encode, chunk: int, bar: tqdm) -> None:
-        """Encode a source and write its entry."""
+        """Encode a source and write its entry, which appears complete or not at all."""
+        entry = self.entry(source)
+        temporary = entry.with_name(f".{entry.name}.{os.getpid()}.partial")  # see `_remove_incomplete`
         try:
-            with new_folder(self.entry(source), ours=lambda _: False) as folder:
-                self._write_arrays(folder, source, encode, chunk, bar)
+            temporary.mkdir()
+            self._write_arrays(temporary, source, encode, chunk, bar)
+            temporary.rename(entry)
         except OSError as e:
             raise InputError(f"{self.folder}: the latent cache can't be written: {e.strerror or e}") from None
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
     def _write_arrays(self, folder: Path, source: Source, encode: Encode, chunk: int, bar: tqdm) -> None:
         files: dict[str, BinaryIO] = {}
@@ -185,6 +193,29 @@ class LatentCache:
             while (frames := upcoming.result()) is not None:
                 upcoming = thread.submit(next, chunks, None)
                 yield frames
+
+
+def check_cache_folder(folder: Path) -> None:
+    """Check that a latent cache can be created and written, before the long work. Changes nothing.
+
+    Raises:
+        InputError: it can't.
+    """
+    missing = list(itertools.takewhile(lambda path: not os.path.lexists(path), (folder.absolute(), *folder.absolute().parents)))
+    try:
+        _create(folder)
+        check_writable(folder, f"--cache-latents {folder}")
+    finally:
+        with contextlib.suppress(OSError):
+            for path in missing:
+                path.rmdir()
+
+
+def _create(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise InputError(f"--cache-latents {folder}: the latent cache can't be created ({e.strerror or e})") from None
 
 
 def _write_header(file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...]) -> None:

@@ -14,8 +14,8 @@ import numpy as np
 from svdjax.data.clip_order import Order
 from svdjax.data.readers import read_clip
 from svdjax.data.sources import Clip
-from svdjax.data.worker_pool import WorkerDied, Workers
-from svdjax.errors import InputError
+from svdjax.data.worker_pool import Workers
+from svdjax.errors import InputError, one_line
 from train.batches.latent_cache import LatentCache
 
 ClipArrays = dict[str, np.ndarray]  # one row of a batch
@@ -108,8 +108,9 @@ class _Batches:
 def _result(step: int, clip: Clip, future: Future[ClipArrays]) -> ClipArrays:
     try:
         return future.result()
-    except (InputError, WorkerDied) as e:
-        raise InputError(f"step {step}, {clip.name}: {e}") from None
+    except Exception as e:  # also of a decoder: it read the whole source in the scan, so the file has changed since
+        reason = e if isinstance(e, InputError | RuntimeError) else f"{type(e).__name__}: {one_line(e)}"
+        raise InputError(f"step {step}, {clip.name}: {reason}") from e
 
 
 class Loader(_Batches):

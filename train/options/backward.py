@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from svdjax.runtime import cli
+from svdjax.runtime import cli, paths
 from svdjax.runtime.dtypes import DTYPES
 from train.options import shared
 from train.options.shared import RunOptions
@@ -35,13 +35,13 @@ def parse(argv: list[str] | None) -> BackwardOptions:
     )
     p.add_argument(
         "--model",
-        type=Path,
+        type=paths.path,
         metavar="DIR",
         required=True,
         help="a checkpoint of convert.svd_to_flax or train.base, or: embedded",
     )
     groups = shared.add(p, steps=PAPER_STEPS, learning_rate=1e-4, rate="learning rate of AdamW, constant")
-    groups["training"].add_argument("--init", type=Path, metavar="DIR", help="start from the OUT/backward of another run")
+    groups["training"].add_argument("--init", type=paths.path, metavar="DIR", help="start from the OUT/backward of another run")
     groups["training"].add_argument(
         "--no-rotation",
         action="store_true",

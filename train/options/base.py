@@ -9,7 +9,7 @@ from pathlib import Path
 
 from svdjax.errors import InputError
 from svdjax.presets import PRESETS
-from svdjax.runtime import cli
+from svdjax.runtime import cli, paths
 from train.options import shared
 from train.options.shared import RunOptions
 
@@ -87,7 +87,7 @@ def _parser(stages: Collection[str]) -> cli.Parser:
     )
     p.add_argument(
         "--model",
-        type=Path,
+        type=paths.path,
         metavar="DIR",
         help="checkpoint to start from, such as OUT/model of the VAE's run, or: embedded (default: a new random model)",
     )

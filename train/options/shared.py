@@ -11,6 +11,7 @@ from svdjax.data.world_clips import CLIPS, NAME, data_folder, is_world
 from svdjax.errors import InputError
 from svdjax.media.fit import FITS
 from svdjax.parallel.mesh import DEFAULT, parse_mesh
+from svdjax.runtime import paths
 from svdjax.runtime.dtypes import DTYPES
 
 _LEAST = {
@@ -106,7 +107,7 @@ def add(p: argparse.ArgumentParser, *, steps: int, learning_rate: float, rate: s
     run.add_argument(
         "--data", type=data_folder, metavar="DIR", required=True, help="folder with videos and folders of frames, or: world"
     )
-    run.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder of the run")
+    run.add_argument("--out", type=paths.path, metavar="DIR", required=True, help="folder of the run")
     run.add_argument("--resume", action="store_true", help="continue the run in OUT, if there is one")
     clips = p.add_argument_group("clips")
     clips.add_argument("--num-frames", type=int, metavar="N", help="frames of a clip (default: the model's)")
@@ -133,7 +134,9 @@ def add(p: argparse.ArgumentParser, *, steps: int, learning_rate: float, rate: s
         help="do not train on the last N videos or folders of frames (default: 1 with --validate-every, else 0)",
     )
     clips.add_argument("--clips", type=int, metavar="N", help="use only the first N clips of --data world (default: a million)")
-    clips.add_argument("--cache-latents", type=Path, metavar="DIR", help="cache the frozen encoders' outputs in this folder")
+    clips.add_argument(
+        "--cache-latents", type=paths.path, metavar="DIR", help="cache the frozen encoders' outputs in this folder"
+    )
     clips.add_argument(
         "--workers", type=int, default=2, metavar="N", help="processes that read videos ahead (default: %(default)s)"
     )

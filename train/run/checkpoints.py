@@ -15,6 +15,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
+from svdjax.checkpoints.orbax_calls import utf8_path
 from svdjax.checkpoints.orbax_trees import stream_tree
 from svdjax.errors import InputError, one_line
 from train.run.complete_checkpoints import READ_SIZE, CompleteCheckpoint, saved_steps
@@ -50,7 +51,10 @@ class Checkpoints:
             cleanup_tmp_directories=True,
         )
         with self._writing():
-            self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+            folder.mkdir(parents=True, exist_ok=True)
+            self._link = contextlib.ExitStack()
+            reachable = self._link.enter_context(utf8_path(folder))
+            self._manager = ocp.CheckpointManager(reachable, options=options)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -60,6 +64,7 @@ class Checkpoints:
             self.wait()
         with contextlib.suppress(Exception):  # don't hide the first error
             self._manager.close()
+        self._link.close()
 
     def save(self, state: State, facts: Mapping[str, Any], loss: float) -> None:
         """Start to save a state; training may continue immediately.

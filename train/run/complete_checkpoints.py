@@ -83,6 +83,23 @@ def newest_complete(folder: Path, expected: Mapping[str, Any]) -> CompleteCheckp
     return None
 
 
+def newest_settings(folder: Path) -> tuple[int, dict[str, Any]]:
+    """Step and settings of the newest checkpoint that has readable settings. Its arrays are not read.
+
+    Raises:
+        InputError: there is none.
+    """
+    steps = saved_steps(folder)
+    reason = "it holds no checkpoint"
+    for step in reversed(steps):
+        try:
+            with _silent_stderr():
+                return step, dict(_read_json(folder / str(step) / "facts", "metadata")["settings"])
+        except Exception as e:  # see `newest_complete`
+            reason = f"none of {len(steps)} checkpoints can be read (step {step}: {one_line(e, 160)})"
+    raise InputError(f"{folder}: {reason}; the settings in {folder.parent / 'run.json'} can't be read either")
+
+
 def _verified_facts(path: Path, expected: Mapping[str, Any]) -> Mapping[str, Any]:
     """The facts of a checkpoint, after all of its data were read and compared with their checksums."""
     with _silent_stderr():

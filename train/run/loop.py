@@ -10,6 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from svdjax.errors import InputError, one_line
 from svdjax.parallel import cluster
 from svdjax.parallel.main_process import say
 from train.batches.loader import Batch
@@ -86,7 +87,11 @@ def run(task: Task, plan: RunPlan, state: State, batches: Iterable[Batch], check
             say(f"all {done} steps are done already")
         elif step < plan.steps:
             say(f"stopped after step {step} of {plan.steps}, which is saved: --resume continues")
-        task.export(state)
+        try:
+            task.export(state)
+        except (InputError, OSError) as e:
+            left = f"the checkpoint of step {step} is complete: --resume writes it"
+            raise InputError(f"{plan.out}: the result can't be written ({one_line(e, 200)}); {left}") from e
         cluster.barrier("exported")
     return state
 

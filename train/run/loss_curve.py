@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from svdjax.runtime.atomic import new_file
-from train.run.metrics import StepMetrics
+from train.run.metrics_table import StepMetrics
 
 
 def running_mean(losses: np.ndarray, window: int) -> np.ndarray:
@@ -37,5 +37,5 @@ def draw(rows: Sequence[StepMetrics], path: Path) -> None:
     axes.set(xlabel="step", ylabel="loss", yscale="log", title=f"{len(rows)} steps")
     axes.grid(alpha=0.3)
     axes.legend()
-    with new_file(path, hint="; --resume continues") as temporary:
+    with new_file(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")

@@ -6,52 +6,54 @@ import contextlib
 import csv
 import io
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from svdjax.errors import InputError
 from svdjax.runtime.atomic import new_file
-
-COLUMNS = ("step", "loss", "gradient_norm", "sigma")
-
-
-@dataclass(frozen=True)
-class StepMetrics:
-    """The metrics of one step: its number (from 1), mean loss, gradient norm before clipping, and mean sigma of the clips."""
-
-    step: int
-    loss: float
-    gradient_norm: float
-    sigma: float
+from train.run import run_folder
+from train.run.metrics_table import COLUMNS, StepMetrics, read
 
 
 class Metrics:
     """`metrics.csv` of a run, appended row by row.
 
+    Only a checkpoint is needed to resume. So the rows of an old file are kept where they can be read, even if another program
+    has saved it, and a file that doesn't hold exactly what this class wrote is kept under another name.
+
     Args:
         path: the file.
         done: number of steps done. Rows of later steps, left by a killed run, are dropped.
 
+    Attributes:
+        note: a line about a file that was changed or lost, or None.
+
     Raises:
-        InputError: rows of finished steps are missing, or the file can't be read or written.
+        InputError: the file can't be written.
     """
 
     def __init__(self, path: Path, done: int):
         self.path = path
-        self.rows = [row for row in read(path) if row.step <= done] if path.exists() else []
-        if [row.step for row in self.rows] != list(range(1, done + 1)):
-            raise InputError(f"{path}: {len(self.rows)} rows up to step {done}, expected one per step: the file was changed")
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(_cells(row) for row in self.rows)
+        found = read(path) if os.path.lexists(path) else None
+        rows = {} if found is None else {row.step: row for row in found.rows if 1 <= row.step <= done}
+        self.rows = [rows[step] for step in sorted(rows)]
+        self.note = self._note(found.problem if found else "is missing" if done else None, done)
         with new_file(path) as temporary:
-            temporary.write_text(text.getvalue())
+            temporary.write_bytes(as_csv(self.rows).encode())
         with self._writing():
             self._file = path.open("a", newline="")
         self._writer = csv.writer(self._file, lineterminator="\n")
+
+    def _note(self, problem: str | None, done: int) -> str | None:
+        """Keep a changed file under another name, and describe it."""
+        missing = done - len(self.rows)
+        if problem is None:
+            return f"{self.path}: has no rows for {missing} of {done} steps" if missing else None
+        note = f"{self.path}: {problem}: continued with the rows of {len(self.rows)} of {done} steps"
+        if os.path.lexists(self.path):
+            note += f", and kept as {run_folder.keep_aside(self.path).name}"
+        return note
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # for this row `add` has already raised the error
@@ -77,23 +79,13 @@ class Metrics:
             raise InputError(f"{self.path}: can't be written: {e.strerror}; --resume continues") from None
 
 
-def read(path: Path) -> list[StepMetrics]:
-    """The rows of a `metrics.csv`, without an incomplete last row.
-
-    Raises:
-        InputError: the file can't be read, or has other columns.
-    """
-    try:
-        lines = path.read_text().splitlines(keepends=True)
-    except (OSError, UnicodeDecodeError) as e:
-        raise InputError(f"{path}: can't be read: {e}") from None
-    table = list(csv.reader(line for line in lines if line.endswith("\n")))
-    if not table or tuple(table[0]) != COLUMNS:
-        raise InputError(f"{path}: begins with {table[0] if table else 'nothing'}, expected {','.join(COLUMNS)}")
-    try:
-        return [StepMetrics(int(cells[0]), *map(float, cells[1:])) for cells in table[1:]]
-    except (ValueError, TypeError, IndexError) as e:
-        raise InputError(f"{path}: has a row that is not {','.join(COLUMNS)}: {e}") from None
+def as_csv(rows: Sequence[StepMetrics]) -> str:
+    """The text of a `metrics.csv`."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(_cells(row) for row in rows)
+    return text.getvalue()
 
 
 def _cells(row: StepMetrics) -> list[Any]:

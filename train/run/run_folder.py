@@ -1,13 +1,14 @@
 """The folder of a run: its settings, its lock, and whether a run may start or resume there.
 
-OUT/run.json, OUT/metrics.csv, OUT/loss.png, OUT/data.csv, OUT/checkpoints/, OUT/damaged/, OUT/validation/, OUT/tensorboard/,
-and the result, OUT/backward/ or OUT/model/
+OUT/run.json, OUT/metrics.csv, OUT/loss.png, OUT/data.csv, OUT/scan.json, OUT/checkpoints/, OUT/damaged/, OUT/validation/,
+OUT/tensorboard/, and the result, OUT/backward/ or OUT/model/
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -17,14 +18,21 @@ from typing import Any
 
 from svdjax.errors import InputError
 from svdjax.runtime.atomic import new_file
+from svdjax.runtime.output_paths import check_parent, check_writable
 from svdjax.version import __version__
+from train.run.complete_checkpoints import DAMAGED, saved_steps
 
 FORMAT = "svdjax-run"
 VERSION = 1
+SETTINGS, METRICS, DATA, SCAN, CHECKPOINTS = "run.json", "metrics.csv", "data.csv", "scan.json", "checkpoints"
+_RESULTS = ("backward", "model")
+_WRITTEN_BEFORE_A_STEP = (SETTINGS, METRICS, DATA, SCAN, CHECKPOINTS, "tensorboard")
 
 
 def check_new_or_resumed(out: Path, resume: bool) -> bool:
     """Whether `out` holds a run to resume. Call it before any long work.
+
+    A run without a finished step is not resumed and refuses nothing: the next command starts in its folder, with any settings.
 
     Args:
         out: the folder, which need not exist.
@@ -33,40 +41,91 @@ def check_new_or_resumed(out: Path, resume: bool) -> bool:
     Raises:
         InputError: `out` holds something else, or a run without `resume`; its parent doesn't exist; or it can't be written.
     """
-    exists = os.path.lexists(out)
-    changed = out if exists else out.absolute().parent
-    if exists and not out.is_dir():
-        raise InputError(f"{out}: is a file, expected a folder for the run")
-    if not changed.is_dir():
-        raise InputError(f"{out}: its parent folder {changed} does not exist")
-    if not os.access(changed, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
-        raise InputError(f"{out}: can't be written: no permission to change {changed}")
-    if not exists or all(_is_unfinished(path) for path in out.iterdir()):
+    check_parent(out)
+    if not os.path.lexists(out):
+        check_writable(out.absolute().parent, str(out))
         return False
-    if read_settings(out) is None:
+    if not out.is_dir():
+        found = "a file" if out.exists() else "a link that leads nowhere"
+        raise InputError(f"{out}: is {found}, expected a folder for the run")
+    check_writable(out)
+    if not _is_run(out):
         raise InputError(f"{out}: exists and holds no run of this command, expected a new folder")
+    if os.path.lexists(folder := out / CHECKPOINTS):
+        if not folder.is_dir():
+            raise InputError(f"{folder}: is not a folder, expected the checkpoints of the run")
+        check_writable(folder)
+    if not has_steps(out):
+        return False
     if not resume:
         raise InputError(f"{out}: holds a run already; --resume continues it, another --out begins a new one")
     return True
 
 
-def read_settings(out: Path) -> dict[str, Any] | None:
-    """The settings in `run.json`, or None if there is no such file.
+def _is_run(out: Path) -> bool:
+    """Whether a folder is empty or holds a run, also one without a finished step, or without its settings.
 
     Raises:
-        InputError: it is damaged, or of a newer version.
+        InputError: its settings are of another program or version.
     """
-    file = out / "run.json"
-    if not file.is_file():
-        return None
+    if read_settings(out) is not None or saved_steps(out / CHECKPOINTS):
+        return True
+    # The settings are missing or damaged, as after a crash: a new run replaces only files that are certainly of such a run.
+    names = [path.name for path in out.iterdir() if not _is_unfinished(path)]
+    return not names or (SETTINGS in names and set(names) <= set(_WRITTEN_BEFORE_A_STEP))
+
+
+def has_steps(out: Path) -> bool:
+    """Whether a finished step is recorded: in a checkpoint, a result or `metrics.csv`."""
+    if has_weights(out):
+        return True
+    try:
+        with (out / METRICS).open("rb") as file:
+            file.readline()  # the names of the columns
+            return bool(file.readline().strip())
+    except OSError:
+        return False
+
+
+def has_weights(out: Path) -> bool:
+    """Whether the folder holds trained weights: a checkpoint, also a damaged one, or a result."""
+    return bool(saved_steps(out / CHECKPOINTS)) or any((out / name).is_dir() for name in (DAMAGED, *_RESULTS))
+
+
+def read_settings(out: Path) -> dict[str, Any] | None:
+    """The settings in `run.json`, or None if there is no such file, or it is damaged.
+
+    Raises:
+        InputError: it can't be opened, or is of another program or a newer version.
+    """
+    file = out / SETTINGS
     try:
         data = json.loads(file.read_bytes())
         kind, version, settings = data["format"], int(data["version"]), dict(data["settings"])
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise InputError(f"{file}: is damaged: {type(e).__name__} {e}") from None
+    except FileNotFoundError:
+        return None
+    except OSError as e:
+        raise InputError(f"{file}: can't be read: {e.strerror or e}") from None
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return None
     if kind != FORMAT or version > VERSION:
         raise InputError(f"{file}: is {kind} {version}, expected {FORMAT} {VERSION}, which svdjax {__version__} reads")
     return settings
+
+
+def keep_aside(path: Path) -> Path:
+    """Rename a file to a new name in its folder, such as `metrics-1.csv`; returns the new path.
+
+    Raises:
+        InputError: it can't be renamed.
+    """
+    names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in itertools.count(1))
+    target = next(name for name in names if not os.path.lexists(name))
+    try:
+        path.rename(target)
+    except OSError as e:
+        raise InputError(f"{path}: can't be renamed to {target.name}: {e.strerror or e}") from None
+    return target
 
 
 def check_same_settings(saved: Mapping[str, Any], now: Mapping[str, Any], where: Path) -> None:
@@ -115,7 +174,7 @@ def write_settings(out: Path, settings: Mapping[str, Any]) -> None:
         InputError: it can't be written.
     """
     data = {"format": FORMAT, "version": VERSION, "svdjax": __version__, "settings": dict(settings)}
-    with new_file(out / "run.json", str(out)) as temporary:
+    with new_file(out / SETTINGS, str(out)) as temporary:
         temporary.write_text(json.dumps(data, indent=2) + "\n")
 
 

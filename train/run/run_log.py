@@ -13,9 +13,13 @@ import numpy as np
 from tqdm import tqdm
 
 from svdjax.parallel import cluster
+from svdjax.parallel.main_process import say
 from train.run import loss_curve
-from train.run.metrics import Metrics, StepMetrics
+from train.run.metrics import Metrics
+from train.run.metrics_table import StepMetrics
 from train.run.result import Result, check_finite
+from train.run.run_folder import METRICS
+from train.run.side_files import SideFiles
 from train.run.tensorboard import TensorBoardWriter
 
 SMOOTHING = 50  # number of steps averaged for the loss on the progress bar
@@ -37,8 +41,11 @@ class RunLog:
         self._unread: deque[tuple[int, Result]] = deque()
         self._recent_losses: deque[float] = deque(maxlen=SMOOTHING)
         self._losses_since_save: list[float] = []
-        self._metrics = Metrics(out / "metrics.csv", done) if cluster.is_main() else None
-        self._tensorboard = TensorBoardWriter(out / "tensorboard", done) if cluster.is_main() else None
+        self._side_files = SideFiles()
+        self._metrics = Metrics(out / METRICS, done) if cluster.is_main() else None
+        if self._metrics and self._metrics.note:
+            say(self._metrics.note)
+        self._tensorboard = TensorBoardWriter(out / "tensorboard", done, self._side_files) if cluster.is_main() else None
         self._steps_read = 0
         self._last_saved = done
         self._last_drawn = -math.inf
@@ -65,7 +72,7 @@ class RunLog:
         """Read results until only `leave` are unread; waits for their steps.
 
         Raises:
-            InputError: a result is not finite, or a file can't be written.
+            InputError: a result is not finite, or `metrics.csv` can't be written.
         """
         while len(self._unread) > leave:
             step, result = self._unread.popleft()
@@ -104,6 +111,8 @@ class RunLog:
 
     def draw(self, *, final: bool = False) -> None:
         """Draw the loss curve; if not `final`, at most every `DRAW_INTERVAL` seconds."""
-        if self._metrics and (final or time.monotonic() > self._last_drawn + DRAW_INTERVAL):
+        if self._metrics and self._metrics.rows and (final or time.monotonic() > self._last_drawn + DRAW_INTERVAL):
             self._last_drawn = time.monotonic()
-            loss_curve.draw(self._metrics.rows, self._out / "loss.png")
+            path = self._out / "loss.png"
+            with self._side_files.or_warn(path):
+                loss_curve.draw(self._metrics.rows, path)

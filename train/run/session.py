@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import functools
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,22 +15,26 @@ from typing import Any
 from jax.sharding import Mesh
 
 from svdjax.config import SVDConfig
-from svdjax.data import report
+from svdjax.data import report, scan_records
 from svdjax.data.clip_order import Order
 from svdjax.data.scan import ScanResult, scan
+from svdjax.data.scan_records import ScanRecords
 from svdjax.data.sources import DataSettings, check_outside_data
 from svdjax.errors import InputError
 from svdjax.media import fit
 from svdjax.parallel import cluster, mesh
 from svdjax.parallel.main_process import on_main, say
 from svdjax.runtime import compilation_cache, malloc, xla_options
+from svdjax.runtime.atomic import require_space
 from svdjax.runtime.dtypes import compute_dtype
+from train.batches.latent_cache import check_cache_folder
 from train.batches.loader import Batch
 from train.options.shared import RunOptions
 from train.run import complete_checkpoints, loop, run_folder
 from train.run.checkpoints import Checkpoints
 from train.run.complete_checkpoints import CompleteCheckpoint
 from train.run.loop import RunPlan, Task
+from train.run.prepared_folder import prepared
 from train.steps.state import State, to_arrays
 from train.steps.step import Step
 
@@ -49,6 +55,7 @@ class Setup:
         batch_size: clips per step, over all devices.
         dtype: dtype of frozen weights and computation.
         resumed: whether the folder holds a run, which is continued.
+        records: of the scan; those of process 0 are stored.
     """
 
     data: DataSettings
@@ -57,6 +64,7 @@ class Setup:
     batch_size: int
     dtype: str
     resumed: bool
+    records: ScanRecords = dataclasses.field(default_factory=ScanRecords)
 
 
 @dataclass(frozen=True)
@@ -84,15 +92,17 @@ def start_process(options: RunOptions, model: Path | None) -> None:
         model: the checkpoint to train, or None for a new model.
     """
     xla_options.spare_threads()
-    if model is None or _size_in_bytes(model) < _SMALL:
+    if model is None or _is_small(model):
         malloc.keep_freed()
     cluster.start(options.coordinator, options.num_processes, options.process_id)
     compilation_cache.enable()
 
 
-def _size_in_bytes(folder: Path) -> int:
-    """Size of the files of a checkpoint; 0 if there is none."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def _is_small(checkpoint: Path) -> bool:
+    """Whether the files of a checkpoint have less than `_SMALL` bytes, or there is no checkpoint."""
+    if not os.path.isfile(checkpoint / "config.json"):  # any other folder may hold millions of files
+        return True
+    return sum(path.stat().st_size for path in checkpoint.rglob("*") if os.path.isfile(path)) < _SMALL
 
 
 def set_up(options: RunOptions, config: SVDConfig) -> Setup:
@@ -118,15 +128,21 @@ def set_up(options: RunOptions, config: SVDConfig) -> Setup:
     mesh.check_batch(batch_size, options.accumulate, devices)
     check_outside_data(options.out, options.data)
     resumed = on_main(lambda: run_folder.check_new_or_resumed(options.out, options.resume))
+    if options.cache_latents is not None:
+        on_main(functools.partial(check_cache_folder, options.cache_latents))
     if options.resume and not resumed:
         say(f"{options.out}: no run to resume, starting a new one")
     dtype = compute_dtype(options.dtype)
     where = mesh.describe(devices, batch_size, cluster.host_names())
     say(f"{where}, {data.num_frames} frames of {size[0]}x{size[1]}, {dtype}")
-    sources = ScanResult.from_json(on_main(lambda: scan(data, options.workers).to_json()), options.data)
+    records = scan_records.read(options.out / run_folder.SCAN) if cluster.is_main() else ScanRecords()
+    found = on_main(lambda: scan(data, options.workers, records=records).to_json())
+    sources = ScanResult.from_json(found, options.data)
     if options.validate_every and not sources.held_out:
         raise InputError(f"{options.data}: no source is left to hold out for --validate-every")
-    return Setup(data=data, sources=sources, devices=devices, batch_size=batch_size, dtype=dtype, resumed=resumed)
+    return Setup(
+        data=data, sources=sources, devices=devices, batch_size=batch_size, dtype=dtype, resumed=resumed, records=records
+    )
 
 
 def identity(options: RunOptions, setup: Setup) -> dict[str, Any]:
@@ -161,7 +177,7 @@ def train(
         build: loads the model and makes the step, which takes long.
         sources: hashes of the starting model's files, stored with every checkpoint.
     """
-    with _locked_folder(options.out, setup, settings):
+    with prepared(options.out, settings, setup.sources, setup.records, resumed=setup.resumed):
         for line in report.summary(setup.sources, setup.data):
             say(line)
         order = Order(setup.sources.usable, setup.data, options.seed)
@@ -186,37 +202,22 @@ def train(
             },
         )
         checkpoint = _last_checkpoint(options, work.step, settings) if setup.resumed else None
-        with Checkpoints(options.out / "checkpoints", options.keep) as checkpoints:
+        if checkpoint is None or checkpoint.step < options.steps:
+            on_main(lambda: require_space(options.out, _size_of_checkpoint(work.step.abstract_state), options.out))
+        with Checkpoints(options.out / run_folder.CHECKPOINTS, options.keep) as checkpoints:
             state = work.step.state if checkpoint is None else checkpoints.restore(checkpoint, work.step.abstract_state)
             with work.batches(int(state.step) + 1) as batches:
                 loop.run(task, plan, state, batches, checkpoints)
 
 
-@contextlib.contextmanager
-def _locked_folder(out: Path, setup: Setup, settings: Mapping[str, Any]) -> Iterator[None]:
-    """Create the run's folder, or check the settings of the run to resume. Process 0 holds its lock inside the context."""
-    with contextlib.ExitStack() as lock:
-
-        def prepare() -> None:
-            if not setup.resumed:
-                run_folder.make(out)
-            lock.enter_context(run_folder.locked(out))
-            before = run_folder.read_settings(out)
-            if before is None:
-                run_folder.write_settings(out, settings)
-            elif not setup.resumed:
-                raise InputError(f"{out}: another process has just started a run there")
-            else:
-                run_folder.check_same_settings(before, settings, out)
-            report.write_csv(setup.sources, out / "data.csv")
-
-        on_main(prepare)  # an error of process 0 is raised by all
-        yield
+def _size_of_checkpoint(state: State) -> int:
+    """Bytes of the arrays in a checkpoint."""
+    return sum(math.prod(array.shape) * array.dtype.itemsize for array in to_arrays(state).values())
 
 
 def _last_checkpoint(options: RunOptions, step: Step, settings: Mapping[str, Any]) -> CompleteCheckpoint | None:
     """The checkpoint to resume from, or None if none was saved; prints its step."""
-    folder = options.out / "checkpoints"
+    folder = options.out / run_folder.CHECKPOINTS
 
     def find() -> dict[str, Any] | None:
         newest = complete_checkpoints.newest_complete(folder, to_arrays(step.abstract_state))

@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from svdjax.data.readers import read_clip
 from svdjax.data.sources import DataSettings, Source
-from svdjax.errors import InputError
+from svdjax.errors import one_line
 from svdjax.media import output_plan, video
 from svdjax.parallel import cluster
+from svdjax.runtime.device_memory import out_of_memory_in_one_line
+from train.run.side_files import SideFiles
 from train.steps.state import State
 
 
 def clip_writer(
     folder: Path, source: Source, data: DataSettings, fps: int, generate: Callable[[State, np.ndarray], np.ndarray]
 ) -> Callable[[State], None]:
-    """A function that writes a validation clip of a state, such as `folder/step-000100.webp`.
+    """A function that writes a validation clip of a state, such as `folder/step-000100.webp`, or warns if it can't.
 
     Args:
         folder: created if it doesn't exist.
@@ -28,23 +31,29 @@ def clip_writer(
         generate: maps the state and the held-out clip to a generated clip; both clips uint8 (f, H, W, 3).
 
     Raises:
-        InputError: the clip can't be read, or the generated clip is not finite.
+        InputError: the held-out clip can't be read.
     """
     truth = read_clip(source, source.start(0), data.num_frames, data.stride, data.size, data.fit)
+    side_files = SideFiles()
+    # An error in one of several processes must end the run, because the others would wait for this one.
+    expected = Exception if jax.process_count() == 1 else FloatingPointError
 
     def validate(state: State) -> None:
         step = int(state.step)
+        path = folder / f"step-{step:06d}.webp"
         try:
-            generated = generate(state, truth)
-        except FloatingPointError as e:
-            raise InputError(f"validation at step {step}: {e}; the last checkpoint is complete") from None
+            with out_of_memory_in_one_line(f"{path} was not written"):
+                generated = generate(state, truth)
+        except expected as e:
+            side_files.warn(path, e)
+            return
         if not cluster.is_main():
             return
-        folder.mkdir(exist_ok=True)
-        gap = np.full_like(truth[:, : max(truth.shape[1] // 64, 2)], 255)
-        both = np.concatenate([truth, gap, generated], axis=1)
-        path = folder / f"step-{step:06d}.webp"
-        plan = output_plan.plan_output(str(path), True, (both.shape[2], both.shape[1]), fps)
-        video.write_video(plan, both, fps, {"software": "svdjax", "step": str(step), "above": source.name})
+        with side_files.or_warn(path):
+            folder.mkdir(exist_ok=True)
+            gap = np.full_like(truth[:, : max(truth.shape[1] // 64, 2)], 255)
+            both = np.concatenate([truth, gap, generated], axis=1)
+            plan = output_plan.plan_output(str(path), True, (both.shape[2], both.shape[1]), fps)
+            video.write_video(plan, both, fps, {"software": "svdjax", "step": str(step), "above": one_line(source.name)})
 
     return validate

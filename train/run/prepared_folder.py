@@ -1,0 +1,79 @@
+"""The locked folder of a run, with the settings of this command and the table of the data."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from svdjax.data import report, scan_records
+from svdjax.data.scan import ScanResult
+from svdjax.data.scan_records import ScanRecords
+from svdjax.errors import InputError
+from svdjax.parallel.main_process import on_main, say
+from train.run import complete_checkpoints, run_folder
+from train.run.run_folder import CHECKPOINTS, DATA, METRICS, SCAN, SETTINGS
+from train.run.side_files import SideFiles
+
+
+@contextlib.contextmanager
+def prepared(
+    out: Path, settings: Mapping[str, Any], sources: ScanResult, records: ScanRecords, *, resumed: bool
+) -> Iterator[None]:
+    """Create the run's folder, or check the settings of the run to resume. Process 0 holds its lock inside the context.
+
+    Args:
+        out: the folder.
+        settings: everything that determines the run's results.
+        sources, records: see `svdjax.data.scan.scan`.
+        resumed: whether the folder holds a run, which is continued.
+
+    Raises:
+        InputError: another process uses the folder, its run has other settings, or it can't be written.
+    """
+    with contextlib.ExitStack() as lock:
+
+        def prepare() -> None:
+            if not resumed:
+                run_folder.make(out)
+            lock.enter_context(run_folder.locked(out))
+            if not resumed and run_folder.has_steps(out):
+                raise InputError(f"{out}: another process has just started a run there")
+            if not resumed or not _has_settings(out, settings):
+                run_folder.write_settings(out, settings)
+            side_files = SideFiles()
+            with side_files.or_warn(out / DATA):
+                report.write_csv(sources, out / DATA)
+            with side_files.or_warn(out / SCAN):
+                scan_records.write(records, out / SCAN)
+
+        on_main(prepare)  # an error of process 0 is raised by all
+        yield
+
+
+def _has_settings(out: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether `run.json` of a run to resume has these settings. It is False only if it is to be replaced.
+
+    Raises:
+        InputError: the run has trained weights and other settings.
+    """
+    file = out / SETTINGS
+    before = run_folder.read_settings(out)
+    if run_folder.has_weights(out):
+        if before is not None:
+            run_folder.check_same_settings(before, settings, out)
+            return True
+        step, saved = complete_checkpoints.newest_settings(out / CHECKPOINTS)
+        run_folder.check_same_settings(saved, settings, out)
+        say(f"{file}: is missing or damaged: written again, with the settings stored with the checkpoint of step {step}")
+        return False
+    # Without weights the run starts again from step 1, so other settings do no harm, but the metrics are of the old ones.
+    if before is not None:
+        try:
+            run_folder.check_same_settings(before, settings, out)
+            return True
+        except InputError as e:
+            say(f"{e}; it has no checkpoint, so a new run starts there")
+    say(f"{out / METRICS}: kept as {run_folder.keep_aside(out / METRICS).name}")
+    return False
