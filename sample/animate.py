@@ -2,167 +2,38 @@
 
 from __future__ import annotations
 
-import argparse
-import os
+if __name__ == "__main__":  # first: it prepares the process for Ctrl-C during the imports
+    from svdjax.runtime import startup
+
+    startup.begin()
+
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import jax
 import numpy as np
 
-from sample import console, sampling_options
+from sample import console, output_files
+from sample.animation_options import AnimationRequest, Clip, parse
+from sample.animation_options import parser as parser
 from sample.console import duration
-from svdjax import pipeline
-from svdjax.errors import InputError
-from svdjax.loading import ModelSource
-from svdjax.media import fit, images, output_plan, video, video_formats
+from svdjax.errors import one_line
+from svdjax.media import video
+from svdjax.models.svd import SVD
 from svdjax.runtime import cli, compilation_cache
-from svdjax.runtime.dtypes import compute_dtype
 from svdjax.sampling import generation
-from svdjax.sampling.settings import Settings
-
-FORMATS = {"mp4": ".mp4", "frames": video_formats.FOLDER}  # values of --format, and their output formats
-_TWO_DIRECTIONS = ("fusion", "recurrence", "recurrence_ratio")  # settings that have no effect here
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One clip to make: the first frame, already fitted, and where the video goes."""
-
-    first: np.ndarray
-    settings: Settings
-    output: output_plan.OutputPlan
-    metadata: Mapping[str, str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnimationRequest:
-    """The checked command line."""
-
-    model: ModelSource
-    clips: list[Clip]
-    decode_chunk: int | None
-    dtype: str
-
-
-def parser() -> cli.Parser:
-    """The command's options, with the defaults of diffusers' StableVideoDiffusionPipeline."""
-    p = cli.Parser(prog="python -m sample.animate", description="For each image, a clip that starts with it.")
-    p.add_argument("images", nargs="*", metavar="IMAGE", help="image files")
-    sampling_options.add_model(p)
-    p.add_argument("-o", "--out", metavar="DIR", help="folder for the clips, each named after its image")
-    p.add_argument("--overwrite", action="store_true", help="make existing clips in DIR again (default: skip them)")
-    p.add_argument(
-        "--clips-per-image",
-        type=int,
-        default=1,
-        metavar="N",
-        help="clips of each image, with seeds SEED, SEED + 1, ... (default: 1)",
-    )
-    p.add_argument("--format", choices=tuple(FORMATS), default="mp4", help="frames: a folder of PNGs per clip (default: mp4)")
-    sampling_options.add_sampling(p, steps=pipeline.IMAGE_TO_VIDEO_STEPS)
-    return p
-
-
-def parse(argv: list[str] | None) -> AnimationRequest:
-    """Parse and check the command line and read all images, before the long work. Nothing is written."""
-    args = parser().parse_args(argv)
-    check_arguments(args)
-    source, note = sampling_options.find(args.model)
-    clips, notes = plan_clips(args, source)
-    for line in filter(None, [note, *notes]):
-        print(line)
-    return AnimationRequest(model=source, clips=clips, decode_chunk=args.decode_chunk, dtype=compute_dtype(args.dtype))
-
-
-def check_arguments(args: argparse.Namespace) -> None:
-    """Check options, as far as that needs neither images nor a model."""
-    if not args.images:
-        raise InputError("no images given, expected at least one image file")
-    if not args.out:
-        raise InputError("--out is missing, expected a folder for the clips")
-    if args.clips_per_image < 1:
-        raise InputError(f"--clips-per-image is {args.clips_per_image}, expected at least 1")
-    sampling_options.check_decode_chunk(args)
-    if not Path(args.out).is_dir():
-        output_plan.plan_output(f"{args.out}{os.sep}", fps=args.fps)  # check that it can be created
-    names: dict[str, str] = {}
-    for path in args.images:
-        stem = Path(path).stem
-        if stem in names:
-            raise InputError(f"{path}: its clip would have the same name as that of {names[stem]}: rename one of the images")
-        names[stem] = path
-
-
-def plan_clips(args: argparse.Namespace, model: ModelSource) -> tuple[list[Clip], list[str | None]]:
-    """The clips to make, for every image and seed, and notes for the user."""
-    seeds = range(args.seed, args.seed + args.clips_per_image)
-    by_seed = [sampling_options.sampling_settings(args, model, seed=seed) for seed in seeds]
-    clips, notes = [], []
-    for path in args.images:
-        image, its_notes = images.load_image(path)
-        size = sampling_options.video_size(args, image.shape, model.config)
-        notes += [*its_notes, fit.describe_fit(Path(path).name, image.shape, size, args.fit)]
-        first = fit.fit(image, size, args.fit)
-        for k, settings in enumerate(by_seed):
-            out = Path(args.out) / (Path(path).stem + (f"-{k}" if len(by_seed) > 1 else ""))
-            metadata = metadata_of(args, path, model, settings, size)
-            output = plan(out, FORMATS[args.format], args.overwrite, size, settings.fps)
-            if output is None:
-                notes.append(describe_skipped(out, FORMATS[args.format], metadata))
-            else:
-                clips.append(Clip(first, settings, output, metadata))
-    return clips, notes
-
-
-def metadata_of(
-    args: argparse.Namespace, image: str, model: ModelSource, settings: Settings, size: tuple[int, int]
-) -> dict[str, str]:
-    """Metadata of a clip's file: how it was made."""
-    return {
-        "software": "svdjax",
-        "image": Path(image).name,
-        "model": model.name,
-        "fit": args.fit,
-        "size": f"{size[0]}x{size[1]}",
-        "decode_chunk": str(args.decode_chunk or "all"),
-        **{key: value for key, value in settings.as_text().items() if key not in _TWO_DIRECTIONS},
-    }
-
-
-def target(path: Path, kind: str) -> str:
-    """The path of a clip for `output_plan.plan_output`; its name may contain dots."""
-    return f"{path}{os.sep}" if kind == video_formats.FOLDER else f"{path}{kind}"
-
-
-def plan(path: Path, kind: str, overwrite: bool, size: tuple[int, int], fps: int) -> output_plan.OutputPlan | None:
-    """Where a clip goes, or None if it exists and is kept; `path` has no ending."""
-    name = target(path, kind)
-    if not path.parent.is_dir():  # it is created for the first clip
-        output = output_plan.OutputPlan(Path(os.path.abspath(name)), kind, overwrite)
-        output_plan.check_frame_size(output, *size)
-        return output
-    there = any(Path(name).iterdir()) if os.path.isdir(name) else os.path.lexists(name)
-    return None if there and not overwrite else output_plan.plan_output(name, overwrite, size, fps)
-
-
-def describe_skipped(path: Path, kind: str, metadata: Mapping[str, str]) -> str:
-    """A note on an existing clip, with the settings that differ from the current ones."""
-    name = target(path, kind)
-    try:
-        found = video.read_metadata(name)
-    except (OSError, ValueError, SyntaxError, AttributeError):  # from Pillow or PyAV, for damaged or foreign files
-        found = {}
-    found = found if isinstance(found, dict) else {}
-    others = [f"{key} {found[key]} instead of {value}" for key, value in metadata.items() if found.get(key, value) != value]
-    how = f", although it was made with {', '.join(others)}" if others else ""
-    return f"{name}: exists and is kept{how} (--overwrite makes it again)"
+from svdjax.sampling.sampler import Progress
 
 
 def run(request: AnimationRequest) -> None:
-    """Load the model, make the clips one after the other; each is written when it is complete."""
+    """Load the model, make the clips one after the other; each is written when it is complete.
+
+    A clip that fails doesn't cost the others, unless the device runs out of memory: they are as large.
+
+    Raises:
+        InputError: clips that failed, after the others were made.
+    """
     clips = request.clips
     if not clips:
         print("nothing to do: every clip exists")
@@ -172,23 +43,31 @@ def run(request: AnimationRequest) -> None:
     frames = clips[0].settings.num_frames
     print(f"{_count(len(clips))} of {frames} frames, {evaluations} UNet evaluations each, {request.dtype}, {jax.devices()[0]}")
     model = request.model.load(dtype=request.dtype)
+    outputs = output_files.Outputs()
     seconds: list[float] = []
-    for clip in clips:
+    for number, clip in enumerate(clips, 1):
         started = time.monotonic()
         path = clip.output.path
-        with console.one_line_errors(f"{path} was not written"):
-            with console.progress_bar(f"{path.name} ({len(seconds) + 1} of {len(clips)})", evaluations) as progress:
-                latents = generation.sample_image(model, clip.first[None], clip.settings, progress=progress)
-            movie = generation.decode(model, latents, request.decode_chunk)[0]
-        path.parent.mkdir(exist_ok=True)
-        video.write_video(clip.output, movie, clip.settings.fps, clip.metadata)
-        seconds.append(time.monotonic() - started)
-        print(f"wrote {path} in {duration(seconds[-1])}{remaining(seconds, len(clips))}", flush=True)
+        label = f"{one_line(path.name)} ({number} of {len(clips)})"
+        with console.out_of_memory(f"{path} was not written"), outputs.attempt():
+            movie = make_clip(request, model, clip, console.progress_bar(label, evaluations))
+            path.parent.mkdir(exist_ok=True)
+            video.write_video(clip.output, movie, request.rate, clip.metadata)
+            seconds.append(time.monotonic() - started)
+            print(f"wrote {path} in {duration(seconds[-1])}{remaining(seconds, len(clips) - number)}", flush=True)
+    outputs.finish()
 
 
-def remaining(seconds: Sequence[float], count: int) -> str:
-    """Text: how many of `count` clips are left, and about how long they take. `seconds`: times of the finished clips."""
-    left = count - len(seconds)
+def make_clip(request: AnimationRequest, model: SVD, clip: Clip, progress_bar: AbstractContextManager[Progress]) -> np.ndarray:
+    """Sample and decode a clip, uint8 (f, H, W, 3)."""
+    with console.not_finite(f"{clip.output.path} was not written"):
+        with progress_bar as progress:
+            latents = generation.sample_image(model, clip.first[None], clip.settings, progress=progress)
+        return generation.decode(model, latents, request.decode_chunk)[0]
+
+
+def remaining(seconds: Sequence[float], left: int) -> str:
+    """Text: how many clips are left, and about how long they take. `seconds`: times of the finished clips."""
     usual = seconds[1:] or seconds  # the first one compiles
     return f"; {_count(left)} left, about {duration(left * sum(usual) / len(usual))}" if left else ""
 

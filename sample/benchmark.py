@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # first: it prepares the process for Ctrl-C during the imports
+    from svdjax.runtime import startup
+
+    startup.begin()
+
 import datetime
 import json
 import platform

@@ -27,13 +27,23 @@ def one_line_errors(lost: str) -> Iterator[None]:
     Args:
         lost: the start of the advice, such as `nothing was written`.
     """
-    advice = (
+    with out_of_memory(lost), not_finite(lost):
+        yield
+
+
+def out_of_memory(lost: str) -> contextlib.AbstractContextManager[None]:
+    """Report a device that runs out of memory in one line; see `one_line_errors`."""
+    return out_of_memory_in_one_line(
         f"{lost}; try a smaller --size or (sample.evaluate) --batch-size, fewer --num-frames, --dtype bfloat16, "
         "or --guidance 1 1"
     )
+
+
+@contextlib.contextmanager
+def not_finite(lost: str) -> Iterator[None]:
+    """Report non-finite latents in one line; see `one_line_errors`."""
     try:
-        with out_of_memory_in_one_line(advice):
-            yield
+        yield
     except FloatingPointError as e:
         raise InputError(f"{e}: {lost}; try --dtype float32, or a smaller --guidance") from None
 

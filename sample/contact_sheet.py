@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from svdjax.errors import one_line
 from svdjax.runtime.atomic import new_file
 
 # Shorter side of a frame on the sheet, in pixels: larger frames are reduced to LARGEST, smaller ones enlarged by a whole number
@@ -39,6 +40,7 @@ def render(strips: Sequence[Strip], heads: Sequence[str] = ()) -> Image.Image:
     height, width = (round(side * scale) for side in strips[0][1].shape[1:3])
     font = ImageFont.load_default(size=_FONT_SIZE)
     ruler = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    heads, strips = [one_line(head) for head in heads], [(one_line(label), frames) for label, frames in strips]
     left = 2 * GAP + max(int(ruler.textlength(label, font)) for label, _ in strips)
     top = _HEAD if heads else GAP
     columns = max(len(frames) for _, frames in strips)

@@ -6,6 +6,11 @@ OUT/limits.webp             keyframes too far apart, and nearly disjoint keyfram
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # first: it prepares the process for Ctrl-C during the imports
+    from svdjax.runtime import startup
+
+    startup.begin()
+
 import dataclasses
 from pathlib import Path
 from typing import NamedTuple
@@ -13,11 +18,12 @@ from typing import NamedTuple
 import numpy as np
 
 from sample import console, contact_sheet, sampling_options
+from sample.output_files import Outputs
 from svdjax.errors import InputError
 from svdjax.loading import ModelSource, find_model
-from svdjax.runtime import cli, compilation_cache
+from svdjax.runtime import cli, compilation_cache, paths
 from svdjax.runtime.dtypes import compute_dtype
-from svdjax.runtime.output_paths import check_writable
+from svdjax.runtime.output_paths import check_new_file
 from svdjax.sampling import generation
 from svdjax.sampling.draws import draw
 from svdjax.sampling.settings import Settings
@@ -61,11 +67,14 @@ def _centred(moving: Scene) -> Scene:
     return dataclasses.replace(moving, centre=(float(x), float(y)))
 
 
+FIGURES = {"second-keyframes": second_keyframes, "limits": limits}
+
+
 def write(out: Path, source: ModelSource, settings: Settings) -> None:
     """Sample all clips in one batch and write each figure as a contact sheet."""
     compilation_cache.enable()
     model = source.load(dtype=compute_dtype())
-    figures = {"second-keyframes": second_keyframes(), "limits": limits()}
+    figures = {name: make() for name, make in FIGURES.items()}
     cases = [case for of_figure in figures.values() for case in of_figure]
     first, last = np.stack([case.first for case in cases]), np.stack([case.last for case in cases])
     height, width = first.shape[1:3]
@@ -74,6 +83,7 @@ def write(out: Path, source: ModelSource, settings: Settings) -> None:
     with console.progress_bar("sampling", len(settings.schedule(model.config.scheduler))) as progress:
         latents = generation.sample_pair(model, first, last, settings, draws=draws, progress=progress)
     clips = iter(generation.decode(model, latents))
+    outputs = Outputs()
     for name, of_figure in figures.items():
         strips: list[contact_sheet.Strip] = []
         for case in of_figure:
@@ -81,14 +91,21 @@ def write(out: Path, source: ModelSource, settings: Settings) -> None:
             keyframes = np.full_like(clip, 255)
             keyframes[0], keyframes[-1] = case.first, case.last
             strips += [(case.title, keyframes), ("", clip)]
-        contact_sheet.save(contact_sheet.render(strips), out / f"{name}.webp")
-        print(f"wrote {out / name}.webp")
+        with outputs.attempt():
+            contact_sheet.save(contact_sheet.render(strips), figure_path(out, name))
+            print(f"wrote {figure_path(out, name)}")
+    outputs.finish()
+
+
+def figure_path(out: Path, name: str) -> Path:
+    """The file of a figure."""
+    return out / f"{name}.webp"
 
 
 def command(argv: list[str] | None) -> None:
     p = cli.Parser(prog="python -m sample.figures", description="Draw the paper's figures 5.5 and 5.6 with the embedded model.")
     p.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="existing folder for the figures; old files are replaced"
+        "--out", type=paths.path, required=True, metavar="DIR", help="existing folder for the figures; old files are replaced"
     )
     sampling_options.add_steps(p)
     p.add_argument("--seed", type=int, default=Settings.seed, help="seed of all random draws (default: %(default)s)")
@@ -96,7 +113,8 @@ def command(argv: list[str] | None) -> None:
     args = p.parse_args(argv)
     if not args.out.is_dir():
         raise InputError(f"{args.out}: no such folder")
-    check_writable(args.out)
+    for name in FIGURES:
+        check_new_file(figure_path(args.out, name), "--out", (".webp",), overwrite=True)
     source = find_model(None)
     settings = Settings(
         num_frames=FRAMES,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from fractions import Fraction
 from typing import Any
 
 from svdjax.config import SVDConfig
@@ -10,7 +11,8 @@ from svdjax.embedded_model import DEFAULTS as EMBEDDED_DEFAULTS
 from svdjax.errors import InputError
 from svdjax.loading import ModelSource, find_model
 from svdjax.media import fit
-from svdjax.runtime import cli
+from svdjax.media.output_plan import check_fps
+from svdjax.runtime import cli, paths
 from svdjax.runtime.dtypes import DTYPES
 from svdjax.sampling.settings import FUSIONS, Settings
 
@@ -19,17 +21,25 @@ MODEL_HELP = "a checkpoint of convert.svd_to_flax or train.base, a diffusers fol
 
 def add_model(p: cli.Parser) -> None:
     """Add `--model`, which `find` reads."""
-    p.add_argument("--model", metavar="DIR", help=f"{MODEL_HELP} (default: embedded, a toy model)")
+    p.add_argument("--model", type=paths.path_text, metavar="DIR", help=f"{MODEL_HELP} (default: embedded, a toy model)")
 
 
-def add_sampling(p: cli.Parser, *, steps: int | None = None) -> None:
-    """Add the options of one clip. Defaults are those of `Settings`, except that of `--steps`; see `add_steps`."""
+def add_sampling(p: cli.Parser, *, steps: int | None = None, evaluation: bool = False) -> None:
+    """Add the options of one clip. Defaults are those of `Settings`, except that of `--steps`.
+
+    Args:
+        p: the parser.
+        steps: see `add_steps`.
+        evaluation: whether the command is `sample.evaluate`: it writes no video, and decodes all frames together.
+    """
+    oriented = "" if evaluation else ", oriented like the first keyframe"
+    used = "" if evaluation else "; also that of the file, without --playback-fps"
     p.add_argument("--num-frames", type=int, metavar="N", help="frames of a clip, keyframes included (default: the model's)")
-    p.add_argument("--size", metavar="WxH", help="size of the video (default: the model's, oriented like the first keyframe)")
+    p.add_argument("--size", metavar="WxH", help=f"size of the video (default: the model's{oriented})")
     p.add_argument("--fit", choices=fit.FITS, default="crop", help="how to fit images of another shape (default: %(default)s)")
     add_steps(p, steps)
     p.add_argument("--seed", type=int, default=Settings.seed, help="seed of all random draws (default: %(default)s)")
-    p.add_argument("--fps", type=int, default=Settings.fps, help="frame rate for the model and the file (default: %(default)s)")
+    p.add_argument("--fps", type=int, default=Settings.fps, help=f"frame rate given to the model{used} (default: %(default)s)")
     p.add_argument(
         "--motion-bucket-id",
         type=float,
@@ -54,7 +64,7 @@ def add_sampling(p: cli.Parser, *, steps: int | None = None) -> None:
         "--decode-chunk",
         type=int,
         metavar="N",
-        help="decode N frames at a time: less memory, but the frames change (default: all together)",
+        help=argparse.SUPPRESS if evaluation else "decode N frames at a time: less memory, but they change (default: all)",
     )
     p.add_argument("--dtype", choices=DTYPES, help="dtype to compute in (default: bfloat16; float32 on a CPU)")
 
@@ -62,6 +72,35 @@ def add_sampling(p: cli.Parser, *, steps: int | None = None) -> None:
 def add_steps(p: cli.Parser, steps: int | None = None) -> None:
     """Add `--steps` with a default; None is the model's, which `sampling_settings` looks up."""
     p.add_argument("--steps", type=int, default=steps, help=f"Euler steps (default: {steps or _by_model('steps')})")
+
+
+def add_playback(p: cli.Parser) -> None:
+    """Add `--playback-fps`, which `playback_rate` reads."""
+    p.add_argument(
+        "--playback-fps",
+        metavar="RATE",
+        help="frame rate of the file, such as 24, 23.976 or 24000/1001; it doesn't change the frames (default: that of --fps)",
+    )
+
+
+def playback_rate(args: argparse.Namespace, output_format: str) -> Fraction:
+    """The exact frame rate of the file.
+
+    Args:
+        args: with the options of `add_sampling` and `add_playback`.
+        output_format: a key of `OUTPUT_FORMATS`.
+
+    Raises:
+        InputError: not a rate, or one that the format can't store.
+    """
+    if args.playback_fps is None:
+        return check_fps(args.fps, output_format)
+    return check_fps(args.playback_fps, output_format, "--playback-fps")
+
+
+def playback_metadata(args: argparse.Namespace, rate: Fraction) -> dict[str, str]:
+    """Metadata of `--playback-fps`, if it was given."""
+    return {} if args.playback_fps is None else {"playback_fps": str(rate)}
 
 
 def add_recurrence(p: cli.Parser) -> None:

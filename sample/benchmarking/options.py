@@ -18,7 +18,7 @@ from svdjax.errors import InputError
 from svdjax.loading import find_model
 from svdjax.media import fit
 from svdjax.parallel import mesh
-from svdjax.runtime import cli
+from svdjax.runtime import cli, paths
 from svdjax.runtime.dtypes import DTYPES, compute_dtype
 from svdjax.runtime.output_paths import check_new_file
 
@@ -76,7 +76,10 @@ def parser() -> cli.Parser:
         help="shapes of the model (default: svd-xt on a GPU and with --compile-only, else small)",
     )
     p.add_argument(
-        "--model", metavar="DIR", help=f"use the shapes of a model instead of --preset: {sampling_options.MODEL_HELP}"
+        "--model",
+        type=paths.path_text,
+        metavar="DIR",
+        help=f"use the shapes of a model instead of --preset: {sampling_options.MODEL_HELP}",
     )
     p.add_argument("--size", metavar="WxH", help="size of the clip in pixels (default: the model's)")
     p.add_argument("--num-frames", type=int, metavar="N", help="frames of the clip (default: the model's)")
@@ -86,7 +89,7 @@ def parser() -> cli.Parser:
     p.add_argument(
         "--repeats", type=int, default=BenchmarkOptions.repeats, metavar="N", help="timed runs of a step (default: %(default)s)"
     )
-    p.add_argument("--json", type=Path, metavar="FILE", help="write all numbers to FILE; an old FILE is replaced")
+    p.add_argument("--json", type=paths.path, metavar="FILE", help="write all numbers to FILE; an old FILE is replaced")
     train = p.add_argument_group("a training step")
     train.add_argument("--train", action="store_true", help="measure a step of train.backward on encoded videos")
     train.add_argument(

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sample.benchmarking.torch_train_step import Batch, OfficialTrainStep
 
 
+@versus_diffusers.out_of_memory_in_one_line()
 def compare(workload: TrainWorkload, program: timing.Program, dtype: str, repeats: int) -> Comparison:
     """Check that the first steps agree, then time further steps alternately.
 

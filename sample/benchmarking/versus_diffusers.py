@@ -5,13 +5,15 @@ PyTorch and diffusers (the `test` extra) are imported only when needed.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +40,21 @@ if TYPE_CHECKING:
 _AGREEMENT = {("cpu", "float32"): 1e-4}
 _AGREEMENT_OTHERWISE = 0.1
 
+# In PyTorch's messages on GPUs and CPUs, and the name of its exception
+_OUT_OF_MEMORY = ("OutOfMemoryError", "out of memory", "not enough memory", "can't allocate memory")
+
+
+@contextlib.contextmanager
+def out_of_memory_in_one_line() -> Iterator[None]:
+    """Raise `InputError` if PyTorch, its own process or NumPy runs out of memory within the block or the decorated function."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as e:
+        if isinstance(e, RuntimeError) and not any(part in f"{type(e).__name__}: {e}" for part in _OUT_OF_MEMORY):
+            raise
+        advice = "try a smaller --size or --batch-size, fewer --num-frames, or --dtype bfloat16"
+        raise InputError(f"--against diffusers: PyTorch's step doesn't fit in memory: {advice}") from None
+
 
 def require_diffusers() -> None:
     """Check early that a comparison is possible.
@@ -59,6 +76,7 @@ def require_diffusers() -> None:
         )
 
 
+@out_of_memory_in_one_line()
 def compare(workload: Workload, program: timing.Program, dtype: str, repeats: int) -> Comparison:
     """Check that the two steps agree, then time them alternately.
 
@@ -189,6 +207,8 @@ def peak_in_own_process(module: str, request: dict[str, Any]) -> int:
         text=True,
         check=False,
     )
+    if done.returncode == -signal.SIGKILL:  # by the kernel, which ends the process that needs the most memory
+        raise MemoryError
     if done.returncode:
         raise RuntimeError(f"measuring PyTorch's memory failed: {done.stderr.strip()[-500:]}")
     return json.loads(done.stdout.splitlines()[-1])["peak_bytes"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from svdjax.data.sources import DataSettings, check_outside_data
 from svdjax.errors import InputError
 from svdjax.loading import find_model
 from svdjax.media import fit
-from svdjax.runtime import cli
+from svdjax.runtime import cli, paths
 from svdjax.runtime.dtypes import compute_dtype
 from svdjax.runtime.output_paths import check_parent, check_writable
 from svdjax.sampling import methods
@@ -69,7 +70,11 @@ def parser() -> cli.Parser:
         prog="python -m sample.evaluate", description="Compare methods with the true frames between pairs of keyframes."
     )
     p.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder of the results; frames from an earlier run are reused"
+        "--out",
+        type=paths.path,
+        required=True,
+        metavar="DIR",
+        help="folder of the results; frames from an earlier run are reused",
     )
     p.add_argument("--pairs", type=int, default=200, metavar="N", help="number of keyframe pairs (default: %(default)s)")
     p.add_argument("--methods", default=",".join(METHODS), metavar="A,B,...", help="methods to compare (default: %(default)s)")
@@ -83,13 +88,13 @@ def parser() -> cli.Parser:
     sampling_options.add_model(p)
     p.add_argument(
         "--backward",
-        type=Path,
+        type=paths.path,
         metavar="DIR",
         action="append",
         default=[],
         help="backward weights; give it twice for weights trained with and without rotated maps (default: the model's)",
     )
-    sampling_options.add_sampling(p)
+    sampling_options.add_sampling(p, evaluation=True)
     sampling_options.add_recurrence(p)
     p.add_argument(
         "--batch-size",
@@ -152,7 +157,6 @@ def check_numbers(args: argparse.Namespace, batch_size: int) -> None:
 
 def check_clip_options(args: argparse.Namespace, folder: Path | None) -> None:
     """Refuse options that don't apply to the evaluated clips."""
-    sampling_options.check_decode_chunk(args)
     if args.decode_chunk is not None:
         raise InputError("--decode-chunk: changes the picture and is not evaluated; leave it out")
     if folder is None and (args.stride != 1 or args.fit != "crop"):
@@ -176,6 +180,8 @@ def check_packages() -> None:
 
 def check_out(out: Path, folder: Path | None) -> None:
     """Refuse a folder of results that can't be written, or that lies in the folder of clips."""
+    if out.is_symlink() and not out.exists():
+        raise InputError(f"--out {out}: is a link to {os.readlink(out)}, which doesn't exist")
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file, expected a folder")
     check_parent(out)

@@ -14,6 +14,7 @@ from sample.evaluation.keyframe_pairs import Pair, Pairs
 from sample.evaluation.options import RECONSTRUCTION, EvaluationRequest
 from svdjax.errors import InputError
 from svdjax.runtime.atomic import new_file
+from svdjax.runtime.output_paths import check_new_file
 
 RESULTS, TABLE, SHEET = "results.json", "table.md", "sheet.png"
 MADE = "made.json"  # in the folder of each method: everything that its frames depend on
@@ -79,6 +80,17 @@ def check_results(out: Path, request: EvaluationRequest) -> None:
         )
 
 
+def check_writable_results(out: Path) -> None:
+    """Refuse a folder where the files of the results can't be written.
+
+    Raises:
+        InputError: such a file, or a folder in its place.
+    """
+    for name in (RESULTS, TABLE, SHEET):
+        file = out / name
+        check_new_file(file, "--out", (file.suffix,), overwrite=True)
+
+
 def recorded_seconds(folder: Path) -> float | None:
     """Seconds per pair from an earlier run, if known."""
     file = folder / MADE
@@ -102,4 +114,4 @@ def write_text(path: Path, text: str) -> None:
         InputError: the file can't be written.
     """
     with new_file(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files need not be UTF-8

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from svdjax.errors import InputError
+from svdjax.errors import InputError, one_line
+from svdjax.media.frame_rate import frame_rate
 from svdjax.media.video_formats import FOLDER, OUTPUT_FORMATS
 from svdjax.runtime.output_paths import check_parent, check_writable
 
 FRAME_NAME = re.compile(r"\d{4,}\.png")
+LOWEST_FPS = Fraction(1, 100)  # 100 s a frame; a gif can store 655 s
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ def plan_output(
     path: str | os.PathLike[str],
     overwrite: bool = False,
     size: tuple[int, int] | None = None,
-    fps: int | None = None,
+    fps: Any = None,
 ) -> OutputPlan:
     """Check everything about an output that can be checked before the frames exist.
 
@@ -43,7 +45,7 @@ def plan_output(
         path: ends in .mp4, .gif or .webp (upper or lower case); without an ending, or with a trailing `/`, a folder of PNGs.
         overwrite: whether a file, or a folder of earlier frames, may be replaced. An empty folder always may.
         size: (width, height) of the frames, if known.
-        fps: frames per second, if known.
+        fps: frames per second, if known; see `svdjax.media.frame_rate.frame_rate`.
 
     Raises:
         InputError: an unknown ending; a missing or unwritable parent folder; an existing output without `overwrite`, or one
@@ -109,6 +111,8 @@ def check_replaceable(name: str, target: Path, output_format: str, overwrite: bo
         target.lstat()
     except FileNotFoundError:
         return
+    if target.is_symlink() and not target.exists():
+        raise InputError(f"{name}: is a link to {os.readlink(target)}, which doesn't exist")
     if output_format != FOLDER:
         if target.is_dir():
             raise InputError(f"{name}: is a folder, expected a file (a trailing / writes PNGs into a folder)")
@@ -127,12 +131,19 @@ def check_replaceable(name: str, target: Path, output_format: str, overwrite: bo
         raise InputError(f"{name}: exists already (--overwrite replaces it)")
 
 
-def check_fps(fps: int, output_format: str = FOLDER) -> None:
-    """Refuse a frame rate that isn't an integer from 1 to the format's maximum."""
-    most = OUTPUT_FORMATS[output_format].max_fps
-    if isinstance(fps, bool) or not isinstance(fps, (int, np.integer)) or not 1 <= fps <= most:
+def check_fps(fps: Any, output_format: str = FOLDER, name: str = "fps") -> Fraction:
+    """The exact frame rate; refuse one outside the format's limits.
+
+    Args:
+        fps: see `svdjax.media.frame_rate.frame_rate`.
+        output_format: a key of `OUTPUT_FORMATS`.
+        name: of the rate in messages.
+    """
+    rate, most = frame_rate(fps, name), OUTPUT_FORMATS[output_format].max_fps
+    if not LOWEST_FPS <= rate <= most:
         suffix = "" if output_format == FOLDER else f" for a {output_format}"
-        raise InputError(f"fps is {fps!r}, expected a whole number from 1 to {most}{suffix}")
+        raise InputError(f"{name} is {one_line(fps, 40)}, expected a number from {float(LOWEST_FPS)} to {most}{suffix}")
+    return rate
 
 
 def check_frame_size(plan: OutputPlan, width: int, height: int) -> None:

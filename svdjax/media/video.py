@@ -9,51 +9,63 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from svdjax.errors import InputError
+from svdjax.errors import InputError, one_line
 from svdjax.media.output_plan import FRAME_NAME, OutputPlan, check_fps, check_frame_size, check_replaceable, format_of
 from svdjax.media.video_formats import FOLDER, OUTPUT_FORMATS
+from svdjax.scalars import plain
 
 
-def write_video(plan: OutputPlan, frames: np.ndarray, fps: int, metadata: Mapping[str, str] | None = None) -> Path:
+def write_video(plan: OutputPlan, frames: np.ndarray, fps: Any, metadata: Mapping[str, Any] | None = None) -> Path:
     """Write a clip. After any failure or interrupt no partial output remains and earlier output is unchanged.
 
     Args:
         plan: see `svdjax.media.output_plan.plan_output`.
         frames: uint8 (f, H, W, 3). Every frame is written without resizing; the clip lasts f / fps seconds.
-        fps: frames per second, an integer (not stored in a folder of PNGs).
-        metadata: stored as JSON in the file: comment of an mp4 or gif, EXIF image description of a webp, Comment of each PNG.
-            `read_metadata` returns it.
+        fps: frames per second, a number or a text such as `24000/1001` (`svdjax.media.frame_rate.frame_rate`); not stored in a
+            folder of PNGs.
+        metadata: stored as JSON in the file, values as text: comment of an mp4 or gif, EXIF image description of a webp,
+            Comment of each PNG. `read_metadata` returns it.
 
     Returns:
         The path written.
 
     Raises:
-        ValueError: frames of another dtype or shape.
-        InputError: fps or size outside the format's limits; a write error such as a full disk; or output that
-            has appeared at the path since it was planned.
+        InputError: frames of another dtype or shape; fps or size outside the format's limits; a write error such as a full
+            disk; or output that has appeared at the path since it was planned.
     """
     frames = np.asarray(frames)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
-        raise ValueError(f"frames are {frames.dtype} {frames.shape}, expected uint8 (f, H, W, 3)")
-    check_fps(fps, plan.format)
+        raise InputError(f"frames are {frames.dtype} {frames.shape}, expected uint8 (f, H, W, 3)")
+    rate = check_fps(fps, plan.format)
     check_frame_size(plan, frames.shape[2], frames.shape[1])
-    comment = json.dumps(dict(metadata or {}))
+    comment = json.dumps({str(key): str(plain(value)) for key, value in (metadata or {}).items()})
     with _moved_into_place(plan) as temporary:
-        OUTPUT_FORMATS[plan.format].write(temporary, frames, int(fps), comment)
+        OUTPUT_FORMATS[plan.format].write(temporary, frames, rate, comment)
     return plan.path
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """The metadata of a clip from `write_video` (for a folder, of its first frame). Empty for other files."""
+    """The metadata of a clip from `write_video` (for a folder, of its first frame). Empty for other files.
+
+    Raises:
+        InputError: the file can't be read, or is damaged.
+    """
     name = os.fspath(path)
-    text = OUTPUT_FORMATS[format_of(name)].read_metadata(Path(name))
     try:
-        return json.loads(text) if text else {}
-    except ValueError:  # a comment of another program
+        text = OUTPUT_FORMATS[format_of(name)].read_metadata(Path(name))
+    except InputError:
+        raise
+    except Exception as e:  # decoders raise nearly any kind of exception on damaged data
+        raise InputError(f"{name}: its metadata can't be read ({type(e).__name__}: {one_line(e, 200)})") from None
+    try:
+        found = json.loads(text) if text else {}
+    except (ValueError, RecursionError):  # a comment of another program
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 @contextlib.contextmanager

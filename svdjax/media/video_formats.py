@@ -11,6 +11,7 @@ import itertools
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +21,23 @@ _PNG_KEY = "Comment"  # a keyword registered by the PNG specification
 _PALETTE_SAMPLES = 300_000  # pixels of the clip from which a gif's palette is computed
 _WEBP_QUALITY = 95  # of 100, lossy
 _BT709 = 1  # primaries and transfer in ITU-T H.273, tables 2 and 3
-_H264_OPTIONS = {"crf": "17", "preset": "slow"}  # visually lossless; x264's default is 23
+_H264_OPTIONS = {
+    "crf": "17",  # visually lossless; x264's default is 23
+    "preset": "slow",
+    # The same frames must give the same file. x264's SIMD code for its macroblock tree uses memory that was never written:
+    # this selects the exact code in its place. The number of threads, by default that of the CPU's cores, changes the file too.
+    "x264-params": "cpu-independent=1",
+    "threads": "4",
+}
 
 
-def frame_durations(count: int, fps: int, units: int) -> list[int]:
+def frame_durations(count: int, fps: Fraction | int, units: int) -> list[int]:
     """Duration of each frame in 1/`units` seconds. The sum is within half a unit of count / fps."""
     ends = [round(i * units / fps) for i in range(count + 1)]
     return [end - start for start, end in itertools.pairwise(ends)]
 
 
-def write_mp4(path: Path, frames: np.ndarray, fps: int, comment: str) -> None:
+def write_mp4(path: Path, frames: np.ndarray, fps: Fraction, comment: str) -> None:
     """H.264 at the size of the frames, 8-bit 4:2:0 (sides must be even), tagged as BT.709 in limited range."""
     import av
     from av.video.reformatter import ColorRange, Colorspace
@@ -60,7 +68,7 @@ def read_mp4(path: Path) -> str | None:
         return container.metadata.get("comment")
 
 
-def write_gif(path: Path, frames: np.ndarray, fps: int, comment: str) -> None:
+def write_gif(path: Path, frames: np.ndarray, fps: Fraction, comment: str) -> None:
     """A looping gif with Floyd-Steinberg dither, and one palette for the whole clip, so that still parts keep their colour.
 
     The file is assembled here from Pillow's frames, because Pillow's own animations drop a frame that equals the previous
@@ -96,7 +104,7 @@ def read_gif(path: Path) -> str | None:
     return comment.decode() if comment else None
 
 
-def write_webp(path: Path, frames: np.ndarray, fps: int, comment: str) -> None:
+def write_webp(path: Path, frames: np.ndarray, fps: Fraction, comment: str) -> None:
     """A looping animated WebP, lossy at quality 95; the text is its EXIF image description.
 
     Assembled here from Pillow's still images (RIFF container of Google's WebP specification), because libwebp's own
@@ -136,7 +144,7 @@ def read_webp(path: Path) -> str | None:
         return image.getexif().get(_EXIF_DESCRIPTION)
 
 
-def write_pngs(path: Path, frames: np.ndarray, fps: int, comment: str) -> None:
+def write_pngs(path: Path, frames: np.ndarray, fps: Fraction, comment: str) -> None:
     """A new folder with 0000.png, 0001.png, ..., lossless, each with the text as its Comment. `fps` is not stored."""
     from PIL import Image, PngImagePlugin
 
@@ -166,7 +174,7 @@ class OutputFormat:
         even: whether width and height must be even.
     """
 
-    write: Callable[[Path, np.ndarray, int, str], None]
+    write: Callable[[Path, np.ndarray, Fraction, str], None]
     read_metadata: Callable[[Path], str | None]
     max_fps: int
     max_side: int

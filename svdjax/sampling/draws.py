@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 from jax import Array
 
 from svdjax.errors import InputError, one_line
+from svdjax.scalars import whole_number
 
 
 @jax.tree_util.register_dataclass
@@ -41,16 +44,24 @@ def _normal(keys: Array, shape: tuple[int, ...], dtype: jax.typing.DTypeLike) ->
     return jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)
 
 
-def draw(seeds: list[int], image_shape: tuple[int, ...], latent_shape: tuple[int, ...]) -> Draws:
+def draw(seeds: Iterable[int], image_shape: Iterable[int], latent_shape: Iterable[int]) -> Draws:
     """Draw for one pair per seed. The draws of a pair depend only on its own seed, not on the batch.
 
     Args:
-        seeds: b integers.
+        seeds: b whole numbers from 0 to 2^32 - 1, as a list or an array.
         image_shape: (H, W, 3).
         latent_shape: (f, h, w, c).
+
+    Raises:
+        InputError: seeds that aren't such numbers.
     """
-    keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed), 3))(jnp.asarray(seeds, jnp.uint32))
-    return Draws(_normal(keys[:, 0], image_shape, jnp.float32), _normal(keys[:, 1], latent_shape, jnp.float32), keys[:, 2])
+    given = list(seeds) if np.ndim(seeds) == 1 else []  # pyright: ignore[reportArgumentType]: any sequence has dimensions
+    whole = [seed for seed in map(whole_number, given) if seed is not None and 0 <= seed < 2**32]
+    if not given or len(whole) != len(given):
+        raise InputError(f"seeds are {one_line(repr(seeds), 60)}, expected whole numbers from 0 to {2**32 - 1} in a list")
+    keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed), 3))(jnp.asarray(whole, jnp.uint32))
+    augmentation = _normal(keys[:, 0], tuple(image_shape), jnp.float32)
+    return Draws(augmentation, _normal(keys[:, 1], tuple(latent_shape), jnp.float32), keys[:, 2])
 
 
 def load_draws(path: str | Path, image_shape: tuple[int, ...], latent_shape: tuple[int, ...], recurrences: int) -> Draws:
@@ -86,7 +97,9 @@ def load_draws(path: str | Path, image_shape: tuple[int, ...], latent_shape: tup
 
 def _read_npz(path: str | Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        if os.path.exists(path) and not os.path.isfile(path):  # a named pipe would be waited for
+            raise ValueError("it is not a regular file")
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             if not hasattr(file, "files"):
                 raise ValueError("a single array")
             return {name: np.asarray(file[name]) for name in file.files}

@@ -8,10 +8,10 @@ import numpy as np
 from jax import Array
 
 from svdjax.config import SVDConfig
-from svdjax.errors import InputError
 from svdjax.models.backward import Backward
 from svdjax.models.svd import SVD
 from svdjax.models.vae import VAE
+from svdjax.sampling.checks import check_draws, check_image, check_pair, check_progress, decode_chunk_of
 from svdjax.sampling.conditioning import added_time_ids, encode_keyframes, to_levels
 from svdjax.sampling.draws import Draws, draw
 from svdjax.sampling.methods import backward_of
@@ -64,8 +64,11 @@ def _sample(
 ) -> Array:
     """Sample latents (b, f, h, w, c) from keyframes (d, b, H, W, 3): the first and, if d is 2, the last."""
     _, b, height, width, _ = keyframes.shape
+    shape = latent_shape(model.config, settings, (height, width))
+    check_progress(progress)
+    check_draws(draws, b, (height, width, 3), shape, settings.schedule(model.config.scheduler).recurrences)
     if draws is None:
-        draws = draw([settings.seed] * b, (height, width, 3), latent_shape(model.config, settings, (height, width)))
+        draws = draw([settings.seed] * b, (height, width, 3), shape)
     strength = settings.noise_aug_strength
     # both keyframes of a pair get the same augmentation noise
     embeds, image_latents = _encode(model.image_encoder, model.vae, jnp.asarray(keyframes), draws.augmentation, strength)
@@ -90,6 +93,7 @@ def decode(model: SVD, latents: Array, chunk: int | None = None) -> np.ndarray:
         chunk: number of frames decoded at a time, or None for all. A chunk shorter than the clip changes the frames.
     """
     frames = latents.shape[1]
+    chunk = decode_chunk_of(chunk, "chunk")
     chunk = None if chunk is None or chunk >= frames else chunk
     return np.asarray(_decode(model.vae, latents, model.config.vae.scaling_factor, chunk))
 
@@ -104,21 +108,3 @@ def _decode_uint8(vae: VAE, latents: Array, scaling_factor: float, chunk: int | 
 
 
 _decode = jax.jit(_decode_uint8, static_argnames=("chunk",))
-
-
-def check_pair(model: SVD, first: np.ndarray, last: np.ndarray) -> None:
-    """Raise `InputError` unless both keyframes are uint8 (b, H, W, 3) of the same shape and of a size that the model takes."""
-    check_image(model, "first keyframe", first)
-    check_image(model, "last keyframe", last)
-    if first.shape != last.shape:
-        raise InputError(f"keyframes have shapes {first.shape[1:]} and {last.shape[1:]}, expected the same")
-
-
-def check_image(model: SVD, name: str, image: np.ndarray) -> None:
-    """Raise `InputError` unless an image is uint8 (b, H, W, 3) of a size that the model takes; `name` is for the message."""
-    if image.dtype != np.uint8 or image.ndim != 4 or image.shape[-1] != 3:
-        raise InputError(f"{name} is {image.dtype} {image.shape[1:]}, expected uint8 (H, W, 3)")
-    height, width = image.shape[1:3]
-    multiple = model.config.size_multiple
-    if height % multiple or width % multiple or 0 in (height, width):
-        raise InputError(f"{name} is {width}x{height}, expected multiples of {multiple}")

@@ -45,7 +45,7 @@ def check_backward_weights(method: str, names: Collection[str] | None) -> None:
         method: a key of `METHODS`.
         names: names of the backward tensors, or their kinds (`svdjax.models.backward`); None if there are none.
     """
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise InputError(f"method {method!r}: unknown, expected one of {', '.join(METHODS)}")
     if method not in FINE_TUNED:
         return

@@ -14,12 +14,15 @@ import numpy as np
 from jax import Array, lax
 
 from svdjax.config import EDMConfig
+from svdjax.errors import InputError
 from svdjax.memory.precision import stats_dtype
 from svdjax.models.backward import Backward
 from svdjax.models.unet import UNet
 from svdjax.sampling import edm
+from svdjax.sampling.checks import check_progress
 from svdjax.sampling.draws import Draws
 from svdjax.sampling.settings import Settings
+from svdjax.scalars import whole_number
 
 Progress = Callable[[int, int], object]  # called with the UNet evaluations done so far and in total
 
@@ -208,8 +211,12 @@ def sample(
         (n, b, f, h, w, c), the latents after each of the n evaluations.
 
     Raises:
+        InputError: `progress` can't be called, or `segments` isn't a whole number of at least 1.
         FloatingPointError: the latents are not finite; the message gives the number of the evaluation.
     """
+    check_progress(progress)
+    if (parts := whole_number(segments)) is None or parts < 1:
+        raise InputError(f"segments is {segments!r}, expected a whole number of at least 1")
     plan = settings.schedule(scheduler)
     dtype = stats_dtype(unet.dtype)
     evaluations = {
@@ -223,7 +230,7 @@ def sample(
     # placed like the output of the scan: with another placement, the second segment would compile again
     latents = jax.device_put(draws.initial.astype(dtype) * math.sqrt(scheduler.sigma_max**2 + 1), _replicated_like(unet))
     # equal segments, so that one compilation serves all
-    length = min(n for n in range(1, len(plan) + 1) if len(plan) % n == 0 and n * segments >= len(plan))
+    length = min(n for n in range(1, len(plan) + 1) if len(plan) % n == 0 and n * parts >= len(plan))
     steps = []
     for start in range(0, len(plan), length):
         part = {name: values[start : start + length] for name, values in evaluations.items()}

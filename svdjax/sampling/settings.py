@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from svdjax.config import EDMConfig
-from svdjax.errors import InputError
+from svdjax.errors import InputError, one_line
 from svdjax.sampling.edm import Schedule, schedule
+from svdjax.scalars import plain, real_number, whole_number
 
 FUSIONS = ("average", "linear")
 
@@ -28,11 +31,13 @@ _LARGEST = {"motion_bucket_id": math.inf, "noise_aug_strength": math.inf, "recur
 class Settings:
     """Settings of a run. The defaults are the paper's, without recurrence.
 
+    Numbers may be Python's, NumPy's or JAX's; they are stored as Python's.
+
     Attributes:
         num_frames: frames of the clip, including both keyframes; at least 2.
         steps: Euler steps.
         seed: seed of all random draws; 0 to 2^32 - 1.
-        fps: frame rate, both of the model's conditioning (as fps - 1) and of the video file; at least 1.
+        fps: frame rate of the model's conditioning (as fps - 1), and the default rate of the video file; at least 1.
         motion_bucket_id: amount of motion that the model is conditioned on; SVD was trained with 0 to 255.
         noise_aug_strength: standard deviation of the noise added to the keyframes for the VAE.
         guidance: smallest and largest scale of classifier-free guidance. With `linear` fusion, or only one direction, the scale
@@ -59,23 +64,23 @@ class Settings:
     recurrence_ratio: float = 0.5
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "guidance", tuple(self.guidance))
         for name, (smallest, largest) in _INTEGER_RANGES.items():
-            value = getattr(self, name)
-            if not _is_int(value) or value < smallest or (largest is not None and value > largest):
+            whole = whole_number(getattr(self, name))
+            if whole is None or whole < smallest or (largest is not None and whole > largest):
                 expected = f"of at least {smallest}" if largest is None else f"from {smallest} to {largest}"
-                raise InputError(f"{name} is {value!r}, expected a whole number {expected}")
+                raise InputError(f"{name} is {_shown(getattr(self, name))}, expected a whole number {expected}")
+            object.__setattr__(self, name, whole)
         for name, largest in _LARGEST.items():
-            value = getattr(self, name)
-            if not (0 <= value <= largest and math.isfinite(value)):
+            real = real_number(getattr(self, name))
+            if real is None or not 0 <= real <= largest:
                 expected = "of at least 0" if largest == math.inf else f"from 0 to {largest:g}"
-                raise InputError(f"{name} is {value!r}, expected a number {expected}")
-        if len(self.guidance) != 2 or not all(math.isfinite(scale) and scale >= 0 for scale in self.guidance):
-            raise InputError(f"guidance is {self.guidance}, expected two numbers of at least 0")
+                raise InputError(f"{name} is {_shown(getattr(self, name))}, expected a number {expected}")
+            object.__setattr__(self, name, real)
+        object.__setattr__(self, "guidance", _two_scales(self.guidance))
         if self.guidance[0] > self.guidance[1]:
             raise InputError(f"guidance goes from {self.guidance[0]:g} to {self.guidance[1]:g}, expected MIN <= MAX")
-        if self.fusion not in FUSIONS:
-            raise InputError(f"fusion is {self.fusion!r}, expected one of {', '.join(FUSIONS)}")
+        if not isinstance(self.fusion, str) or self.fusion not in FUSIONS:
+            raise InputError(f"fusion is {_shown(self.fusion)}, expected one of {', '.join(FUSIONS)}")
 
     def schedule(self, config: EDMConfig) -> Schedule:
         """The UNet evaluations of the run."""
@@ -106,5 +111,15 @@ class Settings:
         }
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _two_scales(guidance: Any) -> tuple[float, float]:
+    """The two guidance scales as Python numbers, from any iterable of two numbers of at least 0."""
+    given = list(guidance) if isinstance(plain(guidance), Iterable) else []
+    scales = [scale for scale in map(real_number, given) if scale is not None and scale >= 0]
+    if len(given) != 2 or len(scales) != 2:
+        raise InputError(f"guidance is {_shown(guidance)}, expected two numbers of at least 0")
+    return scales[0], scales[1]
+
+
+def _shown(value: object) -> str:
+    """A value for a message; NumPy's and JAX's scalars look like Python's numbers."""
+    return one_line(repr(plain(value)), 60)

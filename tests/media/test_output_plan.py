@@ -40,7 +40,7 @@ def test_refused_names(tmp_path, monkeypatch):
         assert f"{name}: unknown ending .{name.split('.')[-1]}, expected .mp4, .gif, .webp" in refusal(name)
     assert "name is empty" in refusal("")
     assert "expected a name before .MP4" in refusal(".MP4")
-    assert "can't be written" in refusal("x" * 300 + ".mp4")
+    assert refusal("x" * 300 + ".mp4").endswith(": file name too long")
     with pytest.raises(InputError, match="not a possible file name"):
         plan_output("nul\0.mp4")
     assert os.listdir() == []
@@ -66,7 +66,11 @@ def test_no_permission_to_write(name):
 
 def test_links_and_devices_as_output(tmp_path):
     (tmp_path / "a.mp4").symlink_to("nowhere")
-    assert "exists already" in refusal(tmp_path / "a.mp4")
+    (tmp_path / "frames").symlink_to("nowhere")
+    for name in ("a.mp4", "frames", "frames/"):
+        for overwrite in (False, True):
+            message = refusal(f"{tmp_path}/{name}", overwrite=overwrite)
+            assert message == f"{tmp_path}/{name}: is a link to nowhere, which doesn't exist"
     os.mkfifo(tmp_path / "b.mp4")
     assert "is not a regular file" in refusal(tmp_path / "b.mp4", overwrite=True)
 
@@ -108,9 +112,9 @@ def test_sizes_outside_the_limits_of_a_format(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("fps", [0, -1, 7.0, 7.5, True, "7", None, 1001])
+@pytest.mark.parametrize("fps", [0, -1, True, "x", None, 1001])
 def test_invalid_frame_rates(tmp_path, fps):
-    with pytest.raises(InputError, match=r"fps is .*, expected a whole number from 1 to 1000"):
+    with pytest.raises(InputError, match=r"fps is .*, expected a number (above 0|from 0\.01 to 1000)"):
         check_fps(fps)
     with pytest.raises(InputError, match="fps is"):
         write_video(plan_output(tmp_path / "a.mp4"), np.zeros((2, 16, 16, 3), np.uint8), fps)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -145,14 +146,14 @@ def test_the_largest_sides_work(tmp_path, name, side, turned):
 
 
 def test_a_gif_shows_at_most_50_frames_a_second(tmp_path, photo):
-    with pytest.raises(InputError, match="fps is 51, expected a whole number from 1 to 50"):
+    with pytest.raises(InputError, match=r"fps is 51, expected a number from 0\.01 to 50"):
         plan_output(tmp_path / "a.gif", fps=51)
     assert sum(read_clip(write_video(plan_output(tmp_path / "a.gif", fps=50), photo, 50))[1]) == pytest.approx(9 / 50)
 
 
 def test_the_highest_frame_rates_work(tmp_path, photo):
     for name in ("a.mp4", "a.webp"):
-        frames, durations = read_clip(write_video(plan_output(tmp_path / name), photo, np.int64(1000)))  # pyright: ignore[reportArgumentType]  # also accepted
+        frames, durations = read_clip(write_video(plan_output(tmp_path / name), photo, np.int64(1000)))
         assert len(frames) == 9
         assert sum(durations) == pytest.approx(0.009)
 
@@ -161,6 +162,13 @@ def test_nothing_is_printed(tmp_path, photo, capfd):
     for name in NAMES:
         write_video(plan_output(tmp_path / name), photo, 7)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_metadata_values_become_text(tmp_path, photo, name):
+    """Also numbers of NumPy, and names of files that aren't UTF-8."""
+    path = write_video(plan_output(tmp_path / name), photo[:1], 7, {"seed": np.int64(3), "scale": 1.5, "image": "caf\udce9"})
+    assert read_metadata(path) == {"seed": "3", "scale": "1.5", "image": "caf\udce9"}
 
 
 def test_metadata_of_other_files_is_empty(tmp_path):
@@ -176,7 +184,7 @@ def test_riff_chunks_are_padded_to_even_lengths():
 
 
 def test_durations_add_up():
-    for fps in (1, 3, 7, 24, 30, 49):
+    for fps in (1, 3, 7, 24, 30, 49, Fraction(24000, 1001)):
         for units in (100, 1000):
             durations = video_formats.frame_durations(25, fps, units)
             assert abs(sum(durations) - 25 * units / fps) <= 0.5

@@ -16,6 +16,8 @@ from PIL import Image
 from transformers import CLIPImageProcessor
 
 import svdjax
+from sample.animate import remaining
+from sample.console import duration
 from svdjax import pipeline
 from svdjax.sampling import generation
 from svdjax.sampling.draws import Draws
@@ -122,3 +124,17 @@ def test_images_are_checked():
         with pytest.raises(svdjax.InputError, match=message) as error:
             svdjax.animate(goldens.svd(), image)
         assert "\n" not in str(error.value)
+
+
+def test_durations_and_remaining_time():
+    assert [duration(s) for s in (0.4, 89, 91, 3000, 3600, 9280)] == [
+        "0 s",
+        "89 s",
+        "2 min",
+        "50 min",
+        "1 h 0 min",
+        "2 h 35 min",
+    ]
+    assert remaining([100.0], 2) == "; 2 clips left, about 3 min"  # nothing else is known yet
+    assert remaining([100.0, 10.0, 12.0], 1) == "; 1 clip left, about 11 s"  # the first one compiled
+    assert remaining([100.0], 0) == ""

@@ -15,8 +15,8 @@ from media import read_clip
 from skimage import data
 
 import svdjax
-from sample.animate import main, remaining
-from sample.console import duration
+from sample.animate import main
+from svdjax.errors import InputError
 from svdjax.media import video
 from svdjax.sampling import generation
 
@@ -58,14 +58,14 @@ def test_a_batch_equals_its_images_and_fusion_changes_nothing(lively_model):
 
 def test_a_clip_for_every_image_and_seed(lively_model, photos, tmp_path, capsys):
     out = tmp_path / "clips"
-    assert run(lively_model, out, *photos, "--clips-per-image", 2, "--seed", 7, "--fps", 5) == 0
+    assert run(lively_model, out, *photos, "--clips-per-image", 2, "--seed", 7, "--playback-fps", "5") == 0
     assert sorted(path.name for path in out.iterdir()) == ["cat-0.mp4", "cat-1.mp4", "cup.v2-0.mp4", "cup.v2-1.mp4"]
     loaded = svdjax.load(lively_model)
     image = svdjax.media.fit.fit(data.chelsea(), (32, 16))
     for k in range(2):
         frames, seconds = read_clip(out / f"cat-{k}.mp4")
         assert seconds == pytest.approx([0.2] * 3)
-        exact, other = (in_python(loaded, image, seed=seed, fps=5) for seed in (7 + k, 8 - k))
+        exact, other = (in_python(loaded, image, seed=seed) for seed in (7 + k, 8 - k))
         # random weights make coloured noise, of which 4:2:0 leaves half
         assert np.abs(frames - exact).mean() < 0.6 * np.abs(frames - other).mean()
     metadata = video.read_metadata(out / "cup.v2-1.mp4")
@@ -79,10 +79,11 @@ def test_a_clip_for_every_image_and_seed(lively_model, photos, tmp_path, capsys)
         "num_frames": "3",
         "steps": "2",
         "seed": "8",
-        "fps": "5",
+        "fps": "7",
         "motion_bucket_id": "127",
         "noise_aug_strength": "0.02",
         "guidance": "1 3",
+        "playback_fps": "5",
     }
     printed = capsys.readouterr()
     assert "cat.png 451x300: scaled and cropped to 32x16, 25% of its height cut" in printed.out
@@ -161,6 +162,34 @@ def test_latents_that_are_not_finite_stop_the_run_and_keep_what_is_there(model, 
     assert [path.name for path in out.iterdir()] == ["cat.mp4"]
 
 
+@pytest.mark.parametrize("kind", ["latents", "file"])
+def test_a_clip_that_fails_costs_no_other(model, photos, tmp_path, capsys, monkeypatch, kind):
+    out = tmp_path / "clips"
+    if kind == "latents":
+        fail_first(monkeypatch, generation, "sample_image", FloatingPointError("latents are not finite"))
+        expected = f"latents are not finite: {out}/cat.mp4 was not written; try --dtype float32, or a smaller --guidance"
+    else:
+        fail_first(monkeypatch, video, "write_video", InputError(f"{out}/cat.mp4: can't be written: File too large"))
+        expected = f"{out}/cat.mp4: can't be written: File too large"
+    assert run(model, out, *photos) == 2
+    printed = capsys.readouterr()
+    assert printed.err.splitlines()[-1] == f"error: {expected}"
+    assert f"wrote {out}/cup.v2.mp4 in " in printed.out
+    assert [path.name for path in out.iterdir()] == ["cup.v2.mp4"]
+
+
+def fail_first(monkeypatch, module, name, error):
+    """Let the first call of a function fail."""
+    errors, real = [error], getattr(module, name)
+
+    def failing(*args, **kwargs):
+        if errors:
+            raise errors.pop()
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(module, name, failing)
+
+
 REFUSED = {
     "no images": (["--model", "MODEL", "-o", "out"], "no images given, expected at least one image file"),
     "no model": (["CAT", "-o", "out", "--model", "nothing"], "nothing: no such folder"),
@@ -171,7 +200,7 @@ REFUSED = {
         ["CAT", "CUP", "CAT", "--model", "MODEL", "-o", "out"],
         "cat.png: its clip would have the same name as that of ",
     ),
-    "not a model": (["CAT", "--model", "HERE", "-o", "out"], "config.json: can't be read"),
+    "not a model": (["CAT", "--model", "HERE", "-o", "out"], "has no model_index.json, unet/config.json or config.json"),
     "none": (["CAT", "--model", "MODEL", "-o", "out", "--clips-per-image", "0"], "--clips-per-image is 0, expected"),
     "last seed": (
         ["CAT", "--model", "MODEL", "-o", "o", "--seed", "4294967295", "--clips-per-image", "2"],
@@ -179,7 +208,9 @@ REFUSED = {
     ),
     "size": (["CAT", "--model", "MODEL", "-o", "out", "--size", "33x16"], "size 33x16: both sides must be multiples of 4"),
     "frames": (["CAT", "--model", "MODEL", "-o", "out", "--num-frames", "1"], "num_frames is 1"),
-    "fps": (["CAT", "--model", "MODEL", "-o", "out", "--fps", "2000"], "fps is 2000, expected a whole number from 1 to 1000"),
+    "fps": (["CAT", "--model", "MODEL", "-o", "out", "--fps", "2000"], "fps is 2000, expected a number from 0.01 to 1000"),
+    "rate": (["CAT", "--model", "MODEL", "-o", "out", "--playback-fps", "1e3"], "--playback-fps is '1e3', expected a number"),
+    "long name": (["CAT", "--model", "MODEL", "-o", "n" * 300], "file name too long"),
     "chunk": (["CAT", "--model", "MODEL", "-o", "out", "--decode-chunk", "0"], "--decode-chunk is 0"),
     "parent": (["CAT", "--model", "MODEL", "-o", "missing/out"], "/missing doesn't exist"),
     "a file": (["CAT", "--model", "MODEL", "-o", "TEXT"], "text.png/: is a file"),
@@ -206,17 +237,3 @@ def test_mistakes_are_one_line_and_write_nothing(case, model, photos, tmp_path, 
     assert message in refused(capsys, *(names.get(a, a) for a in arguments))
     assert list(here.iterdir()) == []
     assert (tmp_path / "text.png").read_text() == "text"
-
-
-def test_durations_and_remaining_time():
-    assert [duration(s) for s in (0.4, 89, 91, 3000, 3600, 9280)] == [
-        "0 s",
-        "89 s",
-        "2 min",
-        "50 min",
-        "1 h 0 min",
-        "2 h 35 min",
-    ]
-    assert remaining([100.0], 3) == "; 2 clips left, about 3 min"  # nothing else is known yet
-    assert remaining([100.0, 10.0, 12.0], 4) == "; 1 clip left, about 11 s"  # the first one compiled
-    assert remaining([100.0], 1) == ""

@@ -1,5 +1,8 @@
 """Settings: validation, and guidance scale and fusion weight of each frame."""
 
+from fractions import Fraction
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -8,17 +11,20 @@ from svdjax.errors import InputError
 from svdjax.sampling.settings import FUSIONS, Settings
 
 BAD = {
-    "num_frames": [1, 0, -3, 2.5, True],
-    "steps": [0, -1, 1.5],
-    "seed": [-1, 2**32, 0.5],
+    "num_frames": [1, 0, -3, 2.5, True, [5], np.array([5])],
+    "steps": [0, -1, 1.5, None, "4", np.float32(4)],
+    "seed": [-1, 2**32, 0.5, np.bool_(True), np.int64(-1), np.ones((100, 100))],
     "fps": [0, -7, 6.5],
     "recurrence": [-1, 0.5],
-    "motion_bucket_id": [-1, float("nan"), float("inf")],
+    "motion_bucket_id": [-1, float("nan"), float("inf"), True, "127", None, 1j, Fraction(10**400), np.float32("nan")],
     "noise_aug_strength": [-0.1, float("nan"), float("inf")],
     "recurrence_ratio": [-0.1, 1.1, float("nan")],
-    "guidance": [(3.0, 1.0), (-1.0, 1.0), (1.0, float("nan")), (1.0, float("inf")), (1.0,), (1.0, 2.0, 3.0)],
-    "fusion": ["mean", ""],
-}
+    "guidance": [
+        (3.0, 1.0), (-1.0, 1.0), (1.0, float("nan")), (1.0, float("inf")), (1.0,), (1.0, 2.0, 3.0), 3, None, "13", (True, 3),
+        np.array(3), np.array([1.0, np.nan]),
+    ],
+    "fusion": ["mean", "", None, ["average"], np.array(["average"])],
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "value"), [(n, v) for n, values in BAD.items() for v in values])
@@ -26,6 +32,30 @@ def test_values_out_of_range_are_named(name, value):
     with pytest.raises(InputError, match=name) as error:
         Settings(**{name: value})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("number", [np.int64, np.uint8, np.array, jnp.int32, np.asarray])
+def test_numbers_of_numpy_and_jax_become_pythons(number):
+    s = Settings(num_frames=number(5), steps=number(4), seed=number(3), fps=number(7), recurrence=number(1))
+    assert s == Settings(num_frames=5, steps=4, seed=3, fps=7, recurrence=1)
+    assert {type(value) for value in (s.num_frames, s.steps, s.seed, s.fps, s.recurrence)} == {int}
+    assert hash(s) == hash(Settings(num_frames=5, steps=4, seed=3, fps=7, recurrence=1))
+
+
+@pytest.mark.parametrize("number", [np.float32, np.float64, np.array, jnp.float32, Fraction])
+def test_real_numbers_of_numpy_and_jax_become_pythons(number):
+    s = Settings(motion_bucket_id=number(100), noise_aug_strength=number(0.5), recurrence_ratio=number(0.25))
+    assert s == Settings(motion_bucket_id=100, noise_aug_strength=0.5, recurrence_ratio=0.25)
+    assert all(type(value) in (int, float) for value in (s.motion_bucket_id, s.noise_aug_strength, s.recurrence_ratio))
+
+
+@pytest.mark.parametrize(
+    "pair", [[1, 2.5], np.array([1, 2.5]), np.float32([1, 2.5]), (np.float32(1), 2.5), jnp.array([1, 2.5])]
+)
+def test_guidance_is_any_pair(pair):
+    s = Settings(guidance=pair)
+    assert s.guidance == (1, 2.5)
+    assert s.as_text()["guidance"] == "1 2.5"
 
 
 def test_average_fusion_uses_the_mean_guidance():

@@ -1,0 +1,203 @@
+"""Command-line options of `sample.interpolate`, checked before any long work."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from sample import output_files, sampling_options
+from svdjax import pipeline
+from svdjax.errors import InputError, one_line
+from svdjax.loading import ModelSource, trained_kinds_of
+from svdjax.media import fit, images, output_plan
+from svdjax.runtime import cli, paths
+from svdjax.runtime.dtypes import compute_dtype
+from svdjax.runtime.output_paths import check_new_file
+from svdjax.sampling import draws, generation, methods
+from svdjax.sampling.settings import Settings
+from svdjax.world.drawing import render
+from svdjax.world.scene import scene
+
+DEFAULT_OUT = "inbetween.mp4"
+DEMO_OUT, DEMO_SHEET = "svdjax-demo.mp4", "svdjax-demo.png"  # unusual names, because a later demo replaces these files
+DEMO_SCENE = ("test", 3)  # the demo's keyframes are the ends of this clip of the embedded world
+DEMO_SCALE = 6  # factor by which the demo's frames of 64x64 pixels are enlarged
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterpolationRequest:
+    """The checked command line.
+
+    Attributes:
+        keyframes: fitted to the video's size, uint8 (H, W, 3).
+        rate: frames per second of the file.
+        scale: whole number by which the video's frames are enlarged.
+        noise: random draws to use instead of the seed's, or None.
+        loop, keep_keyframes: see `svdjax.interpolate`.
+    """
+
+    model: ModelSource
+    backward: Path | None
+    keyframes: list[np.ndarray]
+    settings: Settings
+    method: str
+    output: output_plan.OutputPlan
+    rate: Fraction
+    decode_chunk: int | None
+    dtype: str
+    noise: draws.Draws | None
+    save_latents: Path | None
+    sheet: Path | None
+    scale: int
+    loop: bool
+    keep_keyframes: bool
+    metadata: dict[str, str]
+
+    @property
+    def clips(self) -> int:
+        """Number of clips, each between two neighbouring keyframes."""
+        return len(self.keyframes) - (not self.loop)
+
+
+def parser() -> cli.Parser:
+    """The command's options."""
+    p = cli.Parser(prog="python -m sample.interpolate", description="The video between two or more keyframes.")
+    p.add_argument(
+        "keyframes", nargs="*", type=paths.path_text, metavar="KEYFRAME", help="image files, in time order; at least two"
+    )
+    p.add_argument("--demo", action="store_true", help="run the embedded model on two keyframes that it was not trained on")
+    sampling_options.add_model(p)
+    p.add_argument("--backward", type=paths.path, metavar="DIR", help="backward weights to use instead of the model's own")
+    p.add_argument("--method", choices=methods.METHODS, default="dual", help="; ".join(map(": ".join, methods.METHODS.items())))
+    p.add_argument(
+        "-o",
+        "--out",
+        type=paths.path_text,
+        metavar="OUT",
+        help=f".mp4, .gif, .webp, or a folder of PNGs (default: {DEFAULT_OUT})",
+    )
+    p.add_argument(
+        "--sheet", type=paths.path, metavar="FILE.png", help="also write a picture of keyframes, frames and a cross-fade"
+    )
+    p.add_argument("--overwrite", action="store_true", help="replace files that exist: OUT, --sheet, --save-latents")
+    sampling_options.add_sampling(p)
+    sampling_options.add_recurrence(p)
+    sampling_options.add_playback(p)
+    p.add_argument("--loop", action="store_true", help="lead from the last keyframe back to the first, to repeat the video")
+    p.add_argument(
+        "--keep-keyframes",
+        action="store_true",
+        help="show the keyframes themselves, which the VAE changes a little, and adapt the frames between them",
+    )
+    p.add_argument("--noise", type=paths.path, metavar="FILE.npz", help="random draws to use instead of the seed's")
+    p.add_argument("--save-latents", type=paths.path, metavar="FILE.npz", help="also write the sampler's final latents")
+    return p
+
+
+def parse(argv: list[str] | None) -> InterpolationRequest:
+    """Parse and check the command line and read the keyframes, before the long work. Nothing is written."""
+    args = parser().parse_args(argv)
+    check_arguments(args)
+    source, model_note = sampling_options.find(args.model, args.method)
+    check_backward(args, source)
+    settings = sampling_options.sampling_settings(args, source, **sampling_options.recurrence_settings(args, source))
+    names, loaded, notes = demo_keyframes() if args.demo else (args.keyframes, *images.load_keyframes(args.keyframes))
+    size = sampling_options.video_size(args, loaded[0].shape, source.config)
+    scale = DEMO_SCALE if args.demo else 1
+    output, sheet = plan_outputs(args, (size[0] * scale, size[1] * scale))
+    rate = sampling_options.playback_rate(args, output.format)
+    noise = None if args.noise is None else load_noise(args.noise, source, settings, size)
+    keyframes = [fit.fit(image, size, args.fit) for image in loaded]
+    pipeline.check_chain(keyframes, args.method, args.loop, args.keep_keyframes, names=("--loop", "--keep-keyframes"))
+    fitted = [fit.describe_fit(Path(name).name, image.shape, size, args.fit) for name, image in zip(names, loaded, strict=True)]
+    for note in filter(None, [model_note, *notes, source.transfer_note(args.backward), *fitted]):
+        print(note)
+    return InterpolationRequest(
+        model=source,
+        backward=args.backward,
+        keyframes=keyframes,
+        settings=settings,
+        method=args.method,
+        output=output,
+        rate=rate,
+        decode_chunk=args.decode_chunk,
+        dtype=compute_dtype(args.dtype),
+        noise=noise,
+        save_latents=args.save_latents,
+        sheet=sheet,
+        scale=scale,
+        loop=args.loop,
+        keep_keyframes=args.keep_keyframes,
+        metadata=metadata_of(args, names, source, settings) | sampling_options.playback_metadata(args, rate),
+    )
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Check options, as far as that needs no file."""
+    if args.demo and (args.keyframes or args.model or args.backward):
+        raise InputError("--demo has its own model and keyframes: leave out keyframes, --model and --backward")
+    if not args.demo and len(args.keyframes) < 2:
+        raise InputError(f"{len(args.keyframes)} keyframes given, expected at least two image files (or --demo)")
+    if args.out == "":
+        raise InputError("-o is empty, expected a file or a folder")
+    sampling_options.check_decode_chunk(args)
+
+
+def check_backward(args: argparse.Namespace, model: ModelSource) -> None:
+    """Raise `InputError` if the method can't use the backward weights."""
+    kinds = model.trained_kinds() if args.backward is None else trained_kinds_of(args.backward)
+    try:
+        methods.check_backward_weights(args.method, kinds)
+    except InputError as e:
+        raise InputError(f"{args.backward or model.folder}: {e}") from None
+
+
+def demo_keyframes() -> tuple[list[str], list[np.ndarray], list[str]]:
+    """Names, keyframes and notes of the demo, as `load_keyframes` gives them: the ends of a clip not used in training."""
+    clip = render(scene(*DEMO_SCENE))
+    return ["first", "last"], [clip[0], clip[-1]], []
+
+
+def plan_outputs(args: argparse.Namespace, size: tuple[int, int]) -> tuple[output_plan.OutputPlan, Path | None]:
+    """Check the output files; return the plan of the video and the path of the contact sheet."""
+    own = args.demo and args.out is None  # the demo's own files, which are replaced
+    output = output_plan.plan_output(DEMO_OUT if own else args.out or DEFAULT_OUT, args.overwrite or own, size)
+    own_sheet = own and args.sheet is None
+    sheet = Path(DEMO_SHEET) if own_sheet else args.sheet
+    if sheet is not None:
+        check_new_file(sheet, "--sheet", (".png",), overwrite=args.overwrite or own_sheet)
+    if args.save_latents is not None:
+        check_new_file(args.save_latents, "--save-latents", (".npz",), overwrite=args.overwrite)
+    files = {"--sheet": sheet, "--save-latents": args.save_latents}
+    output_files.check_apart(output, files, [*args.keyframes, *([args.noise] if args.noise else [])])
+    return output, sheet
+
+
+def load_noise(path: Path, model: ModelSource, settings: Settings, size: tuple[int, int]) -> draws.Draws:
+    """The draws of `--noise`, checked against the settings; `size` is (width, height)."""
+    width, height = size
+    shape = generation.latent_shape(model.config, settings, (height, width))
+    recurrences = settings.schedule(model.config.scheduler).recurrences
+    return draws.load_draws(path, (height, width, 3), shape, recurrences)
+
+
+def metadata_of(args: argparse.Namespace, names: list[str], model: ModelSource, settings: Settings) -> dict[str, str]:
+    """Metadata of the video file: how it was made."""
+    backward = "the model's own" if args.backward is None else "/".join(args.backward.resolve().parts[-2:])
+    switches = {"loop": args.loop, "keep_keyframes": args.keep_keyframes}
+    return {
+        "software": "svdjax",
+        "keyframes": one_line(" ".join(Path(name).name for name in names)),
+        "model": one_line(model.name),
+        "backward": one_line(backward),
+        "method": args.method,
+        "fit": args.fit,
+        "decode_chunk": str(args.decode_chunk or "all"),
+        "noise": one_line(args.noise.name) if args.noise else "from the seed",
+        **settings.as_text(),
+        **{name: "yes" for name, given in switches.items() if given},
+    }
