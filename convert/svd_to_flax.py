@@ -5,11 +5,14 @@ python -m convert.svd_to_flax SOURCE OUT [--backward DIR [--backward-base DIR]] 
 
 from __future__ import annotations
 
-from pathlib import Path
+if __name__ == "__main__":  # first: it prepares the process for Ctrl-C during the imports
+    from svdjax.runtime import startup
+
+    startup.begin()
 
 from svdjax.diffusers_layout.importing import Conversion, convert
 from svdjax.errors import InputError
-from svdjax.runtime import cli
+from svdjax.runtime import cli, paths
 from svdjax.runtime.dtypes import DTYPES
 
 
@@ -18,18 +21,18 @@ def command(argv: list[str] | None) -> None:
         prog="python -m convert.svd_to_flax", description="Convert Stable Video Diffusion to a svdjax checkpoint."
     )
     parser.add_argument(
-        "source", type=Path, metavar="SOURCE", help="a diffusers folder: unet/, vae/, image_encoder/, scheduler/"
+        "source", type=paths.path, metavar="SOURCE", help="a diffusers folder: unet/, vae/, image_encoder/, scheduler/"
     )
-    parser.add_argument("out", type=Path, metavar="OUT", help="the checkpoint to write, a new folder")
+    parser.add_argument("out", type=paths.path, metavar="OUT", help="the checkpoint to write, a new folder")
     parser.add_argument(
         "--backward",
-        type=Path,
+        type=paths.path,
         metavar="DIR",
         help="a fine-tuned UNet for the backward direction: its folder, or a folder that holds it as unet/",
     )
     parser.add_argument(
         "--backward-base",
-        type=Path,
+        type=paths.path,
         metavar="DIR",
         help="the UNet that --backward was fine-tuned from, if not SOURCE's: their difference is added to SOURCE's UNet",
     )

@@ -7,14 +7,11 @@ Field names are those of the PyTorch configurations (diffusers' `UNetSpatioTempo
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from svdjax.errors import InputError
-
-NORM_GROUPS = 32  # groups of every GroupNorm of SVD, fixed in the PyTorch classes
+from svdjax.config_checks import as_tuple, check_fields, check_widths, per_level, require
 
 _BLOCK_TYPES = {
     "down_block_types": ("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
@@ -27,28 +24,6 @@ _PER_LEVEL = (
     "num_attention_heads",
     "cross_attention_dim",
 )
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise `InputError` with the message unless the condition holds."""
-    if not condition:
-        raise InputError(message)
-
-
-def _per_level(name: str, value: Any, levels: int) -> tuple[Any, ...]:
-    """One value per resolution level: a scalar is repeated, a list must have `levels` entries."""
-    values = tuple(value) if isinstance(value, (list, tuple)) else (value,) * levels
-    require(len(values) == levels, f"{name} has {len(values)} entries, expected {levels}, as many as block_out_channels")
-    return values
-
-
-def _check_widths(name: str, widths: tuple[int, ...]) -> None:
-    require(len(widths) > 0, f"{name} is empty, expected one width per level")
-    for width in widths:
-        require(
-            isinstance(width, int) and width > 0 and width % NORM_GROUPS == 0,
-            f"{name} has {width}, expected a positive multiple of {NORM_GROUPS}, the groups of GroupNorm",
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +49,16 @@ class UNetConfig:
     sample_size: int | tuple[int, int] = 96
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "block_out_channels", tuple(self.block_out_channels))
-        if isinstance(self.sample_size, list):
+        object.__setattr__(self, "block_out_channels", as_tuple("block_out_channels", self.block_out_channels))
+        if isinstance(self.sample_size, (list, tuple)):
+            require(
+                len(self.sample_size) == 2, f"sample_size has {len(self.sample_size)} entries, expected 2, height and width"
+            )
             object.__setattr__(self, "sample_size", tuple(self.sample_size))
-        _check_widths("block_out_channels", self.block_out_channels)
+        check_widths("block_out_channels", self.block_out_channels)
         for name in _PER_LEVEL:
-            object.__setattr__(self, name, _per_level(name, getattr(self, name), len(self.block_out_channels)))
+            object.__setattr__(self, name, per_level(name, getattr(self, name), len(self.block_out_channels)))
+        check_fields(self)
         for name, known in _BLOCK_TYPES.items():
             for block_type in getattr(self, name):
                 require(block_type in known, f"{name} has {block_type!r}, expected one of {', '.join(known)}")
@@ -95,6 +74,8 @@ class UNetConfig:
             self.in_channels == 2 * self.out_channels,
             f"in_channels is {self.in_channels}, expected {2 * self.out_channels}: latents and image latents",
         )
+        features = self.addition_time_embed_dim
+        require(features % 2 == 0, f"addition_time_embed_dim is {features}, expected an even number: sines and cosines")
 
     @property
     def down_factor(self) -> int:
@@ -115,8 +96,9 @@ class VAEConfig:
     force_upcast: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "block_out_channels", tuple(self.block_out_channels))
-        _check_widths("block_out_channels", self.block_out_channels)
+        object.__setattr__(self, "block_out_channels", as_tuple("block_out_channels", self.block_out_channels))
+        check_widths("block_out_channels", self.block_out_channels)
+        check_fields(self)
         require(
             self.in_channels == 3 and self.out_channels == 3,
             f"in_channels and out_channels are {self.in_channels} and {self.out_channels}, expected 3 and 3 (RGB)",
@@ -146,14 +128,19 @@ class CLIPConfig:
     image_std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "image_mean", tuple(self.image_mean))
-        object.__setattr__(self, "image_std", tuple(self.image_std))
+        for name in ("image_mean", "image_std"):
+            object.__setattr__(self, name, as_tuple(name, getattr(self, name)))
+        check_fields(self)
         require(self.hidden_act in ("gelu", "quick_gelu"), f"hidden_act is {self.hidden_act!r}, expected gelu or quick_gelu")
         require(
             self.hidden_size % self.num_attention_heads == 0,
             f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {self.num_attention_heads}",
         )
         require(self.num_channels == 3, f"num_channels is {self.num_channels}, expected 3 (RGB)")
+        require(
+            self.patch_size <= self.image_size,
+            f"patch_size is {self.patch_size}, expected at most image_size, {self.image_size}",
+        )
         for name in ("image_mean", "image_std"):
             require(len(getattr(self, name)) == 3, f"{name} has {len(getattr(self, name))} entries, expected 3 (RGB)")
 
@@ -167,8 +154,9 @@ class EDMConfig:
     rho: float = 7.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require(
-            0 < self.sigma_min < self.sigma_max < math.inf,
+            self.sigma_min < self.sigma_max,
             f"sigma_min {self.sigma_min} and sigma_max {self.sigma_max}: expected 0 < sigma_min < sigma_max",
         )
 

@@ -8,10 +8,9 @@ import io
 import os
 from pathlib import Path
 
-from svdjax.checkpoints.checkpoint import is_model, read_info
 from svdjax.diffusers_layout.importing import Conversion, convert
 from svdjax.errors import InputError
-from svdjax.runtime.compilation_cache import user_folder
+from svdjax.runtime.cached_folder import cached_folder
 from svdjax.version import __version__
 
 NAME = "embedded"  # for `svdjax.load` and `--model`; a folder with the same name is given as `./embedded`
@@ -37,31 +36,25 @@ def check_installed() -> None:
 
 
 def checkpoint(method: str = "dual") -> Path:
-    """Folder of the embedded model as a checkpoint, for training; it is converted into the user's cache on first use.
+    """Folder of the embedded model as a checkpoint, for training.
+
+    It is converted into the user's cache on first use, and again if it is damaged there; without a cache, into a temporary
+    folder.
 
     Args:
         method: the sampling method; the checkpoint has its backward weights (see `backward_folder`).
 
     Raises:
-        InputError: the model isn't installed, or the cache folder can't be written.
+        InputError: the model isn't installed, or can't be converted.
     """
     check_installed()
-    parent = user_folder()
-    folder = parent / f"embedded-{_digest(BACKWARD.get(method, BACKWARD['dual']))}"
-    with contextlib.suppress(InputError):
-        read_info(folder)
-        return folder
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise InputError(f"{parent}: can't be created: {e.strerror}: set XDG_CACHE_HOME to another folder") from None
-    try:
+
+    def make(folder: Path) -> None:
         with contextlib.redirect_stdout(io.StringIO()):  # no summary of the conversion
-            convert(Conversion(source=SOURCE, out=folder, backward=backward_folder(method), dtype="float16", overwrite=True))
-    except InputError:
-        if not is_model(folder):  # another process may have converted it meanwhile
-            raise
-    return folder
+            convert(Conversion(source=SOURCE, out=folder, backward=backward_folder(method), dtype="float16"))
+
+    digest = _digest(BACKWARD.get(method, BACKWARD["dual"]))
+    return cached_folder(f"embedded-{digest}", make, "the converted embedded model")
 
 
 def _digest(backward: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -14,15 +14,16 @@ from typing import Any
 from svdjax import embedded_model
 from svdjax.checkpoints import checkpoint, delta
 from svdjax.checkpoints.checkpoint import Info
-from svdjax.checkpoints.manifest import BACKWARD, has_format
+from svdjax.checkpoints.manifest import BACKWARD, MODEL, has_format
 from svdjax.checkpoints.orbax_trees import Shardings
+from svdjax.checkpoints.recognize import check_input_folder, wrong_folder
 from svdjax.config import SVDConfig
 from svdjax.diffusers_layout import direct, model_folder
+from svdjax.diffusers_layout.backward_weights import marked_kinds
 from svdjax.diffusers_layout.safetensors_reader import sha256
 from svdjax.errors import InputError
-from svdjax.models.backward import VALUES
 from svdjax.models.svd import SVD
-from svdjax.runtime.dtypes import compute_dtype
+from svdjax.runtime.dtypes import check_dtype, compute_dtype
 
 EXPORTED_BACKWARD = "unet_backward"  # in a folder that `convert.flax_to_svd --whole` wrote
 
@@ -55,6 +56,7 @@ def load(
     Raises:
         InputError: no model at `path`, missing or damaged parts, another format version, or backward weights that don't fit.
     """
+    check_dtype(dtype)
     source = find_model(path)
     return source.load(dtype=dtype, backward=backward, backward_base=backward_base, shardings=shardings)
 
@@ -185,6 +187,8 @@ def find_model(model: str | Path | None, method: str = "dual") -> ModelSource:
             dtype=compute_dtype(),
         )
     folder = Path(model)
+    expected = f"a diffusers folder or {MODEL.described}"
+    check_input_folder(folder, expected)
     if is_diffusers_folder(folder):
         opened, backward = model_folder.open_model(folder), folder / EXPORTED_BACKWARD
         return DiffusersFolder(
@@ -192,8 +196,10 @@ def find_model(model: str | Path | None, method: str = "dual") -> ModelSource:
             folder=folder,
             config=opened.config,
             opened=opened,
-            backward=backward if backward.is_dir() else None,
+            backward=backward if os.path.lexists(backward) else None,
         )
+    if not os.path.lexists(folder / "config.json"):
+        raise wrong_folder(folder, expected, "has no model_index.json, unet/config.json or config.json")
     info = checkpoint.read_info(folder)
     return Checkpoint(name=folder.resolve().name, folder=folder, config=info.config, info=info)
 
@@ -205,7 +211,7 @@ def is_embedded(model: str | Path) -> bool:
 
 def is_diffusers_folder(folder: Path) -> bool:
     """Whether a folder has the layout of a diffusers pipeline; checkpoints don't."""
-    return (folder / "model_index.json").is_file() or (folder / "unet" / "config.json").is_file()
+    return os.path.isfile(folder / "model_index.json") or os.path.isfile(folder / "unet" / "config.json")
 
 
 def checkpoint_folder(model: str | Path) -> Path:
@@ -234,12 +240,8 @@ def trained_kinds_of(backward: Path) -> Collection[str]:
     Raises:
         InputError: it is neither.
     """
-    try:
-        config = json.loads((backward / "config.json").read_bytes())
-        if "_class_name" in config:
-            return ((config.get("_svdjax") or {}).get("backward") or {}).get("trained") or VALUES
-    except (OSError, ValueError, AttributeError, TypeError):
-        pass  # the next line reports what is wrong
+    if (kinds := marked_kinds(backward)) is not None:
+        return kinds
     return delta.read_backward_info(backward)["trained"]
 
 

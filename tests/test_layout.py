@@ -42,7 +42,7 @@ FOLDER_MAY_IMPORT = {
     "checkpoints": ("runtime", "memory", "models"),
     "diffusers_layout": ("runtime", "models", "checkpoints"),
 }
-BASIC = ("config", "errors", "version", "presets")
+BASIC = ("config", "config_checks", "errors", "scalars", "version", "presets")
 
 
 def modules(root: Path) -> dict[str, Path]:

@@ -19,16 +19,17 @@ import numpy as np
 from jax import Array
 
 from svdjax.checkpoints import delta
-from svdjax.checkpoints.manifest import MODEL, has_format, read_manifest, write_manifest
+from svdjax.checkpoints.manifest import MODEL, check_backward_info, check_sources, has_format, read_manifest, write_manifest
 from svdjax.checkpoints.orbax_trees import Shardings, digest, restore_tree, save_tree, tree_shapes
 from svdjax.config import SVDConfig
-from svdjax.errors import InputError
+from svdjax.errors import InputError, one_line
 from svdjax.memory.precision import stats_dtype
 from svdjax.models.backward import check_backward_tensors
 from svdjax.models.initialize import abstract
 from svdjax.models.svd import NETWORKS, SVD, fill, leaves
 from svdjax.models.unet import UNet
 from svdjax.runtime.atomic import new_folder
+from svdjax.runtime.dtypes import DTYPES
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,12 @@ def read_info(path: Path) -> Info:
     data = read_manifest(path, MODEL)
     try:
         config = SVDConfig.from_json(data["config"])
-        jnp.dtype(data["dtype"])
-        return Info(config, data["dtype"], data["backward"], data["sources"])
-    except (KeyError, TypeError, AttributeError, InputError) as e:
-        raise InputError(f"{path / 'config.json'}: is damaged: {type(e).__name__} {e}") from None
+        if data["dtype"] not in DTYPES:
+            raise InputError(f"dtype is {one_line(repr(data['dtype']), 80)}, expected one of {', '.join(DTYPES)}")
+        if data["backward"] is not None:
+            check_backward_info(data["backward"])
+        return Info(config, data["dtype"], data["backward"], check_sources(data["sources"]))
+    except InputError as e:
+        raise InputError(f"{path / 'config.json'}: is damaged: {e}") from None
+    except (KeyError, TypeError, AttributeError) as e:
+        raise InputError(f"{path / 'config.json'}: is damaged: {type(e).__name__} {one_line(e, 200)}") from None

@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array
 
 from svdjax.checkpoints.casting import cast_finite
-from svdjax.checkpoints.manifest import BACKWARD, has_format, read_manifest, write_manifest
+from svdjax.checkpoints.manifest import BACKWARD, check_backward_info, has_format, read_manifest, write_manifest
 from svdjax.checkpoints.orbax_trees import Shardings, digest, restore_tree, save_tree, tree_shapes
 from svdjax.errors import InputError
 from svdjax.models.backward import QUERIES, VALUES, check_backward_tensors, names_of_kinds, tensor_kind, trained_kinds
@@ -94,9 +94,10 @@ def read_backward_info(path: Path) -> dict[str, Any]:
         InputError: not a folder of backward weights, another format version, or damaged or missing files.
     """
     info = read_manifest(path, BACKWARD).get("backward")
-    if not isinstance(info, dict):
-        raise InputError(f"{path / 'config.json'}: is damaged: it has no information about the backward weights")
-    return info
+    try:
+        return check_backward_info(info)
+    except InputError as e:
+        raise InputError(f"{path / 'config.json'}: is damaged: {e}") from None
 
 
 def content(path: Path) -> list[Any]:

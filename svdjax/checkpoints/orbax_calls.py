@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,9 +23,10 @@ def orbax() -> Iterator[Any]:
     """Orbax without its log lines on standard error; Ctrl-C takes effect at the end of the block."""
     import orbax.checkpoint as ocp
 
+    _drop_late_errors()
     logger = logging.getLogger("absl")
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.CRITICAL)  # errors are raised as well
     try:
         with _delayed_interrupt():
             yield ocp
@@ -45,6 +48,22 @@ def reading(path: Path) -> Iterator[tuple[Any, Any]]:
             if _interrupted(e):
                 raise KeyboardInterrupt from e
             raise InputError(f"{path}: can't be read: {type(e).__name__}: {one_line(e, 200)}") from e
+
+
+@functools.cache
+def _drop_late_errors() -> None:
+    """Drop what Python would print, at any later time, about reads that have failed: the exception was raised already.
+
+    Threads of TensorStore report to event loops that are closed by then, and coroutines of Orbax end with another exception.
+    """
+    before = sys.unraisablehook
+
+    def report(error: Any) -> None:
+        code = getattr(error.object, "cr_code", None)
+        if str(error.exc_value) != "Event loop is closed" and (code is None or "orbax" not in code.co_filename):
+            before(error)
+
+    sys.unraisablehook = report
 
 
 def this_process_alone(ocp: Any) -> Any:
@@ -89,3 +108,20 @@ def _delayed_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
     if pressed:
         raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def utf8_path(path: Path) -> Iterator[Path]:
+    """The absolute path of a tree. If a folder above it has a name that isn't UTF-8, which TensorStore can't take, the path
+    leads through a temporary link to that folder.
+    """
+    path = path.absolute()
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as folder:
+            link = Path(folder) / "link"
+            link.symlink_to(path.parent)
+            yield link / path.name
+    else:
+        yield path

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from svdjax.checkpoints.orbax_calls import orbax, reading, this_process_alone
+from svdjax.checkpoints.orbax_calls import orbax, reading, this_process_alone, utf8_path
 from svdjax.errors import InputError, one_line
 
 Shardings = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]  # from the name and shape of a tensor
@@ -42,8 +42,9 @@ def save_tree(path: Path, tree: Mapping[str, Any]) -> None:
         )
         tree = {name: np.asarray(value) for name, value in tree.items()}
         try:
-            with ocp.Checkpointer(handler, multiprocessing_options=this_process_alone(ocp)) as checkpointer:
-                checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(tree))
+            writer = ocp.Checkpointer(handler, multiprocessing_options=this_process_alone(ocp))
+            with utf8_path(path) as folder, writer as checkpointer:
+                checkpointer.save(folder, args=ocp.args.PyTreeSave(tree))
         except (OSError, ValueError) as e:  # TensorStore raises ValueError, also for a full disk
             raise InputError(f"{path}: can't be written: {type(e).__name__}: {one_line(e, 200)}") from e
 
@@ -59,8 +60,8 @@ def digest(tree: Mapping[str, Any]) -> str:
 
 def tree_shapes(path: Path) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of the arrays of a tree, by name; `InputError` if the tree is missing or incomplete."""
-    with reading(path) as (_, checkpointer):
-        metadata = checkpointer.metadata(path.absolute()).item_metadata
+    with reading(path) as (_, checkpointer), utf8_path(path) as folder:
+        metadata = checkpointer.metadata(folder).item_metadata
         if metadata is None:
             raise InputError(f"{path}: is damaged: it holds no Orbax tree")
         return {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in metadata.tree.items()}
@@ -143,7 +144,7 @@ def _check_shapes(path: Path, expected: Mapping[str, jax.ShapeDtypeStruct], part
 
 def _restore(path: Path, target: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
     """The arrays named in `target`: JAX arrays where it holds a sharding, otherwise numpy arrays."""
-    with reading(path) as (ocp, checkpointer):
+    with reading(path) as (ocp, checkpointer), utf8_path(path) as folder:
         restore_args = ocp.checkpoint_utils.construct_restore_args(dict(target))
         args = ocp.args.PyTreeRestore(dict(target), restore_args=restore_args, partial_restore=True)
-        return checkpointer.restore(path.absolute(), args=args)
+        return checkpointer.restore(folder, args=args)

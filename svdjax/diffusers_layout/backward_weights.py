@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from svdjax.checkpoints.manifest import check_backward_info
 from svdjax.config import UNetConfig
 from svdjax.diffusers_layout.model_folder import UNetFolder, open_unet
 from svdjax.diffusers_layout.name_table import TensorRow, check_tensors
 from svdjax.diffusers_layout.safetensors_reader import Weights
 from svdjax.errors import InputError
 from svdjax.models.backward import QUERIES, VALUES, names_of_kinds, tensor_kind, trained_kinds
+from svdjax.runtime.input_files import read_json
+
+MARK = "_svdjax"  # key in config.json that marks our folders; diffusers ignores keys that start with an underscore
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,26 @@ def read_overlay(tuned: TunedUNet, source: Weights, rows: Mapping[str, TensorRow
         values = {leaf: value for leaf, value in values.items() if not leaf.endswith(QUERIES)}
     unused = changed["others"] + (0 if queries_trained else changed["queries"])
     return Overlay(values, tuple(_notes(tuned, reference, unused, bool(changed["values"] or queries_trained))))
+
+
+def marked_kinds(folder: Path) -> Collection[str] | None:
+    """Kinds of tensors of a fine-tuned UNet, from the mark of `convert.flax_to_svd` in its `config.json`, or else `VALUES`.
+
+    Returns:
+        The kinds; None if the folder holds no UNet in diffusers layout.
+
+    Raises:
+        InputError: a damaged `config.json`.
+    """
+    file = folder / "config.json"
+    if not os.path.isfile(file) or "_class_name" not in (config := read_json(file)):
+        return None
+    mark = config.get(MARK)
+    info = mark.get("backward") if isinstance(mark, dict) else None
+    try:
+        return VALUES if info is None else check_backward_info(info)["trained"]
+    except InputError as e:
+        raise InputError(f"{file}: is damaged: {e}") from None
 
 
 def _open_same_unet(folder: Path, config: UNetConfig) -> UNetFolder:

@@ -27,7 +27,7 @@ STORED = {"F64": "float32", "F32": "float32", "F16": "float16", "BF16": "bfloat1
 
 
 def stored_dtype(model: Model) -> str:
-    """The dtype to load by default, that of the UNet's stored weights; float32 for float64."""
+    """The dtype to load by default, that of the UNet's stored weights; float32 for float64. `name_tables` has checked them."""
     return STORED[next(iter(model.weights["unet"].tensors.values())).dtype]
 
 
@@ -52,8 +52,8 @@ def load_folder(
     Raises:
         InputError: files that don't fit the configuration or can't be read, or backward weights that don't fit the UNet.
     """
-    dtype = jnp.dtype(stored_dtype(model) if dtype is None else dtype)
     tables = name_tables(model)
+    dtype = jnp.dtype(stored_dtype(model) if dtype is None else dtype)
     # checked before gigabytes of networks are read
     read_backward = None if backward is None else _open_backward(model, backward, backward_base, tables["unet"])
     networks = {name: _network(model, name, tables[name], dtype, shardings) for name in NETWORKS}

@@ -17,6 +17,7 @@ from svdjax.checkpoints import delta
 from svdjax.checkpoints.casting import cast_finite
 from svdjax.checkpoints.checkpoint import Info, read_info
 from svdjax.checkpoints.orbax_trees import stream_tree, tree_shapes
+from svdjax.diffusers_layout.backward_weights import MARK
 from svdjax.diffusers_layout.config_files import other_json, unet_json
 from svdjax.diffusers_layout.model_folder import WEIGHTS_NAMES
 from svdjax.diffusers_layout.name_table import TensorRow, network_table
@@ -25,10 +26,11 @@ from svdjax.errors import InputError
 from svdjax.models.backward import check_backward_tensors, trained_kinds
 from svdjax.models.svd import NETWORKS
 from svdjax.runtime.atomic import new_folder, require_space
+from svdjax.runtime.input_files import read_json
+from svdjax.runtime.sizes import bytes_as_text
 from svdjax.version import __version__
 
 GROUP_BYTES = 2**28  # float32 values that are read in one call of Orbax: few calls, little memory
-_MARK = "_svdjax"  # key in config.json that marks our folders; diffusers ignores keys that start with an underscore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +162,7 @@ def _write(job: Export, plan: ExportPlan, folder: Path) -> None:
             write_tensors(path / f"{WEIGHTS_NAMES[network.name]}.safetensors", shapes, plan.dtype, arrays, {"format": "pt"})
             if network.name == "unet":
                 mark = {"version": __version__, "backward": None if network.backward is None else network.backward.info}
-                _write_json(path / "config.json", {**unet_json(plan.info.config.unet), _MARK: mark})
+                _write_json(path / "config.json", {**unet_json(plan.info.config.unet), MARK: mark})
     if job.whole:
         for name, data in other_json(plan.info.config).items():
             (folder / name).parent.mkdir(exist_ok=True)
@@ -187,13 +189,13 @@ def _report(job: Export, plan: ExportPlan) -> None:
     backward = next((network.backward for network in plan.networks if network.backward is not None), None)
     trained = "no backward weights" if backward is None else f"backward weights {', '.join(trained_kinds(backward.tensors))}"
     part = "a whole model" if job.whole else "the trained tensors of a UNet" if job.only_trained else "a UNet"
-    size = plan.nbytes / 2**30
-    print(f"{job.out}: {part}, {plan.count:,} parameters in {plan.dtype}, {size:.2f} GiB, with {trained}")
+    size = bytes_as_text(plan.nbytes)
+    print(f"{job.out}: {part}, {plan.count:,} parameters in {plan.dtype}, {size}, with {trained}")
 
 
 def _is_ours(folder: Path) -> bool:
     """Whether this command wrote a folder."""
     for file in (folder / "config.json", folder / "unet" / "config.json"):
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            return _MARK in json.loads(file.read_bytes())
+        with contextlib.suppress(InputError):
+            return MARK in read_json(file)
     return False

@@ -19,6 +19,7 @@ from svdjax.diffusers_layout.name_table import TensorRow
 from svdjax.diffusers_layout.safetensors_reader import Weights, sha256
 from svdjax.models.backward import VALUES, names_of_kinds, trained_kinds
 from svdjax.runtime.atomic import new_folder, require_space
+from svdjax.runtime.sizes import bytes_as_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,9 +160,9 @@ def _report(job: Conversion, plan: ConversionPlan, overlay: Overlay | None) -> N
         print(note)
     counts = {network: sum(row.size for row in rows.values()) for network, rows in plan.tables.items()}
     parts = ", ".join(f"{network} {count:,}" for network, count in counts.items())
-    size = sum(plan.sizes.values()) / 2**30
+    size = bytes_as_text(sum(plan.sizes.values()))
     backward = "no backward weights"
     if overlay is not None:
         base = "" if job.backward_base is None else f" minus {job.backward_base}"
         backward = f"backward weights {', '.join(trained_kinds(overlay.values))} from {job.backward}{base}"
-    print(f"{job.out}: {sum(counts.values()):,} parameters ({parts}) in {job.dtype}, {size:.2f} GiB; {backward}")
+    print(f"{job.out}: {sum(counts.values()):,} parameters ({parts}) in {job.dtype}, {size}; {backward}")

@@ -6,10 +6,9 @@ process.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from svdjax.errors import InputError
+from svdjax.errors import InputError, one_line
+from svdjax.runtime.input_files import reading
 
 # Dtypes allowed for weights, by safetensors' names.
 NUMPY_DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
@@ -92,7 +92,7 @@ class Weights:
             InputError: it holds NaN or infinite values, or the file ends within it.
         """
         tensor = self.tensors[name]
-        with _reading(tensor.path) as f:
+        with reading(tensor.path) as f:
             f.seek(tensor.start)
             return _values(name, tensor, np.fromfile(f, np.uint8, tensor.nbytes))
 
@@ -106,7 +106,7 @@ class Weights:
             in_file = [(name, tensor) for name, tensor in self.tensors.items() if tensor.path == path]
             in_file.sort(key=lambda item: item[1].start)
             digest = hashlib.sha256()
-            with _reading(path) as f:
+            with reading(path) as f:
                 digest.update(f.read(in_file[0][1].start if in_file else -1))
                 for name, tensor in in_file:  # without gaps between them: `read_header` has checked that
                     raw = np.fromfile(f, np.uint8, tensor.nbytes)
@@ -122,7 +122,7 @@ class Weights:
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal digits."""
-    with _reading(path) as f:
+    with reading(path) as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
@@ -134,20 +134,14 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     """
     text, length = _header_text(path)
     data = 8 + length
-    try:
-        entries: dict[str, Any] = json.loads(text) if len(text) == length else {}
-        entries.pop("__metadata__", None)
-        needed = data + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
-        raise InputError(f"{path}: is not a safetensors file: its header can't be read") from None
-    size = path.stat().st_size
-    if size < needed:
-        raise InputError(f"{path}: is truncated: {size:,} bytes, expected at least {needed:,}: download or copy it again")
     try:  # the library's own checks: types, sizes, overlaps, gaps
         with safe_open(path, framework="numpy"):
             pass
-    except SafetensorError as e:
-        raise InputError(f"{path}: is not a valid safetensors file: {e}") from None
+    except (SafetensorError, OSError) as e:
+        problem = _what_is_wrong(path, text, length) or f"is not a valid safetensors file: {one_line(e, 200)}"
+        raise InputError(f"{path}: {problem}") from None
+    entries: dict[str, Any] = json.loads(text)
+    entries.pop("__metadata__", None)
     tensors = {}
     for name, entry in entries.items():
         start, stop = (data + offset for offset in entry["data_offsets"])
@@ -155,9 +149,23 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
+def _what_is_wrong(path: Path, text: bytes, length: int) -> str | None:
+    """What is wrong with a file that the library refuses; None if its header can be read and the file is long enough."""
+    try:
+        entries = json.loads(text) if len(text) == length else {}
+        stops = [entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"]
+        needed = 8 + length + max(stops, default=0)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        return "is not a safetensors file: its header can't be read"
+    size = os.stat(path).st_size
+    if isinstance(needed, int) and size < needed:
+        return f"is truncated: {size:,} bytes, expected at least {needed:,}: download or copy it again"
+    return None
+
+
 def _header_text(path: Path) -> tuple[bytes, int]:
     """The JSON text of a file's header and its length as stored in the file; if the file is truncated, the text is shorter."""
-    with _reading(path) as f:
+    with reading(path) as f:
         beginning = f.read(len(_LFS_POINTER))
         length = int.from_bytes(beginning[:8], "little")
         f.seek(8)
@@ -169,17 +177,6 @@ def _header_text(path: Path) -> tuple[bytes, int]:
     if text[:1] != b"{" or length > _LONGEST_HEADER:
         raise InputError(f"{path}: is not a safetensors file")
     return text, length
-
-
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[io.BufferedReader]:
-    """Open a file; raise `InputError` if it can't be opened."""
-    try:
-        file = path.open("rb")
-    except OSError as e:
-        raise InputError(f"{path}: can't be opened: {e.strerror}") from None
-    with file:
-        yield file
 
 
 def _values(name: str, tensor: StoredTensor, raw: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from svdjax.config import NORM_GROUPS
+from svdjax.config_checks import NORM_GROUPS
 from svdjax.memory.blocking import block_bytes, map_blocks
 from svdjax.memory.precision import stats_dtype
 from svdjax.models.initialize import Keys

@@ -33,14 +33,26 @@ def claim_another_width(folder: Path):
 
 
 DAMAGES = {
-    "nothing there": (shutil.rmtree, ": no such folder, expected a folder that convert.svd_to_flax or train.base writes"),
-    "no config": (lambda f: (f / "config.json").unlink(), "/config.json: can't be read"),
+    "nothing there": (
+        shutil.rmtree,
+        ": no such folder, expected a diffusers folder or a folder that convert.svd_to_flax or train.base writes",
+    ),
+    "no config": (
+        lambda f: (f / "config.json").unlink(),
+        ": has no model_index.json, unet/config.json or config.json, expected a diffusers folder or a folder",
+    ),
     "config cut off": (lambda f: os.truncate(f / "config.json", 100), "/config.json: is not JSON"),
-    "config empty": (lambda f: (f / "config.json").write_text("{}"), "/config.json: format is None, expected 'svdjax-model'"),
-    "config of another shape": (lambda f: (f / "config.json").write_text("[]"), "/config.json: format is None"),
+    "config empty": (
+        lambda f: (f / "config.json").write_text("{}"),
+        ": format in config.json is None, not 'svdjax-model', expected a folder that",
+    ),
+    "config of another shape": (
+        lambda f: (f / "config.json").write_text("[]"),
+        "/config.json: holds a JSON list, expected an object",
+    ),
     "a newer version": (change_config(version=2), "/config.json: version is 2, svdjax .* reads 1: update svdjax"),
     "no configuration": (change_config(config={}), "/config.json: is damaged: KeyError 'unet'"),
-    "no dtype": (change_config(dtype="float31"), "/config.json: is damaged: TypeError"),
+    "no dtype": (change_config(dtype="float31"), "/config.json: is damaged: dtype is 'float31', expected one of float32"),
     "no files": (change_config(files=None), "/config.json: is damaged: it lists no files"),
     "data cut off": (lambda f: os.truncate(largest(f / "unet"), 1000), "/unet/.*: has 1,000 bytes, expected "),
     "data gone": (lambda f: largest(f / "vae").unlink(), "/vae/.*: is missing: the checkpoint is not complete"),
@@ -66,5 +78,7 @@ def test_damaged_checkpoints(model, tmp_path, capfd, name):
 
 
 def test_a_diffusers_folder_is_not_a_checkpoint(source):
-    with pytest.raises(InputError, match=r"is not a folder that convert.svd_to_flax or train.base writes"):
+    with pytest.raises(
+        InputError, match=r"is a diffusers folder, expected a folder that convert.svd_to_flax or train.base writes"
+    ):
         checkpoint.load(source)

@@ -83,7 +83,7 @@ def test_backward_weights_of_another_unet(model, base, tmp_path, monkeypatch, na
 
 
 def test_folders_of_another_format(model, base, tmp_path):
-    with pytest.raises(InputError, match="format is 'svdjax-model', expected 'svdjax-backward'"):
+    with pytest.raises(InputError, match=r"is a checkpoint of svdjax, expected a folder that train.backward writes"):
         svdjax.load(model, backward=model)
     with pytest.raises(InputError, match=f"{tmp_path}/no: no such folder, expected a folder that train.backward writes"):
         svdjax.load(model, backward=tmp_path / "no")

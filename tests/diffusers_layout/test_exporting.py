@@ -21,6 +21,7 @@ from svdjax.checkpoints.checkpoint import read_info
 from svdjax.checkpoints.delta import base_tensors, save_backward
 from svdjax.diffusers_layout import exporting
 from svdjax.models.backward import QUERIES, VALUES
+from svdjax.runtime.sizes import bytes_as_text
 
 pytestmark = pytest.mark.usefixtures("quick_shapes")
 
@@ -38,7 +39,7 @@ def test_the_models_own_backward_weights(model, tuned, tmp_path, capsys):
     captured = capsys.readouterr()
     count = sum(value.size for value in tensors(tuned / UNET_FILE).values())
     assert captured.out == (
-        f"{out}: a UNet, {count:,} parameters in float32, 0.00 GiB, "
+        f"{out}: a UNet, {count:,} parameters in float32, {bytes_as_text(4 * count)}, "
         "with backward weights to_v.kernel, to_out.kernel, to_out.bias\n"
     )
 

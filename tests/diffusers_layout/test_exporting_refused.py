@@ -27,10 +27,12 @@ def test_bad_input(model, forward_only, source, trained_backward, tmp_path, caps
     assert refused(capsys, forward_only, out) == (
         f"{forward_only}: has no backward weights to write: give --backward DIR, or --whole"
     )
-    assert refused(capsys, source, out).startswith(f"{source / 'config.json'}: can't be read")
+    assert refused(capsys, source, out).startswith(f"{source}: is a diffusers folder, expected a folder that")
     assert refused(capsys, tmp_path / "no", out).startswith(f"{tmp_path / 'no'}: no such folder, expected a folder that")
-    assert refused(capsys, trained_backward, out).startswith(f"{trained_backward / 'config.json'}: format is 'svdjax-backward'")
-    assert "format is 'svdjax-model', expected 'svdjax-backward'" in refused(capsys, model, out, "--backward", model)
+    assert refused(capsys, trained_backward, out).startswith(f"{trained_backward}: holds backward weights of train.b")
+    assert "is a checkpoint of svdjax, expected a folder that train.backward writes" in refused(
+        capsys, model, out, "--backward", model
+    )
     assert refused(capsys, model).startswith("the following arguments are required: OUT")
     assert "invalid choice: 'int8'" in refused(capsys, model, out, "--dtype", "int8")
     assert refused(capsys, model, tmp_path / "a" / "b") == f"{tmp_path}/a/b: the folder {tmp_path}/a doesn't exist"
@@ -72,7 +74,7 @@ def test_existing_output(model, tuned, tmp_path, capsys):
 
 def test_full_disk(model, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("svdjax.runtime.atomic.shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 2**20))
-    assert refused(capsys, model, tmp_path / "out") == f"{tmp_path / 'out'}: 0.0 GiB of disk space are needed, 0.0 GiB are free"
+    assert refused(capsys, model, tmp_path / "out") == f"{tmp_path / 'out'}: needs 5.01 MiB of disk space, 1.00 MiB are free"
 
     def full(*args):
         raise OSError(28, "No space left on device")

@@ -84,8 +84,11 @@ def rewrite(folder: Path, component: str, **options: Any) -> None:
         {"vae": {"variant": "fp16"}, "image_encoder": {"variant": "fp16"}},
         {name: {"max_shard_size": "300KB"} for name in COMPONENTS},
         {name: {"max_shard_size": "200KB", "variant": "fp16"} for name in COMPONENTS},
+        {name: {"variant": "bf16"} for name in COMPONENTS},
+        {name: {"max_shard_size": "200KB", "variant": "bf16"} for name in COMPONENTS},
+        {"unet": {"variant": "bf16"}, "vae": {"variant": "fp16"}},
     ],
-    ids=["fp16", "mixed", "mixed other way", "shards", "fp16 shards"],
+    ids=["fp16", "mixed", "mixed other way", "shards", "fp16 shards", "bf16", "bf16 shards", "bf16 and fp16"],
 )
 def test_float16_files_and_several_files(source, copy, tmp_path, options):
     for component, saved in options.items():
@@ -101,10 +104,11 @@ def test_float16_files_and_several_files(source, copy, tmp_path, options):
 
 
 @pytest.mark.usefixtures("save_as_npz")
-def test_index_named_like_a_file_with_its_variant(source, copy, tmp_path):
-    rewrite(copy, "unet", max_shard_size="200KB", variant="fp16")
+@pytest.mark.parametrize("variant", ["fp16", "bf16"])
+def test_index_named_like_a_file_with_its_variant(source, copy, tmp_path, variant):
+    rewrite(copy, "unet", max_shard_size="200KB", variant=variant)
     (index,) = (copy / "unet").glob("*.index*.json")
-    index.rename(index.with_name("diffusion_pytorch_model.fp16.safetensors.index.json"))
+    index.rename(index.with_name(f"diffusion_pytorch_model.{variant}.safetensors.index.json"))
     assert main([str(copy), str(tmp_path / "out")]) == 0
     assert_holds(tmp_path / "out", source)
 
@@ -117,6 +121,17 @@ def test_unused_float16_files_are_reported(source, copy, tmp_path, capsys):
     assert main([str(copy), str(tmp_path / "out")]) == 0
     assert_holds(tmp_path / "out", source)
     assert f"{weights_file(copy, 'vae')} is used, {half.name} beside it is not" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("save_as_npz")
+def test_float16_is_used_before_bfloat16(source, copy, tmp_path, capsys):
+    half, brain = (weights_file(copy, "vae", ending) for ending in (".fp16", ".bf16"))
+    weights_file(copy, "vae").rename(half)
+    shutil.copy(half, brain)
+    svd_folders.edit(brain, lambda values: [value.zero_() for value in values.values()])
+    assert main([str(copy), str(tmp_path / "out")]) == 0
+    assert_holds(tmp_path / "out", source)
+    assert f"{half} is used, {brain.name} beside it is not" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("save_as_npz")

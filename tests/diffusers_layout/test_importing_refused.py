@@ -47,7 +47,10 @@ INDEX = "unet/diffusion_pytorch_model.safetensors.index.json"
 # Damage to the folder, and the message after its path.
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "no folder": (shutil.rmtree, ": no such folder, expected a diffusers folder"),
-    "empty folder": (lambda f: (shutil.rmtree(f), f.mkdir()), "/unet: no such folder, expected the unet of a diffusers folder"),
+    "empty folder": (
+        lambda f: (shutil.rmtree(f), f.mkdir()),
+        ": has none of these folders, expected a diffusers folder (unet/",
+    ),
     "no vae": (lambda f: shutil.rmtree(f / "vae"), "/vae: no such folder"),
     "no scheduler": (lambda f: shutil.rmtree(f / "scheduler"), "/scheduler: no such folder"),
     "no config": (lambda f: (f / "vae/config.json").unlink(), "/vae/config.json: can't be read: No such file"),
@@ -165,7 +168,8 @@ def test_a_file_as_source(tmp_path, capsys, ending):
     file.write_bytes(b"anything")
     line = refused(capsys, file, tmp_path / "out")
     if ending == ".safetensors":
-        assert line == f"{file}: is a file, expected a diffusers folder (unet/, vae/, image_encoder/, scheduler/)"
+        expected = "expected a diffusers folder (unet/, vae/, image_encoder/, scheduler/)"
+        assert line == f"{file}: is a checkpoint in a single file, which is not read, {expected}"
     else:
         assert line.startswith(f"{file}: {ending} files are pickles, which can run code when opened, and are not read: ")
         assert "save_pretrained(folder, safe_serialization=True)" in line

@@ -21,3 +21,10 @@ def die_on_b(candidate, *args):
     if candidate.name == "b":
         os.kill(os.getpid(), signal.SIGKILL)
     return measure_source(candidate, *args)
+
+
+def fail_on_b(candidate, *args):
+    """Like `measure_source` with an error in the program for one file."""
+    if candidate.name == "b.gif":
+        b"\xe9".decode()
+    return measure_source(candidate, *args)
