@@ -20,6 +20,7 @@ from svdjax.runtime import cli, paths
 from svdjax.runtime.dtypes import compute_dtype
 from svdjax.sampling.settings import Settings
 
+MOST_CLIPS = 10_000  # of one image
 FORMATS = {"mp4": ".mp4", "frames": video_formats.FOLDER}  # values of --format, and their output formats
 _TWO_DIRECTIONS = ("fusion", "recurrence", "recurrence_ratio")  # settings that have no effect here
 
@@ -90,6 +91,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise InputError("--out is missing, expected a folder for the clips")
     if args.clips_per_image < 1:
         raise InputError(f"--clips-per-image is {args.clips_per_image}, expected at least 1")
+    if args.clips_per_image > MOST_CLIPS:  # all clips are planned before the first is made
+        raise InputError(f"--clips-per-image is {args.clips_per_image}, expected at most {MOST_CLIPS}")
     sampling_options.check_decode_chunk(args)
     sampling_options.playback_rate(args, FORMATS[args.format])
     if not Path(args.out).is_dir():

@@ -64,6 +64,12 @@ def _drop_late_errors() -> None:
             before(error)
 
     sys.unraisablehook = report
+    logging.getLogger("asyncio").addFilter(lambda record: not _is_late(record))
+
+
+def _is_late(record: logging.LogRecord) -> bool:
+    """Whether a record of asyncio is about a read of TensorStore that has failed: of several, one is raised."""
+    return "never retrieved" in record.getMessage() and "OCDBT" in str((record.exc_info or (None, None))[1])
 
 
 def this_process_alone(ocp: Any) -> Any:

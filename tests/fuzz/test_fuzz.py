@@ -32,6 +32,18 @@ def subjects(tmp_path, source, monkeypatch):
     return made
 
 
+FOUND = {  # command lines that have failed before
+    "sample.animate": ["first.png", "last.png", "-o", "clips", "--clips-per-image", "2147483647"],
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_found_before(tmp_path, name):
+    fuzz_commands.make_files(tmp_path)
+    with fuzzing.limited():
+        fuzz_commands.call(name, tmp_path, FOUND[name])
+
+
 def test_a_few_damages(subjects):
     """Each subject once, in its short form."""
     print(f"seed {fuzzing.SEED}")
