@@ -18,10 +18,11 @@ def one_line(reason: object, longest: int | None = None) -> str:
         longest: cut the text after this number of characters.
     """
     text = " ".join(str(reason).split())
-    return "".join(c if c.isprintable() else _escape(c) for c in text)[:longest]
+    return "".join(c if c.isprintable() else escape(c) for c in text)[:longest]
 
 
-def _escape(character: str) -> str:
+def escape(character: str) -> str:
+    """A character as a backslash escape, such as `\\xe9`."""
     code = ord(character)
     if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8, as Python stores it in file names
         return f"\\x{code - 0xDC00:02x}"

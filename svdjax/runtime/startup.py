@@ -1,4 +1,4 @@
-"""The first moments of a command's process, before the slow imports. It imports nothing else of this package but streams."""
+"""The first moments of a command's process, before the slow imports."""
 
 from __future__ import annotations
 

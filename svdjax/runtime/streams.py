@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, TextIO, cast
 
+from svdjax.errors import escape
+
 
 class SafeStream:
     """A text stream that escapes characters that its encoding lacks, and drops all text after a write has failed.
@@ -35,6 +37,7 @@ class SafeStream:
             stream.write(text)
         except UnicodeEncodeError:
             encoding = stream.encoding or "ascii"
+            text = "".join(escape(c) if "\ud800" <= c <= "\udfff" else c for c in text)
             stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
     def writelines(self, lines: Iterable[str]) -> None:
