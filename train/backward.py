@@ -22,7 +22,6 @@ from svdjax.checkpoints.orbax_trees import Shardings
 from svdjax.data.clip_order import Order
 from svdjax.data.sources import fingerprint
 from svdjax.errors import InputError
-from svdjax.losses import finetuning
 from svdjax.models.backward import QUERIES, VALUES
 from svdjax.models.initialize import abstract
 from svdjax.models.svd import leaves
@@ -50,8 +49,6 @@ def train(options: BackwardOptions) -> None:
     options = dataclasses.replace(options, model=loading.checkpoint_folder(options.model))
     info = checkpoint.read_info(options.model)
     unet = leaves(abstract(UNet, info.config.unet, jnp.float32))
-    if not finetuning.trained_names(unet):
-        raise InputError(f"{options.model}: its UNet has no temporal self-attention, expected some to train")
     if options.init is not None:
         delta.check_backward_folder(options.init, unet)
     setup = session.set_up(options, info.config)

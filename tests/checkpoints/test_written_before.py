@@ -106,7 +106,7 @@ RUNS: dict[str, tuple[Callable[[list[str]], int], list[str], str]] = {  # comman
 
 
 # the VAE's step takes longest to compile
-@pytest.mark.parametrize("name", ["backward", "image-encoder", pytest.param("vae", marks=pytest.mark.heavy)])
+@pytest.mark.parametrize("name", ["backward", *(pytest.param(name, marks=pytest.mark.heavy) for name in ("image-encoder", "vae"))])
 def test_a_run_resumes(written, name, capsys):
     """Its steps after the stop equal those of the run without a stop."""
     main, options, data = RUNS[name]

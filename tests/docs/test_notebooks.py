@@ -13,7 +13,8 @@ LARGEST = 1_000_000  # bytes of a stored notebook
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_runs(path, tmp_path):
+def test_it_runs(path, tmp_path, monkeypatch, optimised):
+    monkeypatch.setenv("XLA_FLAGS", optimised["XLA_FLAGS"])
     notebook = nbformat.read(path, as_version=4)
     nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]

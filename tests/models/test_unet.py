@@ -75,8 +75,12 @@ def inputs(b: int, f: int, h: int, w: int, config: UNetConfig, seed: int = 0) ->
 
 @pytest.mark.parametrize(
     ("maps_from", "names"),
-    [(EVERYWHERE, ("to_v", "to_out")), (UP_BLOCKS, ()), (NOWHERE, ("to_q", "to_k", "to_v", "to_out")), (NOWHERE, ())],
-    ids=["ours", "without fine-tuning", "without rotated maps", "TRF"],
+    [
+        pytest.param(EVERYWHERE, ("to_v", "to_out"), id="ours"),
+        pytest.param(UP_BLOCKS, (), id="without fine-tuning", marks=pytest.mark.heavy),
+        pytest.param(NOWHERE, ("to_q", "to_k", "to_v", "to_out"), id="without rotated maps", marks=pytest.mark.heavy),
+        pytest.param(NOWHERE, (), id="TRF"),
+    ],
 )
 def test_lock_step_equals_two_explicit_passes(maps_from, names):
     """In float64, for the paper's method and three others."""

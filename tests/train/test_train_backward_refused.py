@@ -72,7 +72,7 @@ def test_a_model_without_temporal_attention(refused, out, training_model, tmp_pa
     manifest["config"]["unet"]["transformer_layers_per_block"] = [0]
     (model / "config.json").write_text(json.dumps(manifest))
     line = refused(model=model)
-    assert "no temporal self-attention" in line
+    assert "transformer_layers_per_block is 0, expected a whole number from 1 to 16" in line
     assert not out.exists()
 
 
