@@ -105,8 +105,10 @@ RUNS: dict[str, tuple[Callable[[list[str]], int], list[str], str]] = {  # comman
 }
 
 
-# the VAE's step takes longest to compile
-@pytest.mark.parametrize("name", ["backward", *(pytest.param(name, marks=pytest.mark.heavy) for name in ("image-encoder", "vae"))])
+LONGER = [pytest.param(name, marks=pytest.mark.heavy) for name in ("image-encoder", "vae")]  # to compile
+
+
+@pytest.mark.parametrize("name", ["backward", *LONGER])
 def test_a_run_resumes(written, name, capsys):
     """Its steps after the stop equal those of the run without a stop."""
     main, options, data = RUNS[name]
