@@ -9,6 +9,13 @@ import numpy as np
 import pytest
 
 DATA = Path(__file__).parent / "data"
+LONGEST = (
+    "test_train_base.py",
+    "test_train_backward.py",
+    "test_train_backward_kills.py",
+    "test_embedded.py",
+    "test_notebooks.py",
+)
 
 # Most of the time of the tests is XLA compilation. These flags halve it: LLVM optimises less, and uses no extra threads, which
 # other test processes need. They must be set before JAX starts; commands that tests run inherit them.
@@ -23,6 +30,11 @@ os.environ["XLA_FLAGS"] = f"{_GIVEN} {FAST_COMPILING}"
 # A shell that starts tests in the background ignores SIGINT for them, and so would commands that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items):
+    """Run the files that take longest first: at the end, the test processes then finish together."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -126,6 +126,7 @@ def test_the_decoder_alone(made, training_clips, tmp_path):
         assert same is not name.startswith("decoder.") or unused(name), name
 
 
+@pytest.mark.heavy
 def test_the_latent_cache_changes_nothing(made, training_clips, tmp_path, monkeypatch):
     """With clips of a folder, and with a limited number of the world's. A run of another UNet finds the cache."""
     seen = []
