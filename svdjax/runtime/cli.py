@@ -6,10 +6,10 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NoReturn
 
 from svdjax.errors import InputError, one_line
+from svdjax.runtime import startup
 from svdjax.runtime.backend import failure_in_one_line
 from svdjax.runtime.startup import INTERRUPTED, take_over_interrupts
 from svdjax.runtime.streams import flush_or_drop, safe_streams
@@ -25,8 +25,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, *args: Any, prog: str | None = None, **kwargs: Any):
-        script = Path(sys.argv[0]).stem
-        super().__init__(*args, prog=script if script.startswith("svdjax-") else prog, allow_abbrev=False, **kwargs)
+        super().__init__(*args, prog=startup.script_name or prog, allow_abbrev=False, **kwargs)
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (--help lists the options)")

@@ -15,6 +15,8 @@ from svdjax.runtime.streams import open_closed_descriptors
 
 INTERRUPTED = 130  # exit status after Ctrl-C, the same as in shells
 
+script_name: str | None = None  # of the console script that runs this process; None with `python -m`
+
 
 def begin() -> None:
     """Prepare the process of a command. Call it before other imports.
@@ -57,5 +59,7 @@ def run_command(module: str) -> None:
     Args:
         module: name of the command's module.
     """
+    global script_name
+    script_name = Path(sys.argv[0]).stem  # `runpy` replaces it by the module's path
     begin()
     runpy.run_module(module, run_name="__main__", alter_sys=True)
