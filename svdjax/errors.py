@@ -5,8 +5,11 @@ class InputError(ValueError):
     """A user error: an input, such as a file or an option, that can't be used.
 
     The message is one line: the file or option, what was found, what was expected. Commands print it after `error: ` and exit
-    with status 2; callers of the library catch it as a `ValueError`.
+    with status 2; callers of the library catch it as a `ValueError`. Names in it may hold anything: see `one_line`.
     """
+
+    def __init__(self, message: object = ""):
+        super().__init__(one_line(message))
 
 
 def one_line(reason: object, longest: int | None = None) -> str:

@@ -6,6 +6,7 @@ import functools
 import itertools
 import os
 import struct
+import warnings
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -31,7 +32,10 @@ def frames(path: str, start: int = 0, count: int | None = None) -> Iterator[Pixe
     try:
         Image.init()
         known = [name for name in _FORMATS if name in Image.OPEN]  # AVIF is optional in builds of Pillow
-        with Image.open(path, formats=known) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # too many pixels are refused below
+            opened = Image.open(path, formats=known)
+        with opened as image:
             if image.width * image.height > MAX_PIXELS:
                 size = f"{image.width}x{image.height}"
                 raise InputError(f"{path}: {size} pixels, expected at most {MAX_PIXELS // 10**6} million")

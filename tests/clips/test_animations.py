@@ -6,6 +6,7 @@ import videos
 from media import png
 from PIL import Image
 
+from svdjax.data.animations import frames as frames_of
 from svdjax.data.animations import is_animation
 from svdjax.data.discover import find_sources
 from svdjax.data.readers import reader
@@ -93,3 +94,17 @@ def test_links_that_can_not_be_followed_are_ignored(tmp_path):
     result = scan(DataSettings(folder=tmp_path, num_frames=4, size=videos.SIZE))
     assert [(s.name, s.frames) for s in result.usable] == [("a", 5)]
     assert (result.skipped, result.ignored) == ((), 4)
+
+
+def test_far_too_many_pixels(tmp_path, recwarn):
+    """One line, without Pillow's warning."""
+    path = tmp_path / "huge.webp"
+    frames = [Image.new("RGB", (16, 16), (shade, 0, 0)) for shade in (0, 200)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    data = bytearray(path.read_bytes())
+    data[24:30] = (12000).to_bytes(3, "little") + (13000).to_bytes(3, "little")  # the canvas, less 1
+    path.write_bytes(data)
+    with pytest.raises(InputError) as error:
+        list(frames_of(str(path)))
+    assert str(path) in str(error.value)
+    assert not recwarn.list

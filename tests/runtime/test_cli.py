@@ -76,3 +76,8 @@ def test_leave(monkeypatch):
             cli.leave(status)
         assert stop.value.code == status
     assert immediate == [130]
+
+
+def test_message_of_an_error_is_one_line():
+    """Also for callers of the library, whatever the names in it are."""
+    assert str(InputError("a\n/caf\udce9\x07.png: is missing")) == "a /caf\\xe9\\x07.png: is missing"
