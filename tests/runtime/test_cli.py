@@ -36,7 +36,7 @@ def test_status_and_line(capsys, argv, status, line):
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (PermissionError(13, "Permission denied", "/root/a\nb"), "error: /root/a b: Permission denied"),
+        (PermissionError(13, "Permission denied", "/home/a\nb"), "error: /home/a b: Permission denied"),
         (FileNotFoundError(2, "No such file or directory", b"caf\xe9"), "error: caf\\xe9: No such file or directory"),
         (OSError(28, "No space left on device"), "error: No space left on device"),
         (OSError(9, "Bad file descriptor", 7), "error: file 7: Bad file descriptor"),
