@@ -16,7 +16,6 @@ import numpy as np
 
 from sample import console, output_files
 from sample.animation_options import AnimationRequest, Clip, parse
-from sample.animation_options import parser as parser
 from sample.console import duration
 from svdjax.errors import one_line
 from svdjax.media import video

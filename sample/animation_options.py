@@ -13,7 +13,7 @@ import numpy as np
 
 from sample import output_files, sampling_options
 from svdjax import pipeline
-from svdjax.errors import InputError, one_line
+from svdjax.errors import InputError, encodable
 from svdjax.loading import ModelSource
 from svdjax.media import fit, images, output_plan, video, video_formats
 from svdjax.runtime import cli, paths
@@ -133,8 +133,8 @@ def metadata_of(
     """Metadata of a clip's file: how it was made."""
     return {
         "software": "svdjax",
-        "image": one_line(Path(image).name),
-        "model": one_line(model.name),
+        "image": Path(image).name,
+        "model": model.name,
         "fit": args.fit,
         "size": f"{size[0]}x{size[1]}",
         "decode_chunk": str(args.decode_chunk or "all"),
@@ -170,6 +170,10 @@ def describe_skipped(path: Path, kind: str, metadata: Mapping[str, str]) -> str:
     found = found if isinstance(found, dict) else {}
     # without --playback-fps, the file has the rate of --fps
     found, current = ({**({"playback_fps": facts["fps"]} if "fps" in facts else {}), **facts} for facts in (found, metadata))
-    others = [f"{key} {found[key]} instead of {value}" for key, value in current.items() if found.get(key, value) != value]
+    others = [
+        f"{key} {found[key]} instead of {value}"
+        for key, value in current.items()
+        if found.get(key, encodable(value)) != encodable(value)
+    ]
     how = f", although it was made with {', '.join(others)}" if others else ""
     return f"{name}: exists and is kept{how} (--overwrite makes it again)"

@@ -16,7 +16,6 @@ from PIL import Image
 
 from sample import console, contact_sheet
 from sample.interpolation_options import InterpolationRequest, parse
-from sample.interpolation_options import parser as parser
 from sample.output_files import Outputs, write_latents
 from svdjax import pipeline
 from svdjax.media import video

@@ -11,7 +11,7 @@ import numpy as np
 
 from sample import output_files, sampling_options
 from svdjax import pipeline
-from svdjax.errors import InputError, one_line
+from svdjax.errors import InputError
 from svdjax.loading import ModelSource, trained_kinds_of
 from svdjax.media import fit, images, output_plan
 from svdjax.runtime import cli, paths
@@ -191,13 +191,13 @@ def metadata_of(args: argparse.Namespace, names: list[str], model: ModelSource, 
     switches = {"loop": args.loop, "keep_keyframes": args.keep_keyframes}
     return {
         "software": "svdjax",
-        "keyframes": one_line(" ".join(Path(name).name for name in names)),
-        "model": one_line(model.name),
-        "backward": one_line(backward),
+        "keyframes": " ".join(Path(name).name for name in names),
+        "model": model.name,
+        "backward": backward,
         "method": args.method,
         "fit": args.fit,
         "decode_chunk": str(args.decode_chunk or "all"),
-        "noise": one_line(args.noise.name) if args.noise else "from the seed",
+        "noise": args.noise.name if args.noise else "from the seed",
         **settings.as_text(),
         **{name: "yes" for name, given in switches.items() if given},
     }

@@ -24,6 +24,11 @@ def one_line(reason: object, longest: int | None = None) -> str:
     return "".join(c if c.isprintable() else escape(c) for c in text)[:longest]
 
 
+def encodable(text: str) -> str:
+    """Text that UTF-8 can store: bytes of a file name that aren't UTF-8 become backslash escapes; the rest stays."""
+    return "".join(escape(c) if "\ud800" <= c <= "\udfff" else c for c in text)
+
+
 def escape(character: str) -> str:
     """A character as a backslash escape, such as `\\xe9`."""
     code = ord(character)

@@ -182,6 +182,20 @@ def training_run(training_model, training_clips, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def out(tmp_path):
+    """The folder of a training run, which doesn't exist yet."""
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def run(training_model, training_clips, out):
+    """Calls `train.backward` with `training_model` into `out`; returns its exit status."""
+    import training
+
+    return lambda *others, data=training_clips, **options: training.train(training_model, data, out, *others, **options)
+
+
+@pytest.fixture
 def compile_once(monkeypatch):
     """Runs of `train.backward` in this process share the compiled step."""
     import training

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from svdjax.errors import InputError, one_line
+from svdjax.errors import InputError
 from svdjax.runtime.atomic import new_folder
 
 Shape = tuple[int, int, int]  # frames, height, width
@@ -76,7 +76,7 @@ def _read(folder: Path, shape: Shape, indices: Sequence[int]) -> np.ndarray:
             with Image.open(path) as image:
                 frames.append(np.asarray(image.convert("RGB")))
         except Exception as e:  # Pillow's readers raise nearly any kind of exception on damaged data
-            raise InputError(f"{path}: can't be read ({one_line(e)}); remove {folder} and run again") from None
+            raise InputError(f"{path}: can't be read ({e}); remove {folder} and run again") from None
         if frames[-1].shape[:2] != (height, width):
             size = "x".join(map(str, frames[-1].shape[1::-1]))
             raise InputError(f"{path}: is {size}, expected {width}x{height}; remove {folder} and run again")

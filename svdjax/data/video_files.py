@@ -16,7 +16,7 @@ from av.error import FFmpegError
 
 from svdjax.data.frame_reader import Pixels, file_digest
 from svdjax.data.video_pixels import UPRIGHT, Matrix, display_matrix, pixels
-from svdjax.errors import InputError, one_line
+from svdjax.errors import InputError
 
 _ONLY_FILES = {"protocol_whitelist": "file"}  # a playlist named .mp4 must not reach into the network
 # FFmpeg's own decoders of these codecs ignore opacity that is stored beside the frames; the libraries' decoders read it.
@@ -43,7 +43,7 @@ def frames(path: str, start: int = 0, count: int | None = None) -> Iterator[Pixe
         _check_whole(path)
         yield from _frames(path, start, count)
     except (FFmpegError, OSError) as e:
-        raise InputError(f"{path}: can't be read as a video ({one_line(e.strerror or e)})") from None
+        raise InputError(f"{path}: can't be read as a video ({e.strerror or e})") from None
 
 
 def _frames(path: str, start: int, count: int | None) -> Iterator[Pixels]:

@@ -12,7 +12,7 @@ from av.error import FFmpegError
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from PIL import Image
 
-from svdjax.errors import InputError, one_line
+from svdjax.errors import InputError
 from svdjax.media.image_pixels import composite
 from svdjax.media.images import MAX_PIXELS, WHITE
 
@@ -56,7 +56,7 @@ def pixels(path: str, frame: av.VideoFrame, aspect: Fraction, matrix: Matrix) ->
     try:
         rgb = _to_rgb(frame)
     except (FFmpegError, ValueError) as e:
-        raise InputError(f"{path}: its pixels ({frame.format.name}) can't be read ({one_line(e)})") from None
+        raise InputError(f"{path}: its pixels ({frame.format.name}) can't be read ({e})") from None
     if width != rgb.shape[1]:
         rgb = np.asarray(Image.fromarray(rgb).resize((width, rgb.shape[0]), Image.Resampling.LANCZOS))
     return np.ascontiguousarray(_shown(rgb, matrix))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from svdjax.errors import InputError, one_line
+from svdjax.errors import InputError
 
 if TYPE_CHECKING:
     from PIL import Image as PillowImage
@@ -122,7 +122,7 @@ def _read_16_bit_planes(name: str, file: BinaryIO, orientation: int) -> np.ndarr
     try:
         return _UPRIGHT.get(orientation, lambda x: x)(_read_16_bit(file, "tiff_pipe"))
     except Exception as e:
-        raise InputError(f"{name}: its 16-bit colour planes can't be read ({one_line(e)}), save it with 8 bits") from None
+        raise InputError(f"{name}: its 16-bit colour planes can't be read ({e}), save it with 8 bits") from None
 
 
 def _tiff_16_bit(image: PillowImage.Image, file: BinaryIO, orientation: int) -> np.ndarray | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from svdjax.errors import InputError, one_line
+from svdjax.errors import InputError
 from svdjax.media.colours import colour_space, to_srgb
 from svdjax.media.image_pixels import composite, split_alpha, upright
 from svdjax.media.images import WHITE, load_image
@@ -43,7 +43,7 @@ def pixels_of(name: str, keyframe: Any) -> np.ndarray:
     try:
         pixels = np.asarray(keyframe)
     except (TypeError, RuntimeError) as e:  # such as PyTorch's tensors on a GPU
-        raise InputError(f"{name} can't be converted to a NumPy array ({one_line(e)})") from None
+        raise InputError(f"{name} can't be converted to a NumPy array ({e})") from None
     if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or pixels.shape[-1] != 3:
         hint = "; scale its values to 0..255, round them and use .astype(np.uint8)" if pixels.dtype != np.uint8 else ""
         raise InputError(f"{name} is {pixels.dtype} {pixels.shape}, expected uint8 (H, W, 3){hint}")
@@ -64,4 +64,4 @@ def _of_pillow(name: str, image: PillowImage.Image) -> np.ndarray:
     except InputError:
         raise
     except Exception as e:  # Pillow's readers raise nearly any kind of exception on damaged data
-        raise InputError(f"{name}: the image is damaged or cut short ({one_line(e)})") from None
+        raise InputError(f"{name}: the image is damaged or cut short ({e})") from None

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from svdjax.errors import InputError, one_line
+from svdjax.errors import InputError, encodable, one_line
 from svdjax.media.output_plan import FRAME_NAME, OutputPlan, check_fps, check_frame_size, check_replaceable, format_of
 from svdjax.media.video_formats import FOLDER, OUTPUT_FORMATS
 from svdjax.scalars import plain
@@ -42,7 +42,7 @@ def write_video(plan: OutputPlan, frames: np.ndarray, fps: Any, metadata: Mappin
         raise InputError(f"frames are {frames.dtype} {frames.shape}, expected uint8 (f, H, W, 3)")
     rate = check_fps(fps, plan.format)
     check_frame_size(plan, frames.shape[2], frames.shape[1])
-    comment = json.dumps({str(key): str(plain(value)) for key, value in (metadata or {}).items()})
+    comment = json.dumps({str(key): encodable(str(plain(value))) for key, value in (metadata or {}).items()})
     with _moved_into_place(plan) as temporary:
         OUTPUT_FORMATS[plan.format].write(temporary, frames, rate, comment)
     return plan.path

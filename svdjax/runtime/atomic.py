@@ -56,7 +56,7 @@ def new_folder(out: Path, *, overwrite: bool = False, ours: Callable[[Path], boo
 
 
 @contextlib.contextmanager
-def new_file(out: Path, name: str = "", hint: str = "") -> Iterator[Path]:
+def new_file(out: Path, name: str = "") -> Iterator[Path]:
     """Yield the path of a temporary file next to `out`, to be written in the block, and rename it to `out` at the end.
 
     After an error the temporary file is removed, and an old `out` is unchanged.
@@ -64,7 +64,6 @@ def new_file(out: Path, name: str = "", hint: str = "") -> Iterator[Path]:
     Args:
         out: the file to create or replace.
         name: its name in messages; default: its path.
-        hint: text to append to the error message.
 
     Raises:
         InputError: it can't be written.
@@ -74,7 +73,7 @@ def new_file(out: Path, name: str = "", hint: str = "") -> Iterator[Path]:
         yield temporary
         temporary.replace(out)
     except OSError as e:
-        raise InputError(f"{name or out}: can't be written: {e.strerror or e}{hint}") from None
+        raise InputError(f"{name or out}: can't be written: {e.strerror or e}") from None
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -61,7 +61,7 @@ def run(command: Callable[[list[str] | None], None], argv: list[str] | None) -> 
 def describe(error: Exception) -> str | None:
     """One line for an error that a user can do something about; None for others, which are faults of the program."""
     if isinstance(error, InputError):
-        return one_line(error)
+        return str(error)
     if isinstance(error, OSError) and error.errno is not None:
         name = next((name for name in (error.filename2, error.filename) if name is not None), None)
         reason = error.strerror or type(error).__name__

@@ -9,7 +9,7 @@ import argparse
 import os
 from pathlib import Path
 
-from svdjax.errors import InputError, one_line
+from svdjax.errors import InputError
 
 
 def check_reachable(path: str | os.PathLike[str], name: str | None = None) -> None:
@@ -23,7 +23,7 @@ def check_reachable(path: str | os.PathLike[str], name: str | None = None) -> No
         InputError: the path is empty, too long, or holds a null character; or it leads through a file, through a link to
             itself, or through a folder that this user can't enter.
     """
-    name = name or one_line(os.fspath(path))
+    name = name or os.fspath(path)
     if not os.fspath(path):
         raise InputError("is empty, expected a path")
     try:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, TextIO, cast
 
-from svdjax.errors import escape
+from svdjax.errors import encodable
 
 
 class SafeStream:
@@ -37,8 +37,7 @@ class SafeStream:
             stream.write(text)
         except UnicodeEncodeError:
             encoding = stream.encoding or "ascii"
-            text = "".join(escape(c) if "\ud800" <= c <= "\udfff" else c for c in text)
-            stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+            stream.write(encodable(text).encode(encoding, "backslashreplace").decode(encoding))
 
     def writelines(self, lines: Iterable[str]) -> None:
         for line in lines:

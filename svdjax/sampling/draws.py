@@ -106,4 +106,4 @@ def _read_npz(path: str | Path) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file, expected an .npz file of noise") from None
     except Exception as e:
-        raise InputError(f"{path}: not a readable .npz file ({one_line(e)})") from None
+        raise InputError(f"{path}: not a readable .npz file ({e})") from None

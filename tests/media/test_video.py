@@ -145,3 +145,10 @@ def test_frames_of_another_dtype_or_shape(tmp_path, shape, dtype):
     frames = np.zeros(shape, dtype)
     with pytest.raises(ValueError, match="expected uint8"):
         write_video(plan_output(tmp_path / "a.mp4"), frames, 7)
+
+
+def test_metadata_that_is_not_utf_8(tmp_path):
+    """Bytes of a file name become escapes; all else is read back as it was."""
+    plan = plan_output(tmp_path / "a.gif")
+    write_video(plan, np.zeros((2, 16, 16, 3), np.uint8), 7, {"image": "caf\udce9.png", "note": "two  spaces\nand a line é"})
+    assert read_metadata(plan.path) == {"image": "caf\\xe9.png", "note": "two  spaces\nand a line é"}

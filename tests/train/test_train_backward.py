@@ -30,11 +30,6 @@ def run(training_model, training_clips, tmp_path):
 
 
 @pytest.fixture
-def out(tmp_path):
-    return tmp_path / "run"
-
-
-@pytest.fixture
 def last_step(monkeypatch):
     """A function that returns the last `Finetuning` that the command constructed."""
     instances = []

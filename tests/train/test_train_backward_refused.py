@@ -24,11 +24,6 @@ def no_long_work(monkeypatch):
 
 
 @pytest.fixture
-def out(tmp_path):
-    return tmp_path / "run"
-
-
-@pytest.fixture
 def refused(training_model, training_clips, out, capsys):
     """Run the command, see `training.arguments`; returns the error line."""
 

@@ -8,7 +8,7 @@ import shutil
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from training import assert_same_run, losses, one_line, train, wait_for
+from training import assert_same_run, losses, one_line, wait_for
 
 from train.run import loss_curve
 from train.run.metrics import Metrics
@@ -16,16 +16,6 @@ from train.steps.finetuning import Finetuning
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 STEPS = 6
-
-
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "run"
-
-
-@pytest.fixture
-def run(training_model, training_clips, out):
-    return lambda *others, **options: train(training_model, training_clips, out, *others, **options)
 
 
 def changed(monkeypatch, at, **change):

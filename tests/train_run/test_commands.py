@@ -18,16 +18,6 @@ pytestmark = pytest.mark.usefixtures("compile_once")
 STEPS = 6
 
 
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "run"
-
-
-@pytest.fixture
-def run(training_model, training_clips, out):
-    return lambda *others, data=training_clips, **options: train(training_model, data, out, *others, **options)
-
-
 def out_of_memory(self, state, batch):
     raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes")
 

@@ -36,11 +36,6 @@ def refusal(out, settings, resume=False):
     return str(e.value)
 
 
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "run"
-
-
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory):
     """Checkpoints of steps 2 and 4."""
@@ -205,3 +200,10 @@ def test_names_that_are_not_unicode(out):
         assert b"caf\xe9" in (out / "data.csv").read_bytes()
     assert settings_of(out) == {"--data": name}
     assert json.loads((out / "run.json").read_text())["settings"]["--data"] == name
+
+
+def test_settings_in_a_named_pipe(tmp_path):
+    """Refused instead of waiting for a writer."""
+    os.mkfifo(tmp_path / "run.json")
+    with pytest.raises(InputError, match="is a named pipe, expected a file"):
+        run_folder.read_settings(tmp_path)

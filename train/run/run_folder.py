@@ -18,6 +18,7 @@ from typing import Any
 
 from svdjax.errors import InputError
 from svdjax.runtime.atomic import new_file
+from svdjax.runtime.input_files import reading
 from svdjax.runtime.output_paths import check_parent, check_writable
 from svdjax.version import __version__
 from train.run.complete_checkpoints import DAMAGED, saved_steps
@@ -99,13 +100,13 @@ def read_settings(out: Path) -> dict[str, Any] | None:
         InputError: it can't be opened, or is of another program or a newer version.
     """
     file = out / SETTINGS
-    try:
-        data = json.loads(file.read_bytes())
-        kind, version, settings = data["format"], int(data["version"]), dict(data["settings"])
-    except FileNotFoundError:
+    if not os.path.lexists(file):
         return None
-    except OSError as e:
-        raise InputError(f"{file}: can't be read: {e.strerror or e}") from None
+    with reading(file) as opened:
+        text = opened.read()
+    try:
+        data = json.loads(text)
+        kind, version, settings = data["format"], int(data["version"]), dict(data["settings"])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     if kind != FORMAT or version > VERSION:

@@ -10,7 +10,6 @@ import numpy as np
 
 from svdjax.data.readers import read_clip
 from svdjax.data.sources import DataSettings, Source
-from svdjax.errors import one_line
 from svdjax.media import output_plan, video
 from svdjax.parallel import cluster
 from svdjax.runtime.device_memory import out_of_memory_in_one_line
@@ -54,6 +53,6 @@ def clip_writer(
             gap = np.full_like(truth[:, : max(truth.shape[1] // 64, 2)], 255)
             both = np.concatenate([truth, gap, generated], axis=1)
             plan = output_plan.plan_output(str(path), True, (both.shape[2], both.shape[1]), fps)
-            video.write_video(plan, both, fps, {"software": "svdjax", "step": str(step), "above": one_line(source.name)})
+            video.write_video(plan, both, fps, {"software": "svdjax", "step": str(step), "above": source.name})
 
     return validate
