@@ -14,7 +14,7 @@ import pytest
 from svdjax.checkpoints.checkpoint import read_info
 from svdjax.checkpoints.delta import read_backward_info
 from svdjax.diffusers_layout.model_folder import open_model, open_unet
-from svdjax.errors import InputError
+from svdjax.errors import InputError, one_line
 from svdjax.loading import checkpoint_folder, find_model, trained_kinds_of
 from svdjax.runtime.input_files import LARGEST_JSON, read_json
 
@@ -94,7 +94,7 @@ def test_no_folder_of_a_model(open_path, reader, place):
     with unprivileged(), pytest.raises(InputError) as caught:
         READERS[reader](path)
     line = str(caught.value)
-    assert line.startswith(f"{path}: ")
+    assert line.startswith(f"{one_line(path)}: ")
     assert message in line or (place == "an empty folder" and "has none of these folders, expected" in line)
     assert "expected" in line
 

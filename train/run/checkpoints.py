@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ class Checkpoints:
     """A folder of checkpoints by step, each complete or absent: the latest ones and the best one are kept.
 
     A context manager; leaving it waits for the checkpoint that is being written. Incomplete checkpoints of killed runs are
-    removed in the background before anything is written.
+    removed first.
 
     Args:
         folder: holds checkpoints of this run only; created if it doesn't exist.
@@ -48,10 +49,13 @@ class Checkpoints:
             preservation_policy=AnyPreservationPolicy([LatestN(keep), best]),
             best_fn=lambda metrics: metrics["loss"],  # without it Orbax doesn't write the losses, which later processes need
             best_mode="min",
-            cleanup_tmp_directories=True,
         )
         with self._writing():
             folder.mkdir(parents=True, exist_ok=True)
+            if jax.process_index() == 0:
+                # Not by Orbax: it removes them in a thread that outlives its manager, and the next manager's thread then fails.
+                for incomplete in folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+                    shutil.rmtree(incomplete)
             self._link = contextlib.ExitStack()
             reachable = self._link.enter_context(utf8_path(folder))
             self._manager = ocp.CheckpointManager(reachable, options=options)
