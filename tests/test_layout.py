@@ -31,12 +31,12 @@ TRAINING_BENCHMARK = "sample.benchmarking.train_"  # these modules time steps of
 # no folder and may be imported by all; the others (pipeline, loading, embedded_model) may import all folders.
 FOLDER_MAY_IMPORT = {
     "runtime": (),
-    "memory": (),
+    "memory": ("runtime",),
     "world": (),
     "media": ("runtime",),
     "data": ("runtime", "media", "world"),
-    "models": ("memory",),
-    "sampling": ("memory", "models"),
+    "models": ("runtime", "memory"),
+    "sampling": ("runtime", "memory", "models"),
     "losses": ("memory", "models", "sampling"),
     "parallel": ("runtime", "memory"),
     "checkpoints": ("runtime", "memory", "models"),

@@ -12,13 +12,10 @@ from jax import Array, lax
 from svdjax.memory.blocking import BLOCK_BYTES, map_blocks, recomputed_if_large
 from svdjax.memory.precision import stats_dtype
 from svdjax.models.layers import Linear
+from svdjax.runtime.target import target
 
 # Largest block of logits on a CPU, in bytes: attention is slower if they exceed its cache.
 CPU_LOGIT_BYTES = 2**23
-
-
-def _on_nvidia() -> bool:
-    return jax.default_backend() == "gpu" and "cuda" in jax.devices()[0].client.platform_version.lower()
 
 
 def spatial_attention(q: Array, k: Array, v: Array) -> Array:
@@ -34,9 +31,10 @@ def spatial_attention(q: Array, k: Array, v: Array) -> Array:
         (m, s, n, c).
     """
     channels = q.shape[-1]
-    if _on_nvidia() and q.dtype in (jnp.bfloat16, jnp.float16) and channels <= 128 and channels % 8 == 0:
+    device = target()
+    if device.nvidia and q.dtype in (jnp.bfloat16, jnp.float16) and channels <= 128 and channels % 8 == 0:
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-    limit = CPU_LOGIT_BYTES if jax.default_backend() == "cpu" else BLOCK_BYTES
+    limit = CPU_LOGIT_BYTES if device.is_cpu else BLOCK_BYTES
     return blocked_attention(q, k, v, limit)
 
 

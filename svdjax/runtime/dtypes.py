@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from svdjax.errors import InputError, one_line
+from svdjax.runtime.target import target
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -18,7 +18,7 @@ def compute_dtype(requested: str | None = None) -> str:
     Args:
         requested: one of `DTYPES`, or None for the default: float32 on a CPU, bfloat16 on an accelerator.
     """
-    return requested or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    return requested or ("float32" if target().is_cpu else "bfloat16")
 
 
 def check_dtype(dtype: Any) -> None:

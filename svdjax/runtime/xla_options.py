@@ -6,6 +6,8 @@ import os
 
 import jax
 
+from svdjax.runtime.target import target
+
 
 def memory_options() -> dict[str, str]:
     """`compiler_options` of `jax.jit` that order operations to save memory.
@@ -13,7 +15,7 @@ def memory_options() -> dict[str, str]:
     By default XLA's CPU backend orders operations for concurrency, and allocates buffers long before their use: a
     training step needed three times the memory. On a GPU the default order already saves memory.
     """
-    return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"} if jax.default_backend() == "cpu" else {}
+    return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"} if target().is_cpu else {}
 
 
 def spare_threads() -> None:
