@@ -23,11 +23,11 @@ from sample.benchmarking import flops, report, timing, train_benchmark, versus_d
 from sample.benchmarking.options import BenchmarkOptions, command_line, parse
 from sample.benchmarking.results import Measurements, ProgramResult, Setup
 from sample.benchmarking.timing import progress
+from svdjax.devices.device_memory import out_of_memory_in_one_line
 from svdjax.models.initialize import abstract
 from svdjax.models.unet import UNet
 from svdjax.runtime import cli
 from svdjax.runtime.atomic import new_file
-from svdjax.runtime.device_memory import out_of_memory_in_one_line
 
 MEMORY_ADVICE = "try a smaller --size or (--train) --batch-size, fewer --num-frames, --dtype bfloat16, or --compile-only"
 MOST_DECODES = 3  # one decode takes as long as many steps

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from tqdm import tqdm
 
+from svdjax.devices.device_memory import out_of_memory_in_one_line
 from svdjax.errors import InputError
-from svdjax.runtime.device_memory import out_of_memory_in_one_line
 from svdjax.sampling.sampler import Progress
 
 

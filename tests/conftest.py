@@ -56,7 +56,7 @@ def optimised():
 def freed_memory_is_given_back():
     """Training commands change the allocator of their process permanently; here many tests share one process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("svdjax.runtime.malloc.keep_freed", lambda: False)
+        patch.setattr("svdjax.devices.malloc.keep_freed", lambda: False)
         yield
 
 

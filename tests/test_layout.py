@@ -30,13 +30,15 @@ TRAINING_BENCHMARK = "sample.benchmarking.train_"  # these modules time steps of
 # The other folders of `svdjax` that the modules of a folder may import. The modules beside the folders: those in `BASIC` import
 # no folder and may be imported by all; the others (pipeline, loading, embedded_model) may import all folders.
 FOLDER_MAY_IMPORT = {
-    "runtime": (),
-    "memory": ("runtime",),
+    "devices": (),
+    "runtime": ("devices",),
+    "memory": ("devices",),
+    "kernels": ("devices", "memory"),
     "world": (),
     "media": ("runtime",),
     "data": ("runtime", "media", "world"),
-    "models": ("runtime", "memory"),
-    "sampling": ("runtime", "memory", "models"),
+    "models": ("devices", "memory", "kernels"),
+    "sampling": ("devices", "memory", "models"),
     "losses": ("memory", "models", "sampling"),
     "parallel": ("runtime", "memory"),
     "checkpoints": ("runtime", "memory", "models"),

@@ -21,6 +21,7 @@ from svdjax.checkpoints import checkpoint, delta
 from svdjax.checkpoints.orbax_trees import Shardings
 from svdjax.data.clip_order import Order
 from svdjax.data.sources import fingerprint
+from svdjax.devices.device_memory import out_of_memory_in_one_line
 from svdjax.errors import InputError
 from svdjax.models.backward import QUERIES, VALUES
 from svdjax.models.initialize import abstract
@@ -29,7 +30,6 @@ from svdjax.models.unet import UNet
 from svdjax.parallel import cluster, sharding
 from svdjax.parallel.main_process import leave, say
 from svdjax.runtime import cli
-from svdjax.runtime.device_memory import out_of_memory_in_one_line
 from svdjax.sampling import generation
 from svdjax.sampling.settings import Settings
 from train.batches.cached_batches import cached_batches

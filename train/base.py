@@ -22,10 +22,10 @@ from svdjax.checkpoints import checkpoint
 from svdjax.config import SVDConfig
 from svdjax.data.clip_order import Order
 from svdjax.data.sources import DataSettings, fingerprint
+from svdjax.devices.device_memory import out_of_memory_in_one_line
 from svdjax.parallel import cluster
 from svdjax.parallel.main_process import leave, say
 from svdjax.runtime import cli
-from svdjax.runtime.device_memory import out_of_memory_in_one_line
 from svdjax.sampling.settings import Settings
 from train.options import base
 from train.options.base import BaseOptions

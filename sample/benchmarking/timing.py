@@ -18,7 +18,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from sample.benchmarking import host_memory
 from sample.benchmarking.results import MatmulLimit, ProgramPlan, ProgramTiming, Timings
-from svdjax.runtime import xla_options
+from svdjax.devices import xla_options
 
 _CACHE_OPTIONS = ("jax_compilation_cache_dir", "jax_enable_compilation_cache", "jax_persistent_cache_min_compile_time_secs")
 # Side of the matrices and number of products per run: limited by arithmetic, not by launches, and done within a second.

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from sample.benchmarking import workloads
 from svdjax.config import SVDConfig
+from svdjax.devices import xla_options
 from svdjax.losses import finetuning
 from svdjax.losses.finetuning import Examples
 from svdjax.models.backward import VALUES, names_of_kinds
@@ -21,7 +22,6 @@ from svdjax.models.initialize import abstract
 from svdjax.models.svd import fill, leaves
 from svdjax.models.unet import UNet
 from svdjax.parallel import sharding
-from svdjax.runtime import xla_options
 from svdjax.sampling.conditioning import added_time_ids
 from train.run.result import Result
 from train.steps import state as states

@@ -25,10 +25,10 @@ import numpy as np
 from sample.benchmarking import timing
 from sample.benchmarking.results import Comparison, Timings
 from sample.benchmarking.workloads import Workload
+from svdjax.devices import xla_options
 from svdjax.diffusers_layout.name_table import torch_row
 from svdjax.errors import InputError
 from svdjax.models.svd import leaves
-from svdjax.runtime import xla_options
 
 if TYPE_CHECKING:
     import torch

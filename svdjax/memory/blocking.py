@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 from jax import Array, lax
 
-from svdjax.runtime.target import target
+from svdjax.devices.target import target
 
 # Largest intermediate of one block. Large enough to keep a GPU busy; at SVD-XT's full size it divides attention logits and
 # feed-forward activations into a handful of blocks.

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
+from svdjax.devices.target import target
 from svdjax.memory.blocking import BLOCK_BYTES, map_blocks, recomputed_if_large
 from svdjax.memory.precision import stats_dtype
 from svdjax.models.layers import Linear
-from svdjax.runtime.target import target
 
 # Largest block of logits on a CPU, in bytes: attention is slower if they exceed its cache.
 CPU_LOGIT_BYTES = 2**23

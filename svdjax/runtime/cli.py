@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from svdjax.devices.backend import failure_in_one_line
 from svdjax.errors import InputError, one_line
 from svdjax.runtime import startup
-from svdjax.runtime.backend import failure_in_one_line
 from svdjax.runtime.startup import INTERRUPTED, take_over_interrupts
 from svdjax.runtime.streams import flush_or_drop, safe_streams
 

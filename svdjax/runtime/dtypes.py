@@ -6,8 +6,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from svdjax.devices.target import target
 from svdjax.errors import InputError, one_line
-from svdjax.runtime.target import target
 
 DTYPES = ("float32", "bfloat16", "float16")
 

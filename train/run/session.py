@@ -20,11 +20,12 @@ from svdjax.data.clip_order import Order
 from svdjax.data.scan import ScanResult, scan
 from svdjax.data.scan_records import ScanRecords
 from svdjax.data.sources import DataSettings, check_outside_data
+from svdjax.devices import malloc, xla_options
 from svdjax.errors import InputError
 from svdjax.media import fit
 from svdjax.parallel import cluster, mesh
 from svdjax.parallel.main_process import on_main, say
-from svdjax.runtime import compilation_cache, malloc, xla_options
+from svdjax.runtime import compilation_cache
 from svdjax.runtime.atomic import require_space
 from svdjax.runtime.dtypes import compute_dtype
 from train.batches.latent_cache import check_cache_folder

@@ -10,9 +10,9 @@ import numpy as np
 
 from svdjax.data.readers import read_clip
 from svdjax.data.sources import DataSettings, Source
+from svdjax.devices.device_memory import out_of_memory_in_one_line
 from svdjax.media import output_plan, video
 from svdjax.parallel import cluster
-from svdjax.runtime.device_memory import out_of_memory_in_one_line
 from train.run.side_files import SideFiles
 from train.steps.state import State
 

@@ -15,10 +15,10 @@ from jax import Array
 from jax.sharding import Mesh
 
 from svdjax.config import SVDConfig
+from svdjax.devices import xla_options
 from svdjax.losses.training_noise import TrainingDraws, draw_training_noise
 from svdjax.memory.rematerialise import RunBlock, run_plainly, run_rematerialised
 from svdjax.parallel import sharding
-from svdjax.runtime import xla_options
 from train.batches.loader import Batch
 from train.run.result import Result
 from train.steps import state as states

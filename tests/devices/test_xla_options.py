@@ -5,7 +5,7 @@ import os
 import jax
 import pytest
 
-from svdjax.runtime import xla_options
+from svdjax.devices import xla_options
 
 
 @pytest.fixture

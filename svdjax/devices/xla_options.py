@@ -6,7 +6,7 @@ import os
 
 import jax
 
-from svdjax.runtime.target import target
+from svdjax.devices.target import target
 
 
 def memory_options() -> dict[str, str]:

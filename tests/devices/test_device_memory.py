@@ -3,8 +3,8 @@
 import jax
 import pytest
 
+from svdjax.devices.device_memory import out_of_memory_in_one_line
 from svdjax.errors import InputError
-from svdjax.runtime.device_memory import out_of_memory_in_one_line
 
 
 def test_out_of_memory():

@@ -8,14 +8,14 @@ import sys
 
 import pytest
 
-from svdjax.runtime import malloc
+from svdjax.devices import malloc
 
 keep_freed = malloc.keep_freed  # a fixture of all tests replaces it in the module
 
 SCRIPT = """
 import importlib.metadata, sys
 importlib.metadata.entry_points = lambda **group: []  # no plugin, as without an accelerator
-from svdjax.runtime import malloc
+from svdjax.devices import malloc
 kept = malloc.keep_freed() if sys.argv[1] == "keep" else False
 import resource, jax, jax.numpy as jnp
 work = jax.jit(lambda x: jnp.cos(jnp.sin(x)[::-1])[:, ::-1].T.sum() + jnp.tan(x)[::-1].T.cumsum(0)[-1].sum())
