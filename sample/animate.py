@@ -14,14 +14,16 @@ from contextlib import AbstractContextManager
 import jax
 import numpy as np
 
-from sample import console, output_files
+from sample import console, output_files, planned_model
 from sample.animation_options import AnimationRequest, Clip, parse
 from sample.console import duration
 from svdjax.errors import one_line
+from svdjax.kernels.choice import using
 from svdjax.media import video
 from svdjax.models.svd import SVD
 from svdjax.runtime import cli, compilation_cache
 from svdjax.sampling import generation
+from svdjax.sampling.clip_plan import ClipPlan
 from svdjax.sampling.sampler import Progress
 
 
@@ -41,7 +43,15 @@ def run(request: AnimationRequest) -> None:
     evaluations = len(clips[0].settings.schedule(request.model.config.scheduler))
     frames = clips[0].settings.num_frames
     print(f"{_count(len(clips))} of {frames} frames, {evaluations} UNet evaluations each, {request.dtype}, {jax.devices()[0]}")
-    model = request.model.load(dtype=request.dtype)
+    model, plans = planned_model.load(
+        request.model,
+        request.dtype,
+        request.memory,
+        clips[0].settings,
+        [clip.size for clip in clips],
+        method="forward",
+        decode_chunk=request.decode_chunk,
+    )
     outputs = output_files.Outputs()
     seconds: list[float] = []
     for number, clip in enumerate(clips, 1):
@@ -49,20 +59,28 @@ def run(request: AnimationRequest) -> None:
         path = clip.output.path
         label = f"{one_line(path.name)} ({number} of {len(clips)})"
         with console.out_of_memory(f"{path} was not written"), outputs.attempt():
-            movie = make_clip(request, model, clip, console.progress_bar(label, evaluations))
+            plan = plans[clip.size]
+            movie = make_clip(request, model, clip, console.progress_bar(label, evaluations), plan)
             path.parent.mkdir(exist_ok=True)
-            video.write_video(clip.output, movie, request.rate, clip.metadata)
+            metadata = {**clip.metadata, **({} if plan is None else plan.as_text())}
+            video.write_video(clip.output, movie, request.rate, metadata)
             seconds.append(time.monotonic() - started)
             print(f"wrote {path} in {duration(seconds[-1])}{remaining(seconds, len(clips) - number)}", flush=True)
     outputs.finish()
 
 
-def make_clip(request: AnimationRequest, model: SVD, clip: Clip, progress_bar: AbstractContextManager[Progress]) -> np.ndarray:
+def make_clip(
+    request: AnimationRequest,
+    model: SVD,
+    clip: Clip,
+    progress_bar: AbstractContextManager[Progress],
+    plan: ClipPlan | None = None,
+) -> np.ndarray:
     """Sample and decode a clip, uint8 (f, H, W, 3)."""
     with console.not_finite(f"{clip.output.path} was not written"):
         with progress_bar as progress:
-            latents = generation.sample_image(model, clip.first[None], clip.settings, progress=progress)
-        return generation.decode(model, latents, request.decode_chunk)[0]
+            latents = generation.sample_image(model, clip.first[None], clip.settings, progress=progress, plan=plan)
+        return generation.decode(model, latents, request.decode_chunk, plan and plan.decode)[0]
 
 
 def remaining(seconds: Sequence[float], left: int) -> str:
@@ -76,7 +94,9 @@ def _count(clips: int) -> str:
 
 
 def command(argv: list[str] | None) -> None:
-    run(parse(argv))
+    request = parse(argv)
+    with using(request.kernels):
+        run(request)
 
 
 def main(argv: list[str] | None = None) -> int:

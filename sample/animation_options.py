@@ -14,9 +14,9 @@ import numpy as np
 from sample import output_files, sampling_options
 from svdjax import pipeline
 from svdjax.errors import InputError, encodable
-from svdjax.loading import ModelSource
 from svdjax.media import fit, images, output_plan, video, video_formats
-from svdjax.runtime import cli, paths
+from svdjax.model_sources import ModelSource
+from svdjax.runtime import cli, memory_option, paths
 from svdjax.runtime.dtypes import compute_dtype
 from svdjax.sampling.settings import Settings
 
@@ -34,16 +34,29 @@ class Clip:
     output: output_plan.OutputPlan
     metadata: Mapping[str, str]
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)."""
+        return self.first.shape[1], self.first.shape[0]
+
 
 @dataclass(frozen=True, kw_only=True)
 class AnimationRequest:
-    """The checked command line; `rate` is that of the files, in frames per second."""
+    """The checked command line.
+
+    Attributes:
+        rate: frames per second of the files.
+        memory: bytes of the device that the run may use; None without a limit.
+        kernels: see `svdjax.kernels.choice`.
+    """
 
     model: ModelSource
     clips: list[Clip]
     rate: Fraction
     decode_chunk: int | None
     dtype: str
+    memory: int | None
+    kernels: str
 
 
 def parser() -> cli.Parser:
@@ -70,6 +83,7 @@ def parse(argv: list[str] | None) -> AnimationRequest:
     """Parse and check the command line and read all images, before the long work. Nothing is written."""
     args = parser().parse_args(argv)
     check_arguments(args)
+    memory_option.take_share(args.memory)
     source, note = sampling_options.find(args.model)
     clips, notes = plan_clips(args, source)
     for line in filter(None, [note, *notes]):
@@ -80,6 +94,8 @@ def parse(argv: list[str] | None) -> AnimationRequest:
         rate=sampling_options.playback_rate(args, FORMATS[args.format]),
         decode_chunk=args.decode_chunk,
         dtype=compute_dtype(args.dtype),
+        memory=memory_option.start(args.memory),
+        kernels=args.kernels,
     )
 
 

@@ -23,7 +23,15 @@ from sample.benchmarking import flops, report, timing, train_benchmark, versus_d
 from sample.benchmarking.options import BenchmarkOptions, command_line, parse
 from sample.benchmarking.results import Measurements, ProgramResult, Setup
 from sample.benchmarking.timing import progress
+from sample.gpu_report import run as gpu_report
+from sample.gpu_report.options import ReportOptions
+from sample.planning.plan import Plan
+from sample.planning.sampling import plan_for_card
+from sample.planning.targets import CARDS
 from svdjax.devices.device_memory import out_of_memory_in_one_line
+from svdjax.devices.target import NVIDIA_GPU
+from svdjax.devices.xla_options import UNET_OPTIONS
+from svdjax.kernels.choice import using
 from svdjax.models.initialize import abstract
 from svdjax.models.unet import UNet
 from svdjax.runtime import cli
@@ -33,8 +41,12 @@ MEMORY_ADVICE = "try a smaller --size or (--train) --batch-size, fewer --num-fra
 MOST_DECODES = 3  # one decode takes as long as many steps
 
 
-def measure(options: BenchmarkOptions) -> Measurements:
+def measure(options: BenchmarkOptions) -> Measurements | Plan:
     """Run the benchmark that the options ask for."""
+    if options.target is not None:
+        if options.training is not None:
+            return train_benchmark.plan_training(options, options.training, options.target)
+        return plan_for_card(options.config, options.size, options.num_frames, options.dtype, options.target)
     if options.training is not None:
         return train_benchmark.measure_training(options, options.training)
     return plan_sampling(options) if options.compile_only else measure_sampling(options)
@@ -58,7 +70,7 @@ def measure_sampling(options: BenchmarkOptions) -> Measurements:
     """Time a sampling step and the decoder."""
     workload = workloads.make(options.config, options.size, options.num_frames, options.dtype, allocate=True)
     progress("compiling dual_step twice: without a cache, then from a warm cache")
-    step = timing.compile_program(workloads.dual_step, workload.dual_step, warm=True)
+    step = timing.compile_program(workloads.dual_step, workload.dual_step, warm=True, compiler_options=UNET_OPTIONS)
     step_result = ProgramResult(
         name="dual_step",
         flops=flops.count(workloads.dual_step, *workload.dual_step),
@@ -89,8 +101,8 @@ def describe(options: BenchmarkOptions) -> Setup:
     unet = abstract(UNet, options.config.unet, options.dtype)
     return Setup(
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        device=timing.device_name(),
-        platform=jax.default_backend(),
+        device=timing.device_name() if options.target is None else f"{CARDS[options.target.name].title}, compiled for only",
+        platform=jax.default_backend() if options.target is None else NVIDIA_GPU.platform,
         versions={
             "svdjax": svdjax.__version__,
             **{name: version(name) for name in packages},
@@ -105,6 +117,7 @@ def describe(options: BenchmarkOptions) -> Setup:
         num_frames=options.num_frames,
         latent_shape=[options.num_frames, height // vae.down_factor, width // vae.down_factor, vae.latent_channels],
         dtype=options.dtype,
+        kernels=options.kernels,
         compile_only=options.compile_only,
     )
 
@@ -117,9 +130,12 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 
 def command(argv: list[str] | None) -> None:
     options, json_path = parse(argv)
-    with out_of_memory_in_one_line(MEMORY_ADVICE):
+    if isinstance(options, ReportOptions):
+        gpu_report.make(options)
+        return
+    with out_of_memory_in_one_line(MEMORY_ADVICE), using(options.kernels):
         setup, measured = describe(options), measure(options)
-    print(report.table(setup, measured))
+    print(report.plan_table(setup, measured) if isinstance(measured, Plan) else report.table(setup, measured))
     if json_path:
         write_json(json_path, setup.to_json() | measured.to_json())
 

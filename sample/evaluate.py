@@ -22,6 +22,7 @@ from sample.evaluation.generate import generate
 from sample.evaluation.options import CROSS_FADE, RECONSTRUCTION, EvaluationRequest, parse
 from sample.evaluation.run_folder import RESULTS, SHEET, TABLE
 from sample.output_files import Outputs
+from svdjax.kernels.choice import using
 from svdjax.runtime import cli, compilation_cache
 from svdjax.runtime.output_paths import check_writable
 
@@ -75,7 +76,7 @@ def evaluate(request: EvaluationRequest) -> None:
 
 def command(argv: list[str] | None) -> None:
     request = parse(argv)
-    with console.one_line_errors("frames written before are kept"):
+    with console.one_line_errors("frames written before are kept"), using(request.kernels):
         evaluate(request)
 
 

@@ -20,7 +20,8 @@ import numpy as np
 from sample import console, contact_sheet, sampling_options
 from sample.output_files import Outputs
 from svdjax.errors import InputError
-from svdjax.loading import ModelSource, find_model
+from svdjax.loading import find_model
+from svdjax.model_sources import ModelSource
 from svdjax.runtime import cli, compilation_cache, paths
 from svdjax.runtime.dtypes import compute_dtype
 from svdjax.runtime.output_paths import check_new_file

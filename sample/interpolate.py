@@ -7,6 +7,7 @@ if __name__ == "__main__":  # first: it prepares the process for Ctrl-C during t
 
     startup.begin()
 
+import dataclasses
 import itertools
 import time
 
@@ -14,10 +15,11 @@ import jax
 import numpy as np
 from PIL import Image
 
-from sample import console, contact_sheet
+from sample import console, contact_sheet, planned_model
 from sample.interpolation_options import InterpolationRequest, parse
 from sample.output_files import Outputs, write_latents
-from svdjax import pipeline
+from svdjax import chain
+from svdjax.kernels.choice import using
 from svdjax.media import video
 from svdjax.runtime import cli, compilation_cache
 
@@ -31,10 +33,20 @@ def run(request: InterpolationRequest) -> None:
     evaluations = pairs * len(settings.schedule(request.model.config.scheduler))
     size, where = f"{width}x{height}", f"{request.dtype}, {jax.devices()[0]}"
     print(f"{settings.num_frames} frames of {size}, {evaluations} UNet evaluations, {where}")
-    model = request.model.load(dtype=request.dtype, backward=request.backward)
+    model, plans = planned_model.load(
+        request.model,
+        request.dtype,
+        request.memory,
+        settings,
+        [(width, height)],
+        backward=request.backward,
+        method=request.method,
+        decode_chunk=request.decode_chunk,
+    )
+    plan = plans[width, height]
     with console.progress_bar("sampling" if pairs == 1 else f"sampling {pairs} clips", evaluations) as progress:
         clips = list(
-            pipeline.interpolate_pairs(
+            chain.interpolate_pairs(
                 model,
                 [image[None] for image in request.keyframes],
                 settings,
@@ -44,10 +56,12 @@ def run(request: InterpolationRequest) -> None:
                 progress=progress,
                 loop=request.loop,
                 keep_keyframes=request.keep_keyframes,
+                plan=plan,
             )
         )
-    movie = pipeline.join([clip.frames for clip in clips], loop=request.loop)[0]
-    write(request, movie, [np.asarray(clip.latents[0]) for clip in clips], started)
+    movie = chain.join([clip.frames for clip in clips], loop=request.loop)[0]
+    metadata = request.metadata | ({} if plan is None else plan.as_text())
+    write(dataclasses.replace(request, metadata=metadata), movie, [np.asarray(clip.latents[0]) for clip in clips], started)
 
 
 def write(request: InterpolationRequest, movie: np.ndarray, latents: list[np.ndarray], started: float) -> None:
@@ -85,13 +99,13 @@ def overview(request: InterpolationRequest, movie: np.ndarray) -> Image.Image:
     given = np.full_like(movie, 255)
     given[:: request.settings.num_frames - 1] = request.keyframes
     fades = [contact_sheet.cross_fade(*ends, request.settings.num_frames)[None] for ends in itertools.pairwise(keyframes)]
-    faded = pipeline.join(fades, loop=request.loop)[0]
+    faded = chain.join(fades, loop=request.loop)[0]
     return contact_sheet.render([("keyframes", given), ("svdjax", movie), ("cross-fade", faded)])
 
 
 def command(argv: list[str] | None) -> None:
     request = parse(argv)
-    with console.one_line_errors("nothing was written"):
+    with console.one_line_errors("nothing was written"), using(request.kernels):
         run(request)
 
 

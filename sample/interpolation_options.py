@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from sample import output_files, sampling_options
-from svdjax import pipeline
+from svdjax import chain
 from svdjax.errors import InputError
-from svdjax.loading import ModelSource, trained_kinds_of
 from svdjax.media import fit, images, output_plan
-from svdjax.runtime import cli, paths
+from svdjax.model_sources import ModelSource, trained_kinds_of
+from svdjax.runtime import cli, memory_option, paths
 from svdjax.runtime.dtypes import compute_dtype
 from svdjax.runtime.output_paths import check_new_file
 from svdjax.sampling import draws, generation, methods
@@ -37,6 +37,8 @@ class InterpolationRequest:
         rate: frames per second of the file.
         scale: whole number by which the video's frames are enlarged.
         noise: random draws to use instead of the seed's, or None.
+        memory: bytes of the device that the run may use; None without a limit.
+        kernels: see `svdjax.kernels.choice`.
         loop, keep_keyframes: see `svdjax.interpolate`.
     """
 
@@ -49,6 +51,8 @@ class InterpolationRequest:
     rate: Fraction
     decode_chunk: int | None
     dtype: str
+    memory: int | None
+    kernels: str
     noise: draws.Draws | None
     save_latents: Path | None
     sheet: Path | None
@@ -102,6 +106,7 @@ def parse(argv: list[str] | None) -> InterpolationRequest:
     """Parse and check the command line and read the keyframes, before the long work. Nothing is written."""
     args = parser().parse_args(argv)
     check_arguments(args)
+    memory_option.take_share(args.memory)
     source, model_note = sampling_options.find(args.model, args.method)
     check_backward(args, source)
     settings = sampling_options.sampling_settings(args, source, **sampling_options.recurrence_settings(args, source))
@@ -112,7 +117,7 @@ def parse(argv: list[str] | None) -> InterpolationRequest:
     rate = sampling_options.playback_rate(args, output.format)
     noise = None if args.noise is None else load_noise(args.noise, source, settings, size)
     keyframes = [fit.fit(image, size, args.fit) for image in loaded]
-    pipeline.check_chain(keyframes, args.method, args.loop, args.keep_keyframes, names=("--loop", "--keep-keyframes"))
+    chain.check_chain(keyframes, args.method, args.loop, args.keep_keyframes, names=("--loop", "--keep-keyframes"))
     fitted = [fit.describe_fit(Path(name).name, image.shape, size, args.fit) for name, image in zip(names, loaded, strict=True)]
     for note in filter(None, [model_note, *notes, source.transfer_note(args.backward), *fitted]):
         print(note)
@@ -126,6 +131,8 @@ def parse(argv: list[str] | None) -> InterpolationRequest:
         rate=rate,
         decode_chunk=args.decode_chunk,
         dtype=compute_dtype(args.dtype),
+        memory=memory_option.start(args.memory),
+        kernels=args.kernels,
         noise=noise,
         save_latents=args.save_latents,
         sheet=sheet,

@@ -9,10 +9,12 @@ from typing import Any
 from svdjax.config import SVDConfig
 from svdjax.embedded_model import DEFAULTS as EMBEDDED_DEFAULTS
 from svdjax.errors import InputError
-from svdjax.loading import ModelSource, find_model
+from svdjax.kernels import choice as kernels
+from svdjax.loading import find_model
 from svdjax.media import fit
 from svdjax.media.output_plan import check_fps
-from svdjax.runtime import cli, paths
+from svdjax.model_sources import ModelSource
+from svdjax.runtime import cli, memory_option, paths
 from svdjax.runtime.dtypes import DTYPES
 from svdjax.sampling.settings import FUSIONS, Settings
 
@@ -66,6 +68,8 @@ def add_sampling(p: cli.Parser, *, steps: int | None = None, evaluation: bool = 
         metavar="N",
         help=argparse.SUPPRESS if evaluation else "decode N frames at a time: less memory, but they change (default: all)",
     )
+    memory_option.add_memory(p)
+    kernels.add_kernels(p)
     p.add_argument("--dtype", choices=DTYPES, help="dtype to compute in (default: bfloat16; float32 on a CPU)")
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors; a test compar
     from svdjax.pipeline import interpolate as interpolate
     from svdjax.sampling.draws import Draws as Draws
     from svdjax.sampling.draws import draw as draw
-    from svdjax.sampling.sampler import Conditioning as Conditioning
+    from svdjax.sampling.prediction import Conditioning as Conditioning
     from svdjax.sampling.sampler import sample as sample
     from svdjax.sampling.settings import Settings as Settings
 
@@ -66,10 +66,8 @@ _PUBLIC = {  # the public names of each module
         "Draws",
         "draw",
     ),
-    "svdjax.sampling.sampler": (
-        "Conditioning",
-        "sample",
-    ),
+    "svdjax.sampling.prediction": ("Conditioning",),
+    "svdjax.sampling.sampler": ("sample",),
     "svdjax.sampling.settings": ("Settings",),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}

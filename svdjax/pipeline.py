@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jax import Array
 
+from svdjax.chain import check_pairs, interpolate_pairs, join
 from svdjax.errors import InputError
-from svdjax.media import keyframe_blend
 from svdjax.media.keyframes import pixels_of
 from svdjax.models.svd import SVD
-from svdjax.sampling.checks import check_draws, check_image, check_model, check_pair, check_progress, decode_chunk_of
+from svdjax.sampling.checks import check_image, check_model, decode_chunk_of
+from svdjax.sampling.clip_plan import ClipPlan, plan_for
+from svdjax.sampling.clip_programs import ClipWork
 from svdjax.sampling.draws import Draws
-from svdjax.sampling.generation import decode, latent_shape, sample_image, sample_pair
-from svdjax.sampling.methods import backward_of
+from svdjax.sampling.generation import decode, sample_image
 from svdjax.sampling.sampler import Progress
 from svdjax.sampling.settings import Settings
 
@@ -25,19 +23,6 @@ if TYPE_CHECKING:
     from svdjax.media.keyframes import Keyframe
 
 IMAGE_TO_VIDEO_STEPS = 25  # num_inference_steps of diffusers' StableVideoDiffusionPipeline
-
-
-@dataclass(frozen=True)
-class Clip:
-    """The result for one pair of keyframes, or for a batch of b pairs.
-
-    Attributes:
-        latents: the sampler's final latents, (b, f, h, w, c).
-        frames: uint8 (b, f, H, W, 3), both keyframes included.
-    """
-
-    latents: Array
-    frames: np.ndarray
 
 
 def interpolate(
@@ -49,6 +34,7 @@ def interpolate(
     progress: Progress | None = None,
     loop: bool = False,
     keep_keyframes: bool = False,
+    memory: float | None = None,
     **settings: Any,
 ) -> np.ndarray:
     """The video between two or more keyframes, all included.
@@ -64,6 +50,9 @@ def interpolate(
         progress: called at most 20 times per pair, with the UNet evaluations done so far and in total, over all pairs.
         loop: add the clip from the last keyframe to the first, without its last frame: the video can be repeated.
         keep_keyframes: show the keyframes themselves instead of their decoded latents, see `svdjax.media.keyframe_blend`.
+        memory: GiB of the device that the run may use, its networks included: parts that don't fit are done in more passes,
+            and a model loaded with `offload` is on the device only in parts. The frames are equal to rounding. Default: what
+            the device has; on a CPU, and for a model on several devices, there is no limit.
         **settings: fields of `Settings`. Default: the model's `num_frames`, then `model.defaults`, then those of `Settings`.
             Every pair has the draws of the same seed, so a batch gives the same frames as its pairs one by one.
 
@@ -73,24 +62,37 @@ def interpolate(
 
     Raises:
         InputError: fewer than two keyframes, an image of another dtype or shape, a setting out of its range, backward weights
-            that are missing or were trained for another method, or a loop whose last keyframe is its first.
+            that are missing or were trained for another method, a loop whose last keyframe is its first, or too little memory.
         FloatingPointError: latents that are not finite.
     """
     check_model(model)
     images, batched = _batches([f"keyframe {k + 1}" for k in range(len(keyframes))], keyframes)
+    given = settings_for(model, **settings)
+    check_pairs(model, images, given, method, draws, progress, loop, keep_keyframes)
     clips = interpolate_pairs(
         model,
         images,
-        settings_for(model, **settings),
+        given,
         method=method,
         draws=draws,
         decode_chunk=decode_chunk,
         progress=progress,
         loop=loop,
         keep_keyframes=keep_keyframes,
+        plan=_plan(model, images[0], given, method, decode_chunk_of(decode_chunk), memory),
     )
     frames = join([clip.frames for clip in clips], loop=loop)
     return frames if batched else frames[0]
+
+
+def _plan(
+    model: SVD, images: np.ndarray, settings: Settings, method: str, decode_chunk: int | None, memory: float | None
+) -> ClipPlan | None:
+    """The plan for a batch of clips, see `plan_for`; `images` (b, H, W, 3) are their first."""
+    b, height, width, _ = images.shape
+    size = width, height
+    work = ClipWork(model=model, size=size, settings=settings, method=method, batch=b, decode_chunk=decode_chunk)
+    return plan_for(work, memory)
 
 
 def _batches(names: Sequence[str], keyframes: Sequence[Keyframe]) -> tuple[list[np.ndarray], bool]:
@@ -108,107 +110,6 @@ def settings_for(model: SVD, **settings: Any) -> Settings:
     return Settings(**{"num_frames": model.config.unet.num_frames, **model.defaults, **settings})
 
 
-def interpolate_pairs(
-    model: SVD,
-    keyframes: Sequence[np.ndarray],
-    settings: Settings,
-    *,
-    method: str = "dual",
-    draws: Draws | None = None,
-    decode_chunk: int | None = None,
-    progress: Progress | None = None,
-    loop: bool = False,
-    keep_keyframes: bool = False,
-) -> Iterator[Clip]:
-    """Generate the clips between neighbouring keyframes, one after the other.
-
-    Args:
-        keyframes: at least two batches (b, H, W, 3) of one shape.
-        model, settings, method, draws, decode_chunk, progress, loop, keep_keyframes: see `interpolate`.
-
-    Yields:
-        The clip of each pair of neighbours, as soon as it is decoded; with `loop`, last that from the last keyframe to the
-        first.
-
-    Raises:
-        InputError, FloatingPointError: see `interpolate`; `InputError` before the first clip is made.
-    """
-    if len(keyframes) < 2:
-        raise InputError(f"{len(keyframes)} keyframe{'s' * (len(keyframes) != 1)} given, expected at least two")
-    names = [f"keyframe {k + 1}" for k in range(len(keyframes))]
-    for (name, image), (next_name, next_image) in itertools.pairwise(zip(names, keyframes, strict=True)):
-        check_pair(model, image, next_image, (name, next_name))
-    check_chain(keyframes, method, loop, keep_keyframes)
-    backward_of(method, model.backward)
-    check_progress(progress)
-    b, height, width, _ = keyframes[0].shape
-    recurrences = settings.schedule(model.config.scheduler).recurrences
-    check_draws(draws, b, (height, width, 3), latent_shape(model.config, settings, (height, width)), recurrences)
-    pairs = list(itertools.pairwise([*keyframes, keyframes[0]] if loop else keyframes))
-    chunk = decode_chunk_of(decode_chunk)
-    clips = _interpolate_pairs(model, pairs, settings, method, draws, chunk, progress)
-    if not keep_keyframes:
-        return clips
-    return (
-        Clip(clip.latents, keyframe_blend.keep_keyframes(clip.frames, *pair)) for clip, pair in zip(clips, pairs, strict=True)
-    )
-
-
-def check_chain(
-    keyframes: Sequence[np.ndarray],
-    method: str,
-    loop: bool,
-    keep_keyframes: bool,
-    names: tuple[str, str] = ("loop", "keep_keyframes"),
-) -> None:
-    """Refuse a loop that ends with its first keyframe, and kept keyframes with a method that doesn't lead to the last.
-
-    Args:
-        keyframes: in time order.
-        method, loop, keep_keyframes: see `interpolate`.
-        names: names of the two options in messages.
-
-    Raises:
-        InputError: see above.
-    """
-    if loop and np.array_equal(keyframes[0], keyframes[-1]):
-        raise InputError(f"{names[0]}: the last keyframe equals the first; leave it out: the loop returns to the first")
-    if keep_keyframes and method == "forward":
-        raise InputError(f"{names[1]}: method forward doesn't lead to the last keyframe, expected another method")
-
-
-def _interpolate_pairs(
-    model: SVD,
-    pairs: Sequence[tuple[np.ndarray, np.ndarray]],
-    settings: Settings,
-    method: str,
-    draws: Draws | None,
-    decode_chunk: int | None,
-    progress: Progress | None,
-) -> Iterator[Clip]:
-    for number, (first, last) in enumerate(pairs):
-        # over all pairs, for the remaining time of a progress bar
-        overall = None if progress is None else _offset(progress, number, len(pairs))
-        latents = sample_pair(model, first, last, settings, method=method, draws=draws, progress=overall)
-        yield Clip(latents, decode(model, latents, decode_chunk))
-
-
-def _offset(progress: Progress, number: int, count: int) -> Progress:
-    """The callback for run `number`, from 0, of `count` equal runs; it reports progress over all of them."""
-    return lambda done, total: progress(number * total + done, count * total)
-
-
-def join(clips: Sequence[np.ndarray], *, loop: bool = False) -> np.ndarray:
-    """Join consecutive clips (b, f, H, W, 3): the last frame of a clip is the first frame of the next, and is kept once.
-
-    Args:
-        clips: in time order.
-        loop: whether the last frame of the last clip is the first frame of the first.
-    """
-    joined = np.concatenate([clip if number == 0 else clip[:, 1:] for number, clip in enumerate(clips)], axis=1)
-    return joined[:, :-1] if loop else joined
-
-
 def animate(
     model: SVD,
     image: Keyframe,
@@ -216,6 +117,7 @@ def animate(
     decode_chunk: int | None = None,
     draws: Draws | None = None,
     progress: Progress | None = None,
+    memory: float | None = None,
     **settings: Any,
 ) -> np.ndarray:
     """The video that starts with an image: SVD's own image-to-video, only the forward direction.
@@ -224,7 +126,7 @@ def animate(
         model: from `svdjax.load`; backward weights are not used.
         image: an array uint8 (H, W, 3), a Pillow image or the path of an image file, or a batch (b, H, W, 3); sizes as for
             `interpolate`.
-        decode_chunk, draws, progress: as for `interpolate`.
+        decode_chunk, draws, progress, memory: as for `interpolate`.
         **settings: fields of `Settings`; the default of `num_frames` is the model's, that of `steps` is 25. Guidance
             increases from its smallest scale at the first frame to its largest at the last, for any `fusion`.
 
@@ -232,7 +134,7 @@ def animate(
         uint8 (f, H, W, 3), or (b, f, H, W, 3) for a batch.
 
     Raises:
-        InputError: an image of another dtype or shape, a setting out of its range.
+        InputError: an image of another dtype or shape, a setting out of its range, too little memory.
         FloatingPointError: latents that are not finite.
     """
     check_model(model)
@@ -241,5 +143,8 @@ def animate(
     (images,), batched = _batches(["image"], [image])
     check_image(model, "image", images)
     chunk = decode_chunk_of(decode_chunk)
-    frames = decode(model, sample_image(model, images, given, draws=draws, progress=progress), chunk)
+    plan = _plan(model, images, given, "forward", chunk, memory)
+    frames = decode(
+        model, sample_image(model, images, given, draws=draws, progress=progress, plan=plan), chunk, plan and plan.decode
+    )
     return frames if batched else frames[0]

@@ -7,6 +7,7 @@ if __name__ == "__main__":  # first: it prepares the process for Ctrl-C during t
 
     startup.begin()
 
+import contextlib
 import dataclasses
 import functools
 from pathlib import Path
@@ -21,16 +22,20 @@ from svdjax.checkpoints import checkpoint, delta
 from svdjax.checkpoints.orbax_trees import Shardings
 from svdjax.data.clip_order import Order
 from svdjax.data.sources import fingerprint
+from svdjax.devices import budget
 from svdjax.devices.device_memory import out_of_memory_in_one_line
 from svdjax.errors import InputError
 from svdjax.models.backward import QUERIES, VALUES
+from svdjax.models.clip import CLIPVision
 from svdjax.models.initialize import abstract
-from svdjax.models.svd import leaves
+from svdjax.models.svd import SVD, leaves
 from svdjax.models.unet import UNet
+from svdjax.models.vae import VAE
 from svdjax.parallel import cluster, sharding
-from svdjax.parallel.main_process import leave, say
-from svdjax.runtime import cli
+from svdjax.parallel.main_process import leave, on_main, say
+from svdjax.runtime import cli, memory_option
 from svdjax.sampling import generation
+from svdjax.sampling.clip_plan import ClipPlan
 from svdjax.sampling.settings import Settings
 from train.batches.cached_batches import cached_batches
 from train.batches.loader import Loader
@@ -38,14 +43,16 @@ from train.options import backward
 from train.options.backward import BackwardOptions
 from train.run import session, validation
 from train.run.session import Setup, Work
+from train.steps.encoders import where_for
 from train.steps.finetuning import Finetuning
 from train.steps.settings import FinetuningSettings
 from train.steps.state import State
+from train.steps.train_plan import TrainWork, plan_training
 
 
 def train(options: BackwardOptions) -> None:
     """Start a fine-tune, or continue it."""
-    session.start_process(options, options.model)
+    session.start_process(options, options.model, options.memory)
     options = dataclasses.replace(options, model=loading.checkpoint_folder(options.model))
     info = checkpoint.read_info(options.model)
     unet = leaves(abstract(UNet, info.config.unet, jnp.float32))
@@ -67,10 +74,36 @@ def identity(options: BackwardOptions, info: checkpoint.Info, setup: Setup) -> d
 
 
 def build(options: BackwardOptions, info: checkpoint.Info, setup: Setup, order: Order) -> Work:
-    """Load the model and make the step."""
-    where = sharding.shardings(setup.devices)
+    """Plan the step if there is a limit on memory, load the model, and make the step."""
+    work = work_of(options, info, setup)
+    limit = on_main(lambda: budget.budget_bytes(options.memory, memory_option.OPTION))
+    plan, step = None, None
+    if limit is not None:
+        say(f"compiling the step, to plan it within {limit / budget.GIB:.1f} GiB")
+        plan, step = plan_training(work, limit)
+        for line in plan.describe():
+            say(line)
+    step = step or work.step(options.accumulate, offload=False)
+    where = where_for(setup.devices, cached=work.cached, offload=step.offload)
     model = checkpoint.load(options.model, dtype=setup.dtype, shardings=where)
-    base, start = starting_tensors(options, where)
+    base, start = starting_tensors(options, sharding.shardings(setup.devices))
+    step.load(model, start)
+    base = step.whole(base)
+    networks = (model.image_encoder, model.vae)
+    if options.cache_latents is None:
+        batches = functools.partial(Loader, order, setup.batch_size, step.rows, workers=options.workers)
+    else:
+        batches = functools.partial(cached_batches, options.cache_latents, info, networks, setup, order, step.rows)
+    validate = None
+    if options.validate_every:
+        generate = functools.partial(generate_between, options, step, networks, None if plan is None else plan.validation)
+        held_out = setup.sources.held_out[0]
+        validate = validation.clip_writer(options.out / "validation", held_out, setup.data, Settings().fps, generate)
+    return Work(step, batches, functools.partial(export, options, info, step, base), validate)
+
+
+def work_of(options: BackwardOptions, info: checkpoint.Info, setup: Setup) -> TrainWork:
+    """The fine-tune, without its data."""
     settings = FinetuningSettings(
         batch_size=setup.batch_size,
         num_frames=setup.data.num_frames,
@@ -81,18 +114,19 @@ def build(options: BackwardOptions, info: checkpoint.Info, setup: Setup, order: 
         rotation=not options.no_rotation,
         remat=not options.no_remat,
     )
-    step = Finetuning(model, setup.devices, settings, start)
-    if options.cache_latents is None:
-        batches = functools.partial(Loader, order, setup.batch_size, step.rows, workers=options.workers)
-    else:
-        encoders = (model.image_encoder, model.vae)
-        batches = functools.partial(cached_batches, options.cache_latents, info, encoders, setup, order, step.rows)
-    validate = None
-    if options.validate_every:
-        generate = functools.partial(generate_between, options, step)
-        held_out = setup.sources.held_out[0]
-        validate = validation.clip_writer(options.out / "validation", held_out, setup.data, Settings().fps, generate)
-    return Work(step, batches, functools.partial(export, options, info, step, base), validate)
+    return TrainWork(
+        config=info.config,
+        settings=settings,
+        dtype=setup.dtype,
+        mesh=setup.devices,
+        cached=options.cache_latents is not None,
+        validation=validation_settings(options, setup.data.num_frames) if options.validate_every else None,
+    )
+
+
+def validation_settings(options: BackwardOptions, num_frames: int) -> Settings:
+    """Settings of the sampler for validation clips."""
+    return Settings(num_frames=num_frames, steps=options.validate_steps, seed=options.seed)
 
 
 def starting_tensors(options: BackwardOptions, where: Shardings) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -111,23 +145,44 @@ def starting_tensors(options: BackwardOptions, where: Shardings) -> tuple[dict[s
     return base, start
 
 
-def generate_between(options: BackwardOptions, step: Finetuning, state: State, truth: np.ndarray) -> np.ndarray:
-    """A validation clip, generated between the first and last frame of a held-out clip; both uint8 (f, H, W, 3)."""
-    settings = Settings(num_frames=len(truth), steps=options.validate_steps, seed=options.seed)
+def generate_between(
+    options: BackwardOptions,
+    step: Finetuning,
+    encoders: tuple[CLIPVision, VAE],
+    plan: ClipPlan | None,
+    state: State,
+    truth: np.ndarray,
+) -> np.ndarray:
+    """A validation clip, generated between the first and last frame of a held-out clip; both uint8 (f, H, W, 3).
+
+    Args:
+        options: the command line.
+        step: the step, with the UNet.
+        encoders: image encoder and VAE, with its decoder.
+        plan: how to generate it; the networks then wait in host memory.
+        state: with the trained tensors.
+        truth: the held-out clip.
+    """
+    image_encoder, vae = encoders
+    settings = validation_settings(options, len(truth))
     method = "no-rotation" if options.no_rotation else "dual"
-    tensors = {**step.carried, **state.trained}
-    cast = {name: value.astype(step.model.unet.dtype) for name, value in tensors.items()}
-    model = dataclasses.replace(step.model, backward=cast)
-    return generation.decode(model, generation.sample_pair(model, truth[:1], truth[-1:], settings, method=method))[0]
+    tensors = step.tensors(state) if plan is None else step.whole(step.tensors(state))
+    with contextlib.nullcontext(step.unet) if plan is None else step.unet_in_host_memory() as unet:
+        cast: dict[str, Any] = {name: value.astype(unet.dtype) for name, value in tensors.items()}
+        model = SVD(config=step.config, unet=unet, vae=vae, image_encoder=image_encoder, backward=cast)
+        latents = generation.sample_pair(model, truth[:1], truth[-1:], settings, method=method, plan=plan)
+        return generation.decode(model, latents, plan=None if plan is None else plan.decode)[0]
 
 
-def export(options: BackwardOptions, info: checkpoint.Info, step: Finetuning, base: dict[str, Array], state: State) -> None:
+def export(
+    options: BackwardOptions, info: checkpoint.Info, step: Finetuning, base: dict[str, np.ndarray], state: State
+) -> None:
     """Write `OUT/backward`, which `sample.interpolate --backward` and `convert.flax_to_svd --backward` read."""
-    values, base_values = (step.whole(tensors) for tensors in ({**step.carried, **state.trained}, base))
+    values = step.whole(step.tensors(state))
     out: Path = options.out / "backward"
     if cluster.is_main():
         facts = {"steps": int(state.step), "sources": info.sources, "how": dataclasses.asdict(step.settings)}
-        delta.save_backward(out, values, base_values, facts, dtype=options.export_dtype, overwrite=True)
+        delta.save_backward(out, values, base, facts, dtype=options.export_dtype, overwrite=True)
     say(f"wrote {out} after step {int(state.step)}; loss curve in {options.out / 'loss.png'}")
 
 

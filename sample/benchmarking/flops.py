@@ -9,6 +9,8 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
+from svdjax.kernels.choice import XLA, using
+
 # Primitives that run the jaxprs in their parameters once. The backward pass of `custom_vjp_call` is a function, not a jaxpr,
 # and counts only in a traced gradient.
 _CALLS = frozenset(
@@ -33,13 +35,19 @@ def count(fn: Callable[..., Any], *args: Any) -> int:
     `FlopCounterMode`. Nothing else (norms, activations, softmax) is counted.
 
     Args:
-        fn: anything that JAX can trace; it is neither compiled nor run.
+        fn: anything that JAX can trace; it is neither compiled nor run. Pallas kernels count as what XLA would compute.
         args: arrays or `jax.ShapeDtypeStruct`s.
 
     Raises:
         ValueError: products in a loop of unknown length, or an opaque kernel.
     """
-    return _count(jax.make_jaxpr(fn)(*args).jaxpr)
+    with using(XLA):
+        return count_traced(jax.make_jaxpr(fn)(*args))
+
+
+def count_traced(program: ClosedJaxpr) -> int:
+    """The floating-point operations of a traced program; see `count`."""
+    return _count(program.jaxpr)
 
 
 def _count(jaxpr: Jaxpr) -> int:

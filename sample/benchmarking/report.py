@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from sample.benchmarking import collectives
 from sample.benchmarking.results import Comparison, Measurements, ProgramResult, ProgramTiming, Setup, Timings, TrainingSetup
+from sample.planning import collectives
+from sample.planning.plan import Plan
+from sample.planning.table import rates
+from sample.planning.table import table as table_of_programs
+from svdjax.kernels.choice import XLA
 
 Rows = list[tuple[str, str]]  # label, value with details
 
@@ -24,21 +28,32 @@ def table(setup: Setup, measured: Measurements) -> str:
         rows.append(_share(setup, measured))
     if measured.comparison is not None:
         rows += _comparison(measured.comparison)
-    width = max(len(label) for label, _ in rows)
-    lines = [f"{label:<{width}}  {text}".rstrip() for label, text in rows]
+    lines = _aligned(rows)
     if measured.traffic is not None:
         lines += ["", "communication of a training step, as compiled for this device:", collectives.table(measured.traffic)]
     return "\n".join([*lines, "", f"to repeat: {setup.command}"])
 
 
+def plan_table(setup: Setup, plan: Plan) -> str:
+    """The report of programs that were compiled for another device."""
+    rows = _heading(setup) + (_SAMPLING if plan.training is None else _training(plan.training)) + rates(plan)
+    return "\n".join([*_aligned(rows), "", table_of_programs(plan), "", f"to repeat: {setup.command}"])
+
+
+def _aligned(rows: Rows) -> list[str]:
+    width = max(len(label) for label, _ in rows)
+    return [f"{label:<{width}}  {text}".rstrip() for label, text in rows]
+
+
 def _heading(setup: Setup) -> Rows:
     f, h, w, c = setup.latent_shape
     parameters = f"{setup.unet_parameters / 1e6:,.1f} M parameters"
+    kernels = "" if setup.kernels == XLA else f", {setup.kernels} kernels"
     return [
         ("date", setup.date),
         ("device", setup.device),
         ("versions", ", ".join(f"{name} {version}" for name, version in setup.versions.items())),
-        ("model", f"{setup.model}: UNet of {parameters}, random weights, {setup.dtype}"),
+        ("model", f"{setup.model}: UNet of {parameters}, random weights, {setup.dtype}{kernels}"),
         ("clip", f"{f} frames of {setup.width}x{setup.height}, latents {h}x{w}x{c}"),
     ]
 

@@ -8,7 +8,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
-from sample.benchmarking.collectives import Traffic
+from sample.planning.collectives import Traffic
 
 
 @dataclass(frozen=True)
@@ -186,6 +186,7 @@ class Setup:
     num_frames: int
     latent_shape: list[int]
     dtype: str
+    kernels: str
     compile_only: bool
 
     def to_json(self) -> dict[str, Any]:

@@ -156,13 +156,10 @@ def random_weights(config: Mapping[str, Any], dtype: torch.dtype) -> tuple[Weigh
     return forward, {name: forward[name].clone() for name in tuned}
 
 
-def random_step(
-    config: Mapping[str, Any], latent_shape: tuple[int, int, int, int], dtype: torch.dtype
-) -> tuple[OfficialStep, StepInputs]:
-    """A step with random values, to measure memory; `latent_shape` is (f, h, w, c)."""
-    forward, tuned = random_weights(config, dtype)
+def random_inputs(config: Mapping[str, Any], latent_shape: tuple[int, int, int, int], dtype: torch.dtype) -> StepInputs:
+    """Random inputs of a step; `latent_shape` is (f, h, w, c)."""
     f, h, w, c = latent_shape
-    inputs = StepInputs(
+    return StepInputs(
         latents=torch.randn(1, f, c, h, w),
         image_latents=torch.randn(2, 1, c, h, w),
         image_embeds=torch.randn(2, 1, 1, config["cross_attention_dim"][0], dtype=dtype),
@@ -172,7 +169,13 @@ def random_step(
         sigma=1.0,
         sigma_next=0.5,
     )
-    return OfficialStep(config, forward, tuned), inputs
+
+
+def random_step(
+    config: Mapping[str, Any], latent_shape: tuple[int, int, int, int], dtype: torch.dtype
+) -> tuple[OfficialStep, StepInputs]:
+    """A step with random values, to measure memory; `latent_shape` is (f, h, w, c)."""
+    return OfficialStep(config, *random_weights(config, dtype)), random_inputs(config, latent_shape, dtype)
 
 
 def main() -> None:

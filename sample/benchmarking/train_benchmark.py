@@ -2,16 +2,54 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import jax
 
-from sample.benchmarking import collectives, flops, timing, train_versus_diffusers, train_workload
-from sample.benchmarking.options import BenchmarkOptions, TrainingOptions
+from sample.benchmarking import flops, timing, train_versus_diffusers, train_workload
+from sample.benchmarking.options import BenchmarkOptions
 from sample.benchmarking.results import Measurements, ProgramResult, TrainingSetup
 from sample.benchmarking.timing import progress
+from sample.benchmarking.train_workload import TrainWorkload
+from sample.benchmarking.training_options import TrainingOptions
+from sample.planning import collectives, compiling
+from sample.planning.options import TargetOptions
+from sample.planning.plan import Plan, plan_program
+from sample.planning.targets import card as card_of
+from svdjax.devices.budget import GIB
+from svdjax.devices.target import NVIDIA_GPU, made_for
+from svdjax.memory.programs import Program
 from svdjax.parallel import mesh
 from train.steps.settings import FinetuningSettings
+from train.steps.train_plan import make_plan
+
+
+def plan_training(options: BenchmarkOptions, training: TrainingOptions, target: TargetOptions) -> Plan:
+    """Compile a training step for a card that need not be here.
+
+    Raises:
+        InputError: the extra is missing, or a step doesn't fit in the memory of the options.
+    """
+    card = card_of(target.name)
+    sizes = training.mesh or {"data": 1}
+    devices = compiling.devices_of(card, math.prod(sizes.values()))
+    grid = mesh.make_mesh(sizes, devices)
+    mesh.check_batch(training.batch_size, 1, grid)
+    settings = _settings(options, training)
+    workload = train_workload.make(options.config, settings, options.dtype, grid, allocate=False)
+    whole = None
+    with made_for(NVIDIA_GPU):
+        if target.memory is not None:
+            compile_program = compiling.compiler_for(card, devices)
+            budget = int(target.memory * GIB)
+            whole = make_plan(options.config, settings, options.dtype, budget, grid, compile=compile_program)
+        jit = {"donate_argnums": 0, "keep_unused": True, **workload.jit_options()}
+    program = Program(name="train_step", fn=workload.update, args=workload.arguments, jit=jit)
+    compiling.announce(program, card)
+    planned = plan_program(program, card, devices, target.hlo, grid)
+    plan = Plan(card=card, programs=[planned], training=_setup(workload, training))
+    return plan if whole is None else dataclasses.replace(plan, phases=whole.phases, description=whole.describe())
 
 
 def measure_training(options: BenchmarkOptions, training: TrainingOptions) -> Measurements:
@@ -19,12 +57,8 @@ def measure_training(options: BenchmarkOptions, training: TrainingOptions) -> Me
     sizes = training.mesh or {"data": 1}
     devices = mesh.make_mesh(sizes, jax.devices()[: math.prod(sizes.values())])
     mesh.check_batch(training.batch_size, 1, devices)
-    settings = FinetuningSettings(
-        batch_size=training.batch_size, num_frames=options.num_frames, size=options.size, remat=training.remat
-    )
     run = not options.compile_only
-    workload = train_workload.make(options.config, settings, options.dtype, devices, allocate=run)
-    state, *_ = workload.arguments
+    workload = train_workload.make(options.config, _settings(options, training), options.dtype, devices, allocate=run)
     progress("counting operations")
     operations = flops.count(workload.update, *workload.arguments)
     progress("compiling the training step" + (" twice: without a cache, then from a warm cache" if run else ""))
@@ -43,12 +77,23 @@ def measure_training(options: BenchmarkOptions, training: TrainingOptions) -> Me
     return Measurements(
         programs=[step],
         matmul=timing.matmul_limit(options.dtype) if run else None,
-        training=TrainingSetup(
-            mesh=dict(devices.shape),
-            batch_size=training.batch_size,
-            remat=training.remat,
-            trained_parameters=sum(x.size for x in state.trained.values()),
-        ),
+        training=_setup(workload, training),
         traffic=collectives.traffic(program.compiled, devices) if devices.size > 1 else None,
         comparison=comparison,
+    )
+
+
+def _settings(options: BenchmarkOptions, training: TrainingOptions) -> FinetuningSettings:
+    return FinetuningSettings(
+        batch_size=training.batch_size, num_frames=options.num_frames, size=options.size, remat=training.remat
+    )
+
+
+def _setup(workload: TrainWorkload, training: TrainingOptions) -> TrainingSetup:
+    state, *_ = workload.arguments
+    return TrainingSetup(
+        mesh=dict(workload.mesh.shape),
+        batch_size=training.batch_size,
+        remat=training.remat,
+        trained_parameters=sum(x.size for x in state.trained.values()),
     )

@@ -20,7 +20,7 @@ from svdjax.models.svd import fill, leaves
 from svdjax.models.unet import UNet
 from svdjax.models.vae import VAE
 from svdjax.sampling import edm
-from svdjax.sampling.sampler import Conditioning, Guide, predict_v
+from svdjax.sampling.prediction import Conditioning, Guide, predict_v
 from svdjax.sampling.settings import Settings
 
 # A step in the middle of the schedule, where the latents and the prediction both matter to the result.

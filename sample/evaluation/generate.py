@@ -14,17 +14,19 @@ import numpy as np
 from jax import Array
 from tqdm import tqdm
 
-from sample import contact_sheet
+from sample import contact_sheet, planned_model
 from sample.evaluation import clip_folders, run_folder
 from sample.evaluation.clip_folders import TRUTH
 from sample.evaluation.keyframe_pairs import Pair
 from sample.evaluation.options import CROSS_FADE, RECONSTRUCTION, EvaluationRequest
 from sample.evaluation.run_folder import read_clip
-from svdjax.models.svd import SVD
+from svdjax.models.svd import ENCODER, SVD, part_on_device
 from svdjax.models.vae import VAE
 from svdjax.sampling import generation
+from svdjax.sampling.clip_plan import ClipPlan
 from svdjax.sampling.conditioning import to_signed_unit
 from svdjax.sampling.draws import draw
+from svdjax.sampling.staged_decode import DecodePlan
 
 Maker = Callable[[Sequence[Pair]], Iterable[np.ndarray]]  # a batch of pairs -> a clip for each, uint8 (f, H, W, 3)
 
@@ -78,10 +80,23 @@ def _clip_maker(request: EvaluationRequest, method: str) -> Maker:
         return lambda pairs: (pair.read() for pair in pairs)
     if method == CROSS_FADE:
         return lambda pairs: (_cross_fade(request, pair) for pair in pairs)
-    model = request.models[method].load(request.dtype)
+    chosen = request.models[method]
     if method == RECONSTRUCTION:
-        return lambda pairs: (reconstruct(model, read_clip(request, TRUTH, pair)) for pair in pairs)
-    return functools.partial(_sample, request, method, model)
+        model, plan = planned_model.load_for_decoding(
+            chosen.source, request.dtype, request.memory, request.settings, request.size
+        )
+        return lambda pairs: (reconstruct(model, read_clip(request, TRUTH, pair), plan) for pair in pairs)
+    model, plans = planned_model.load(
+        chosen.source,
+        request.dtype,
+        request.memory,
+        request.settings,
+        [request.size],
+        backward=chosen.backward,
+        method=method,
+        batch=request.batch_size,
+    )
+    return functools.partial(_sample, request, method, model, plans[request.size])
 
 
 def _cross_fade(request: EvaluationRequest, pair: Pair) -> np.ndarray:
@@ -89,30 +104,33 @@ def _cross_fade(request: EvaluationRequest, pair: Pair) -> np.ndarray:
     return contact_sheet.cross_fade(first, last, request.settings.num_frames)
 
 
-def _sample(request: EvaluationRequest, method: str, model: SVD, pairs: Sequence[Pair]) -> np.ndarray:
+def _sample(request: EvaluationRequest, method: str, model: SVD, plan: ClipPlan | None, pairs: Sequence[Pair]) -> np.ndarray:
     first, last = np.stack([_keyframes(request, pair) for pair in pairs], 1)
     width, height = request.size
     seeds = [(request.settings.seed + int(pair.name)) % 2**32 for pair in pairs]
     draws = draw(seeds, (height, width, 3), generation.latent_shape(request.config, request.settings, (height, width)))
-    return generation.decode(model, generation.sample_pair(model, first, last, request.settings, method=method, draws=draws))
+    latents = generation.sample_pair(model, first, last, request.settings, method=method, draws=draws, plan=plan)
+    return generation.decode(model, latents, plan=plan and plan.decode)
 
 
 def _keyframes(request: EvaluationRequest, pair: Pair) -> np.ndarray:
     return clip_folders.read_keyframes(request.out / TRUTH / pair.name, request.shape)
 
 
-def reconstruct(model: SVD, clip: np.ndarray) -> np.ndarray:
+def reconstruct(model: SVD, clip: np.ndarray, plan: DecodePlan | None = None) -> np.ndarray:
     """Encode the frames of a clip one by one, as means of the latent distributions, and decode them together.
 
     Args:
         model: only its VAE is used.
         clip: uint8 (f, H, W, 3).
+        plan: how to decode within the device's memory.
 
     Returns:
         Frames, uint8 (f, H, W, 3).
     """
-    means = jnp.stack([_mean(model.vae, frame) for frame in clip])
-    return generation.decode(model, means[None] * model.config.vae.scaling_factor)[0]
+    vae = model.vae if plan is None else part_on_device(model.vae, ENCODER)
+    means = jnp.stack([_mean(vae, frame) for frame in clip])
+    return generation.decode(model, means[None] * model.config.vae.scaling_factor, plan=plan)[0]
 
 
 @jax.jit

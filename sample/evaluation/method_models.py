@@ -12,7 +12,8 @@ from svdjax.checkpoints.manifest import BACKWARD, has_format
 from svdjax.data.sources import fingerprint
 from svdjax.diffusers_layout.safetensors_reader import sha256
 from svdjax.errors import InputError
-from svdjax.loading import DiffusersFolder, ModelSource, find_model, trained_kinds_of
+from svdjax.loading import find_model
+from svdjax.model_sources import DiffusersFolder, ModelSource, trained_kinds_of
 from svdjax.models.backward import QUERIES
 from svdjax.models.svd import SVD
 from svdjax.sampling.methods import FINE_TUNED

@@ -17,7 +17,7 @@ from svdjax.data.sources import DataSettings, check_outside_data
 from svdjax.errors import InputError
 from svdjax.loading import find_model
 from svdjax.media import fit
-from svdjax.runtime import cli, paths
+from svdjax.runtime import cli, memory_option, paths
 from svdjax.runtime.dtypes import compute_dtype
 from svdjax.runtime.output_paths import check_parent, check_writable
 from svdjax.sampling import methods
@@ -44,6 +44,8 @@ class EvaluationRequest:
         batch_size: pairs sampled together.
         workers: processes that compute metrics.
         dtype: dtype of the computation.
+        memory: bytes of the device that the run may use; None without a limit.
+        kernels: see `svdjax.kernels.choice`.
         out: folder of the results.
     """
 
@@ -57,6 +59,8 @@ class EvaluationRequest:
     batch_size: int
     workers: int
     dtype: str
+    memory: int | None
+    kernels: str
     out: Path
 
     @property
@@ -119,6 +123,7 @@ def parse(argv: list[str] | None) -> EvaluationRequest:
     check_numbers(args, batch_size)
     check_clip_options(args, folder)
     names = parse_methods(args.methods)
+    memory_option.take_share(args.memory)
     check_packages()
     check_out(args.out, folder)
     models = {name: choose_model(name, args.model, args.backward) for name in names if name != CROSS_FADE}
@@ -139,6 +144,8 @@ def parse(argv: list[str] | None) -> EvaluationRequest:
         batch_size=batch_size,
         workers=args.workers,
         dtype=compute_dtype(args.dtype),
+        memory=memory_option.start(args.memory),
+        kernels=args.kernels,
         out=args.out,
     )
 

@@ -13,6 +13,7 @@ from sample.evaluation import clip_folders
 from sample.evaluation.keyframe_pairs import Pair, Pairs
 from sample.evaluation.options import RECONSTRUCTION, EvaluationRequest
 from svdjax.errors import InputError
+from svdjax.kernels.choice import XLA
 from svdjax.runtime.atomic import new_file
 from svdjax.runtime.output_paths import check_new_file
 
@@ -31,6 +32,7 @@ def identity(request: EvaluationRequest, method: str, pairs: Pairs) -> dict[str,
     if method != RECONSTRUCTION:
         settings = dataclasses.asdict(request.settings)
         facts["settings"] = settings | {"guidance": list(request.settings.guidance)}  # a list, as JSON returns it
+        facts |= {} if request.kernels == XLA else {"kernels": request.kernels}
     return facts
 
 

@@ -161,6 +161,8 @@ def restore(path: Path, unet_tree: Path, dtype: Any, sharding: Shardings | None 
     expected = {name: jax.ShapeDtypeStruct(value.shape, np.float32) for name, value in shapes.items()}
     base = restore_tree(unet_tree, expected, sharding, partial=True)
     difference = restore_tree(path / "delta", expected, sharding)
+    if any(isinstance(value, np.ndarray) for value in base.values()):  # they stay in host memory
+        return _sum(base, difference, jnp.dtype(dtype))
     shardings = {name: value.sharding for name, value in base.items()}
     return jax.jit(_sum, static_argnames=("dtype",), out_shardings=shardings)(base, difference, dtype=jnp.dtype(dtype))
 

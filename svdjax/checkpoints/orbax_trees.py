@@ -18,7 +18,12 @@ from jax import Array
 from svdjax.checkpoints.orbax_calls import orbax, reading, this_process_alone, utf8_path
 from svdjax.errors import InputError, one_line
 
-Shardings = Callable[[str, tuple[int, ...]], jax.sharding.Sharding]  # from the name and shape of a tensor
+# From the name and shape of a tensor; None: it stays in host memory, as a numpy array.
+Shardings = Callable[[str, tuple[int, ...]], jax.sharding.Sharding | None]
+
+
+def in_host_memory(name: str, shape: tuple[int, ...]) -> None:
+    """Shardings of a model whose tensors all stay in host memory."""
 
 
 def save_tree(path: Path, tree: Mapping[str, Any]) -> None:
@@ -79,7 +84,7 @@ def restore_tree(
     Args:
         path: its folder.
         expected: names and shapes, which must equal the tree's, and the dtypes to cast to.
-        sharding: maps the name and shape of an array to its sharding; default: all on the default device.
+        sharding: maps the name and shape of an array to its sharding, see `Shardings`; default: all on the default device.
         partial: whether the tree may hold other arrays, which are then not read.
 
     Raises:

@@ -9,12 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from svdjax.checkpoints import delta
 from svdjax.checkpoints.checkpoint import network_dtype
 from svdjax.checkpoints.manifest import BACKWARD, has_format
-from svdjax.checkpoints.orbax_trees import Shardings, restore_tree, tree_shapes
+from svdjax.checkpoints.orbax_trees import Shardings, in_host_memory, restore_tree, tree_shapes
 from svdjax.diffusers_layout.backward_weights import open_tuned, read_overlay
 from svdjax.diffusers_layout.importing import network_arrays
 from svdjax.diffusers_layout.model_folder import Model, name_tables
@@ -73,8 +72,11 @@ def _network(model: Model, name: str, rows: Mapping[str, TensorRow], dtype: Any,
     return fill(abstract(NETWORKS[name], getattr(model.config, name), used), placed)
 
 
-def _place(name: str, values: np.ndarray, shardings: Shardings | None) -> Array:
-    return jnp.asarray(values) if shardings is None else jax.device_put(values, shardings(name, values.shape))
+def _place(name: str, values: np.ndarray, shardings: Shardings | None) -> Any:
+    if shardings is None:
+        return jnp.asarray(values)
+    sharding = shardings(name, values.shape)
+    return values if sharding is None else jax.device_put(values, sharding)
 
 
 def _open_backward(
@@ -91,8 +93,8 @@ def _open_backward(
 
 def _add_differences(unet: Weights, rows: Mapping[str, TensorRow], tree: Path) -> dict[str, np.ndarray]:
     shapes = {leaf: jax.ShapeDtypeStruct(value.shape, np.float32) for leaf, value in tree_shapes(tree).items()}
-    differences = restore_tree(tree, shapes)
-    return {leaf: _read(unet, rows[leaf]) + np.asarray(difference) for leaf, difference in differences.items()}
+    differences = restore_tree(tree, shapes, in_host_memory)
+    return {leaf: _read(unet, rows[leaf]) + difference for leaf, difference in differences.items()}
 
 
 def _read(weights: Weights, row: TensorRow) -> np.ndarray:

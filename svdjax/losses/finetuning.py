@@ -28,7 +28,7 @@ from svdjax.models.unet import UNet
 from svdjax.models.vae import VAE
 from svdjax.sampling import edm
 from svdjax.sampling.conditioning import added_time_ids, embed_images, encode_keyframes, to_signed_unit
-from svdjax.sampling.sampler import reverse_time
+from svdjax.sampling.prediction import reverse_time
 
 TRAINED = ("to_v.kernel", "to_out.kernel")  # in every temporal self-attention; 32 tensors of SVD
 TRAINED_WITHOUT_ROTATION = TRAINED + QUERIES  # the paper's ablation, where the backward direction computes its own maps

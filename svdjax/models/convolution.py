@@ -127,13 +127,29 @@ class Conv(nnx.Conv):
         super().__init__(in_channels, out_channels, (size, size), strides=stride, padding=self.pads, **kw)
 
     # without the `out_sharding` of nnx: models do not depend on a mesh
-    def __call__(self, x: Array) -> Array:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """(..., h, w, c) -> (..., h', w', c')."""
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x: Array, residual: Array | None = None, weight: Array | None = None
+    ) -> Array:
+        """(..., h, w, c) -> (..., h', w', c').
+
+        Args:
+            x: the input.
+            residual: added to the result.
+            weight: factor of the bias, (1,), for an input that has been multiplied by it.
+        """
         kernel = self.kernel[...].astype(self.dtype)
+        bias = None if self.bias is None else _weighted(self.bias[...], weight, self.dtype)
         if self.kernel_size == (1, 1):
-            return dense(x, kernel[0, 0], None if self.bias is None else self.bias[...], self.dtype)
+            y = dense(x, kernel[0, 0], bias, self.dtype)
+            return y if residual is None else y + residual
         y = convolve(x.astype(self.dtype).reshape(-1, *x.shape[-3:]), kernel, self.stride, self.pads)
-        return self.add_bias(y.reshape(*x.shape[:-3], *y.shape[1:]))
+        return _finished(y, bias, residual).reshape(*x.shape[:-3], *y.shape[1:])
+
+    def of_parts(self, x: Array, skip: Array) -> Array:
+        """A 1x1 convolution of [x, skip] without joining their channels first: (..., h, w, c) twice -> (..., h, w, c')."""
+        kernel, c = self.kernel[...][0, 0], x.shape[-1]
+        bias = None if self.bias is None else self.bias[...]
+        return dense(x, kernel[:c], None, self.dtype) + dense(skip, kernel[c:], bias, self.dtype)
 
     def add_bias(self, y: Array) -> Array:
         """`y` plus the layer's bias, if it has one: (..., c') -> (..., c')."""
@@ -152,9 +168,19 @@ class TemporalConv(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(out_channels, param_dtype))
         self.dtype = dtype
 
-    def __call__(self, x: Array) -> Array:
-        """(b, f, h, w, c) -> (b, f, h, w, c'); frames outside the clip are zero."""
+    def __call__(self, x: Array, residual: Array | None = None, weight: Array | None = None) -> Array:
+        """(b, f, h, w, c) -> (b, f, h, w, c'); frames outside the clip are zero. For the arguments see `Conv`."""
         b, f, h, w, c = x.shape
         x = x.astype(self.dtype).reshape(b, f, h * w, c)
         y = convolve(x, self.kernel[...].astype(self.dtype)[:, None], 1, ((1, 1), (0, 0)))
-        return y.reshape(b, f, h, w, -1) + self.bias[...].astype(self.dtype)
+        return _finished(y, _weighted(self.bias[...], weight, self.dtype), residual).reshape(b, f, h, w, -1)
+
+
+def _weighted(bias: Array, weight: Array | None, dtype: Any) -> Array:
+    return bias.astype(dtype) if weight is None else bias.astype(dtype) * weight.astype(dtype)
+
+
+def _finished(y: Array, bias: Array | None, residual: Array | None) -> Array:
+    """A convolution's result plus bias and residual, in the convolution's own shape, in which cuDNN adds them."""
+    y = y if bias is None else y + bias
+    return y if residual is None else y + residual.reshape(y.shape)

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from svdjax.devices.target import target
 from svdjax.memory.precision import stats_dtype
 from svdjax.models.convolution import Conv, Pads, TemporalConv, convolve
 from svdjax.models.initialize import Keys
-from svdjax.models.layers import GroupNorm, Linear
+from svdjax.models.layers import GroupNorm, Linear, hidden
 
 
 class ResnetBlock(nnx.Module):
@@ -35,14 +36,33 @@ class ResnetBlock(nnx.Module):
         self.conv2 = conv(out_channels, out_channels, **kw)
         self.conv_shortcut = Conv(in_channels, out_channels, 1, **kw) if in_channels != out_channels else None
 
-    def __call__(self, x: Array, temb: Array | None = None) -> Array:
-        """x (b, f, h, w, c), temb (b, c_t) after its SiLU -> (b, f, h, w, c')."""
-        h = self.conv1(jax.nn.silu(self.norm1(x, self.axes)))
+    def __call__(self, x: Array, temb: Array | None = None, skip: Array | None = None, weight: Array | None = None) -> Array:
+        """The shortcut plus the convolutions' result, times `weight` if that is given.
+
+        Args:
+            x: (b, f, h, w, c).
+            temb: (b, c_t), after its SiLU.
+            skip: (b, f, h, w, c''), channels that follow those of x.
+            weight: (1,).
+
+        Returns:
+            (b, f, h, w, c').
+        """
+        h = self.conv1(jax.nn.silu(self.norm1(x, self.axes, skip=skip)))
+        offset = None
         if self.time_emb_proj is not None:
             assert temb is not None
-            h = h + self.time_emb_proj(temb)[:, None, None, None, :]
-        h = self.conv2(jax.nn.silu(self.norm2(h, self.axes)))
-        return h + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+            # hidden: cuDNN would add the embedding, repeated for every pixel; the norm adds it while it reads
+            h, offset = hidden(h), self.time_emb_proj(temb)[:, None, None, None, :]
+        h = jax.nn.silu(self.norm2(h, self.axes, offset))
+        if skip is not None and self.conv_shortcut is not None and target().nvidia:
+            shortcut = self.conv_shortcut.of_parts(x, skip)
+        else:
+            shortcut = x if skip is None else jnp.concatenate([x, skip], axis=-1)
+            shortcut = shortcut if self.conv_shortcut is None else self.conv_shortcut(shortcut)
+        if weight is not None:
+            h = h * weight
+        return self.conv2(h, shortcut, weight)
 
 
 class AlphaBlender(nnx.Module):
@@ -60,9 +80,16 @@ class AlphaBlender(nnx.Module):
 
     def __call__(self, spatial: Array, temporal: Array) -> Array:
         """(b, f, h, w, c) twice -> (b, f, h, w, c)."""
-        mix = self.mix_factor[...]
-        alpha = jax.nn.sigmoid(mix.astype(stats_dtype(mix.dtype))).astype(self.dtype)
+        alpha = self._alpha()
         return (1 - alpha) * spatial + alpha * temporal if self.switched else alpha * spatial + (1 - alpha) * temporal
+
+    def temporal_weight(self) -> Array:
+        """Weight of the temporal features, (1,)."""
+        return self._alpha() if self.switched else 1 - self._alpha()
+
+    def _alpha(self) -> Array:
+        mix = self.mix_factor[...]
+        return jax.nn.sigmoid(mix.astype(stats_dtype(mix.dtype))).astype(self.dtype)
 
 
 class SpatioTemporalResBlock(nnx.Module):
@@ -84,10 +111,11 @@ class SpatioTemporalResBlock(nnx.Module):
         )
         self.time_mixer = AlphaBlender(switched, **kw)
 
-    def __call__(self, x: Array, temb: Array | None = None) -> Array:
-        """x (b, f, h, w, c), temb (b, c_t) after its SiLU -> (b, f, h, w, c')."""
-        x = self.spatial_res_block(x, temb)
-        return self.time_mixer(x, self.temporal_res_block(x, temb))
+    def __call__(self, x: Array, temb: Array | None = None, skip: Array | None = None) -> Array:
+        """x (b, f, h, w, c), temb (b, c_t) after its SiLU -> (b, f, h, w, c'); the channels of `skip` follow those of x."""
+        x = self.spatial_res_block(x, temb, skip)
+        # The blend of x with x plus the temporal convolutions is x plus those, weighted.
+        return self.temporal_res_block(x, temb, weight=self.time_mixer.temporal_weight())
 
 
 class Downsample(nnx.Module):

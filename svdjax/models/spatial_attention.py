@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
+from jax.typing import DTypeLike
 
 from svdjax.devices.target import target
 from svdjax.memory.blocking import BLOCK_BYTES, map_blocks, recomputed_if_large
@@ -21,7 +22,7 @@ CPU_LOGIT_BYTES = 2**23
 def spatial_attention(q: Array, k: Array, v: Array) -> Array:
     """Self-attention within each of m images, with softmax in at least float32.
 
-    Uses cuDNN's fused kernel where it applies: NVIDIA GPU, 16 bit, at most 128 channels per head, a multiple of 8.
+    Uses `fused_attention` where it applies.
     Otherwise exact attention over blocks of images and queries, with logits of at most `BLOCK_BYTES` at a time.
 
     Args:
@@ -30,12 +31,20 @@ def spatial_attention(q: Array, k: Array, v: Array) -> Array:
     Returns:
         (m, s, n, c).
     """
-    channels = q.shape[-1]
-    device = target()
-    if device.nvidia and q.dtype in (jnp.bfloat16, jnp.float16) and channels <= 128 and channels % 8 == 0:
-        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-    limit = CPU_LOGIT_BYTES if device.is_cpu else BLOCK_BYTES
+    if has_fused_kernel(q.dtype, q.shape[-1]):
+        return fused_attention(q, k, v)
+    limit = CPU_LOGIT_BYTES if target().is_cpu else BLOCK_BYTES
     return blocked_attention(q, k, v, limit)
+
+
+def has_fused_kernel(dtype: DTypeLike, channels: int) -> bool:
+    """Whether `fused_attention` applies: NVIDIA GPU, 16 bit, at most 128 channels per head, a multiple of 8."""
+    return target().nvidia and dtype in (jnp.bfloat16, jnp.float16) and channels <= 128 and channels % 8 == 0
+
+
+def fused_attention(q: Array, k: Array, v: Array) -> Array:
+    """cuDNN's attention, which never stores the logits: (m, s, n, c) three times -> (m, s, n, c)."""
+    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
 
 
 def blocked_attention(q: Array, k: Array, v: Array, limit: int = BLOCK_BYTES) -> Array:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
 from svdjax.config import SVDConfig
+from svdjax.memory.precision import stats_dtype
+from svdjax.models.backward import VALUES, names_of_kinds
 from svdjax.models.clip import CLIPVision
-from svdjax.models.initialize import Model
+from svdjax.models.initialize import Model, abstract
 from svdjax.models.unet import UNet
 from svdjax.models.vae import VAE
 
+Tree = TypeVar("Tree")
+# Prefixes of the VAE's tensors that encoding and decoding use.
+ENCODER, DECODER = ("encoder.", "quant_conv."), ("decoder.",)
 NETWORKS = {"unet": UNet, "vae": VAE, "image_encoder": CLIPVision}  # attributes of both `SVD` and `SVDConfig`
 
 
@@ -73,3 +80,37 @@ def backward_unet(unet: UNet, params: Mapping[str, Array]) -> UNet:
         if name not in own:
             raise KeyError(f"{name} is not a tensor of the UNet")
     return fill(unet, own | dict(params))
+
+
+def on_device(tree: Tree) -> Tree:
+    """A copy of a pytree, such as a network, with all arrays on the default device; arrays that are there aren't copied.
+
+    A network that waits in host memory is on the device as long as the result is referenced. The arrays are committed to the
+    device, as those of the programs that `svdjax.memory.programs.compile_here` compiles.
+    """
+    return jax.device_put(tree, jnp.zeros(()).sharding)
+
+
+def part_on_device(vae: VAE, prefixes: tuple[str, ...]) -> VAE:
+    """A copy of a VAE with only the tensors on the device that start with `prefixes`; programs must use no other."""
+    return fill(vae, {name: on_device(x) if name.startswith(prefixes) else x for name, x in leaves(vae).items()})
+
+
+def abstract_model(config: SVDConfig, dtype: Any, kinds: Collection[str] | None = VALUES) -> SVD:
+    """Shapes of a model that is loaded with `dtype`.
+
+    Args:
+        config: shapes of the networks.
+        dtype: dtype of computation and parameters; the VAE has at least float32 if its configuration sets `force_upcast`.
+        kinds: kinds of its backward tensors, see `svdjax.models.backward`; None without.
+    """
+    dtype = jnp.dtype(dtype)
+    unet = abstract(UNet, config.unet, dtype)
+    tensors = leaves(unet)
+    return SVD(
+        config=config,
+        unet=unet,
+        vae=abstract(VAE, config.vae, stats_dtype(dtype) if config.vae.force_upcast else dtype),
+        image_encoder=abstract(CLIPVision, config.image_encoder, dtype),
+        backward=None if kinds is None else {name: tensors[name] for name in names_of_kinds(tensors, kinds)},
+    )

@@ -6,7 +6,7 @@ UNet's layer, with a lock-step call for both directions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import jax
@@ -17,6 +17,7 @@ from jax import Array, lax
 from svdjax.memory.precision import stats_dtype
 from svdjax.models.backward import Backward
 from svdjax.models.layers import Linear, dense
+from svdjax.models.spatial_attention import fused_attention, has_fused_kernel
 
 
 def rotate_maps(maps: Array) -> Array:
@@ -131,7 +132,7 @@ class TemporalAttention(nnx.Module):
         return _maps_by_frame(self._heads("to_q", x, tuned), self._heads("to_k", x, tuned))
 
     def __call__(self, x: Array, maps: Array | None = None, tuned: Mapping[str, Array] | None = None) -> tuple[Array, Array]:
-        """Attention in one direction.
+        """Attention in one direction, with its maps.
 
         Args:
             x: (b, f, s, c).
@@ -151,6 +152,42 @@ class TemporalAttention(nnx.Module):
             raise ValueError(f"attn_maps[{self.path!r}] has shape {maps.shape}, expected {(b * s, self.heads, f, f)}")
         out = _apply_by_frame(weights, self._heads("to_v", x, tuned)[None])
         return self._project("to_out", out.reshape(x.shape), tuned), _by_pixel(weights)
+
+    def has_kernel(self) -> bool:
+        """Whether the device has a fused kernel for this layer, which computes no maps: see `by_kernel`."""
+        return has_fused_kernel(cast(Any, self.to_v.dtype), self.to_v.out_features // self.heads)
+
+    def by_kernel(self, clips: Sequence[Array], backward: Backward | None) -> Array:
+        """The outputs of `self(x)` or `self.lockstep(x, backward)`, by a fused kernel.
+
+        The kernel takes the frames of a pixel next to each other, so the layer runs on (b, s, f, c). The transposes are part
+        of the operations before and after it.
+
+        Args:
+            clips: x; with `backward` its forward half and its backward half: (b, f, s, c) each.
+            backward: see `lockstep`; None for one direction.
+
+        Returns:
+            (b, f, s, c) or (2*b, f, s, c).
+        """
+        fwd = clips[0]
+        out = self._fused(fwd, fwd, {}, {})
+        if backward is None:
+            return out
+        if backward.takes_maps(self.path):
+            out_b = jnp.flip(self._fused(fwd, jnp.flip(clips[1], 1), {}, backward.params), 1)
+        else:
+            out_b = self._fused(clips[1], clips[1], backward.params, backward.params)
+        return jnp.concatenate([out, out_b])
+
+    def _fused(self, x: Array, y: Array, tuned: Mapping[str, Array], tuned_values: Mapping[str, Array]) -> Array:
+        """The output for queries and keys of `x`, with tensors `tuned`, and values of `y`, with tensors `tuned_values`."""
+        b, f, s, c = x.shape
+        projections = (("to_q", x, tuned), ("to_k", x, tuned), ("to_v", y, tuned_values))
+        q, k, v = (
+            self._project(name, z.swapaxes(1, 2), tensors).reshape(b * s, f, self.heads, -1) for name, z, tensors in projections
+        )
+        return self._project("to_out", fused_attention(q, k, v).reshape(b, s, f, c), tuned_values).swapaxes(1, 2)
 
     def lockstep(self, x: Array, backward: Backward) -> tuple[Array, Array]:
         """Attention in both directions at once.

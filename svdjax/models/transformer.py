@@ -14,7 +14,7 @@ from jax import Array
 from svdjax.memory.precision import stats_dtype
 from svdjax.memory.rematerialise import RunBlock
 from svdjax.models.backward import Backward
-from svdjax.models.layers import FeedForward, GroupNorm, LayerNorm, Linear, TimestepEmbedding, timestep_embedding
+from svdjax.models.layers import FeedForward, GroupNorm, LayerNorm, Linear, TimestepEmbedding, hidden, timestep_embedding
 from svdjax.models.resnet import AlphaBlender
 from svdjax.models.spatial_attention import SpatialAttention
 from svdjax.models.temporal_attention import TemporalAttention
@@ -73,12 +73,12 @@ class SpatialBlock(nnx.Module):
         self.norm3 = LayerNorm(dim, **kw)
         self.ff = FeedForward(dim, **kw)
 
-    def __call__(self, x: Array, cond: Conditions) -> Array:
-        """(b, f, s, c) -> (b, f, s, c)."""
+    def __call__(self, x: Array, cond: Conditions) -> tuple[Array, Array]:
+        """(b, f, s, c) -> (b, f, s, c) and an offset (b, 1, 1, c): the result is their sum."""
         b, f, s, c = x.shape
         x = x + self.attn1(self.norm1(x).reshape(b * f, s, c)).reshape(x.shape)
-        x = x + self.attn2(cond.context)
-        return x + self.ff(self.norm3(x))
+        offset = self.attn2(cond.context)
+        return x + self.ff(self.norm3(x + offset)), offset
 
 
 class TemporalBlock(nnx.Module):
@@ -94,18 +94,23 @@ class TemporalBlock(nnx.Module):
         self.norm3 = LayerNorm(dim, **kw)
         self.ff = FeedForward(dim, **kw)
 
-    def __call__(self, x: Array, cond: Conditions) -> tuple[Array, Maps]:
-        """(b, f, s, c) -> (b, f, s, c) and the maps of attn1, if requested."""
-        x = x + self.ff_in(self.norm_in(x))
-        h = self.norm1(x)
-        if cond.backward is None:
-            h, maps = self.attn1(h, cond.attn_maps.get(self.attn1.path))
+    def __call__(self, x: Array, offset: Array, cond: Conditions) -> tuple[Array, Maps]:
+        """(b, f, s, c) and an offset (b, f, 1, c), to be added -> (b, f, s, c) and the maps of attn1, if requested."""
+        # hidden: cuBLAS would overwrite the residual, and it is needed again, so XLA would copy it
+        x = x + hidden(self.ff_in(self.norm_in(x + offset)))
+        maps = cond.attn_maps.get(self.attn1.path)
+        if self.attn1.has_kernel() and maps is None and not cond.return_attn_maps:
+            parts = 1 if cond.backward is None else 2
+            clips = [self.norm1(x + y) for x, y in zip(jnp.split(x, parts), jnp.split(offset, parts), strict=True)]
+            h = self.attn1.by_kernel(clips, cond.backward)
+        elif cond.backward is None:
+            h, maps = self.attn1(self.norm1(x + offset), maps)
         else:
-            h, maps = self.attn1.lockstep(h, cond.backward)
+            h, maps = self.attn1.lockstep(self.norm1(x + offset), cond.backward)
         x = x + h
-        x = x + self.attn2(cond.context)
-        x = x + self.ff(self.norm3(x))
-        return x, {self.attn1.path: maps} if cond.return_attn_maps else {}
+        offset = offset + self.attn2(cond.context)
+        x = x + self.ff(self.norm3(x + offset))
+        return x + offset, {self.attn1.path: maps} if cond.return_attn_maps and maps is not None else {}
 
 
 class TransformerSpatioTemporal(nnx.Module):
@@ -131,8 +136,9 @@ class TransformerSpatioTemporal(nnx.Module):
         frame_embedding = self.time_pos_embed(timestep_embedding(frame_numbers, c).astype(y.dtype))[None, :, None, :]
         maps: Maps = {}
         for spatial, temporal in zip(self.transformer_blocks, self.temporal_transformer_blocks, strict=True):
-            y = spatial(y, cond)
-            mixed, layer_maps = temporal(y + frame_embedding, cond)
-            y = self.time_mixer(y, mixed)
+            # What is the same for all pixels of a frame is kept apart: the operations that read the sum add it.
+            y, offset = spatial(y, cond)
+            mixed, layer_maps = temporal(y, offset + frame_embedding, cond)
+            y = self.time_mixer(y + offset, mixed)
             maps |= layer_maps
         return x + self.proj_out(y).reshape(x.shape), maps

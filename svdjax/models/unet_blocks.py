@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
@@ -108,7 +107,7 @@ class UpBlock(nnx.Module):
         """(b, f, h, w, c) and the level's skip connections, the last one first -> the level's output and its temporal maps."""
         maps: Maps = {}
         for i, (resnet, skip) in enumerate(zip(self.resnets, skips, strict=True)):
-            x = cond.run_block(resnet, jnp.concatenate([x, skip], axis=-1), cond.temb)
+            x = cond.run_block(resnet, x, cond.temb, skip)  # joined within the block: a gradient keeps no copy of the skip
             if self.attentions is not None:
                 x, layer_maps = cond.run_block(self.attentions[i], x, cond)
                 maps |= layer_maps

@@ -5,6 +5,7 @@ Source: `_encode_image`, `_encode_vae_image` and `_get_add_time_ids` of diffuser
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -64,6 +65,9 @@ def encode_keyframes(
     image_embeds = embed_images(image_encoder, images.reshape(-1, *images.shape[-3:]))
     image_latents, _ = vae.encode(noised.reshape(-1, *noised.shape[-3:]))
     return image_embeds.reshape(*lead, 1, -1), image_latents.reshape(*lead, *image_latents.shape[1:])
+
+
+encode = jax.jit(encode_keyframes)
 
 
 def added_time_ids(fps: int, motion_bucket_id: float, noise_aug_strength: float) -> Array:

@@ -7,25 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from svdjax.config import SVDConfig
 from svdjax.models.backward import Backward
-from svdjax.models.svd import SVD
+from svdjax.models.svd import DECODER, ENCODER, SVD, on_device, part_on_device
 from svdjax.models.vae import VAE
+from svdjax.sampling import staged_decode
 from svdjax.sampling.checks import check_draws, check_image, check_pair, check_progress, decode_chunk_of
-from svdjax.sampling.conditioning import added_time_ids, encode_keyframes, to_levels
+from svdjax.sampling.clip_plan import ClipPlan
+from svdjax.sampling.clip_programs import latent_shape
+from svdjax.sampling.conditioning import added_time_ids, encode, to_levels
 from svdjax.sampling.draws import Draws, draw
 from svdjax.sampling.methods import backward_of
-from svdjax.sampling.sampler import Conditioning, Progress, sample
+from svdjax.sampling.prediction import Conditioning
+from svdjax.sampling.sampler import Progress, sample
 from svdjax.sampling.settings import Settings
+from svdjax.sampling.staged_decode import DecodePlan
 
 SEGMENTS = 20  # progress is reported at most this often during a run
-
-
-def latent_shape(config: SVDConfig, settings: Settings, image_size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Shape (f, h, w, c) of the latents of a clip of `image_size` = (height, width) pixels."""
-    height, width = image_size
-    factor = config.vae.down_factor
-    return settings.num_frames, height // factor, width // factor, config.vae.latent_channels
 
 
 def sample_pair(
@@ -37,21 +34,33 @@ def sample_pair(
     method: str = "dual",
     draws: Draws | None = None,
     progress: Progress | None = None,
+    plan: ClipPlan | None = None,
 ) -> Array:
-    """Sample latents (b, f, h, w, c) between batches of keyframes (b, H, W, 3). Other arguments: see `svdjax.interpolate`."""
+    """Sample latents (b, f, h, w, c) between batches of keyframes (b, H, W, 3).
+
+    Args:
+        plan: how to do it within the device's memory; None: together, with the networks where they are.
+        model, first, last, settings, method, draws, progress: see `svdjax.interpolate`.
+    """
     check_pair(model, first, last)
     backward = backward_of(method, model.backward)
     if backward is None:
-        return sample_image(model, first, settings, draws=draws, progress=progress)
-    return _sample(model, np.stack([first, last]), settings, draws, backward, progress)
+        return sample_image(model, first, settings, draws=draws, progress=progress, plan=plan)
+    return _sample(model, np.stack([first, last]), settings, draws, backward, progress, plan)
 
 
 def sample_image(
-    model: SVD, image: np.ndarray, settings: Settings, *, draws: Draws | None = None, progress: Progress | None = None
+    model: SVD,
+    image: np.ndarray,
+    settings: Settings,
+    *,
+    draws: Draws | None = None,
+    progress: Progress | None = None,
+    plan: ClipPlan | None = None,
 ) -> Array:
-    """Sample latents (b, f, h, w, c) of clips that start with images (b, H, W, 3). Other arguments: see `svdjax.animate`."""
+    """Sample latents (b, f, h, w, c) of clips that start with images (b, H, W, 3); for the arguments see `sample_pair`."""
     check_image(model, "image", image)
-    return _sample(model, image[None], settings, draws, None, progress)
+    return _sample(model, image[None], settings, draws, None, progress, plan)
 
 
 def _sample(
@@ -61,6 +70,7 @@ def _sample(
     draws: Draws | None,
     backward: Backward | None,
     progress: Progress | None,
+    plan: ClipPlan | None,
 ) -> Array:
     """Sample latents (b, f, h, w, c) from keyframes (d, b, H, W, 3): the first and, if d is 2, the last."""
     _, b, height, width, _ = keyframes.shape
@@ -69,36 +79,59 @@ def _sample(
     check_draws(draws, b, (height, width, 3), shape, settings.schedule(model.config.scheduler).recurrences)
     if draws is None:
         draws = draw([settings.seed] * b, (height, width, 3), shape)
-    strength = settings.noise_aug_strength
-    # both keyframes of a pair get the same augmentation noise
-    embeds, image_latents = _encode(model.image_encoder, model.vae, jnp.asarray(keyframes), draws.augmentation, strength)
-    ids = added_time_ids(settings.fps, settings.motion_bucket_id, strength)
-    conditioning = Conditioning(embeds, image_latents, jnp.broadcast_to(ids, (b, 3)))
+    conditioning = _encode(model, keyframes, draws, settings, plan)
+    unet, segments = model.unet, 1 if progress is None else SEGMENTS
+    if plan is not None:
+        unet, backward, draws = on_device((unet, backward, draws))
+        segments = SEGMENTS  # short scans aren't used, and latents that aren't finite stop the run early
     return sample(
-        model.unet,
+        unet,
         conditioning,
         settings,
         draws,
         scheduler=model.config.scheduler,
         backward=backward,
         progress=progress,
-        segments=1 if progress is None else SEGMENTS,
+        segments=segments,
+        passes=None if plan is None else plan.passes,
     )
 
 
-def decode(model: SVD, latents: Array, chunk: int | None = None) -> np.ndarray:
+def _encode(model: SVD, keyframes: np.ndarray, draws: Draws, settings: Settings, plan: ClipPlan | None) -> Conditioning:
+    """Encode keyframes (d, b, H, W, 3)."""
+    strength = settings.noise_aug_strength
+    # both keyframes of a pair get the same augmentation noise
+    inputs = model.image_encoder, model.vae, jnp.asarray(keyframes), draws.augmentation, strength
+    if plan is not None:
+        encoder, (clip, *others) = (
+            part_on_device(model.vae, ENCODER),
+            on_device((inputs[0], *inputs[2:4], jnp.float32(strength))),
+        )
+        inputs = clip, encoder, *others
+    embeds, image_latents = encode(*inputs)
+    ids = added_time_ids(settings.fps, settings.motion_bucket_id, strength)
+    conditioning = Conditioning(embeds, image_latents, jnp.broadcast_to(ids, (keyframes.shape[1], 3)))
+    # waited for, so that the encoders' memory is free
+    return conditioning if plan is None else jax.block_until_ready(on_device(conditioning))
+
+
+def decode(model: SVD, latents: Array, chunk: int | None = None, plan: DecodePlan | None = None) -> np.ndarray:
     """Decode the sampler's latents (b, f, h, w, c) to frames, uint8 (b, f, H, W, 3).
 
     Args:
+        model: its VAE is used.
+        latents: from the sampler.
         chunk: number of frames decoded at a time, or None for all. A chunk shorter than the clip changes the frames.
+        plan: how to do it within the device's memory; None: in one program.
     """
-    frames = latents.shape[1]
+    frames, scaling_factor = latents.shape[1], model.config.vae.scaling_factor
     chunk = decode_chunk_of(chunk, "chunk")
     chunk = None if chunk is None or chunk >= frames else chunk
-    return np.asarray(_decode(model.vae, latents, model.config.vae.scaling_factor, chunk))
-
-
-_encode = jax.jit(encode_keyframes)
+    if plan is None:
+        return np.asarray(_decode(model.vae, latents, scaling_factor, chunk))
+    vae, latents = part_on_device(model.vae, DECODER), on_device(latents)
+    groups = [latents[:, start : start + (chunk or frames)] for start in range(0, frames, chunk or frames)]
+    return np.concatenate([staged_decode.decode(vae, group, scaling_factor, plan) for group in groups], 1)
 
 
 def _decode_uint8(vae: VAE, latents: Array, scaling_factor: float, chunk: int | None) -> Array:

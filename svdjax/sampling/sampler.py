@@ -5,118 +5,41 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.typing import DTypeLike
 
 from svdjax.config import EDMConfig
+from svdjax.devices.xla_options import UNET_OPTIONS
 from svdjax.errors import InputError
 from svdjax.memory.precision import stats_dtype
 from svdjax.models.backward import Backward
 from svdjax.models.unet import UNet
-from svdjax.sampling import edm
 from svdjax.sampling.checks import check_progress
 from svdjax.sampling.draws import Draws
+from svdjax.sampling.edm import Schedule
+from svdjax.sampling.passes import PASSES, add_noise, evaluate, step
+from svdjax.sampling.prediction import Conditioning, Guide, predict_v
 from svdjax.sampling.settings import Settings
 from svdjax.scalars import whole_number
 
 Progress = Callable[[int, int], object]  # called with the UNet evaluations done so far and in total
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Conditioning:
-    """Conditioning of d directions: d is 2, or 1 for only the forward direction (SVD's image-to-video).
-
-    Attributes:
-        image_embeds: CLIP embeddings of the keyframes, (d, b, 1, c).
-        image_latents: VAE latents of the noised keyframes, not scaled, (d, b, h, w, c).
-        added_time_ids: fps - 1, motion bucket id, noise augmentation strength, (b, 3).
-    """
-
-    image_embeds: Array
-    image_latents: Array
-    added_time_ids: Array
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Guide:
-    """Weights that combine the predictions.
-
-    Attributes:
-        scale: guidance scale of each frame in a direction's own time order, (f,); None: use only the conditional prediction.
-        weight: weight of the forward direction for each frame, in forward time, (f,).
-    """
-
-    scale: Array | None
-    weight: Array
-
-
-def reverse_time(x: Array) -> Array:
-    """Reverse the frames of (..., f, h, w, c)."""
-    return jnp.flip(x, -4)
-
-
-def predict_v(
-    unet: UNet, backward: Backward | None, latents: Array, sigma: Array, conditioning: Conditioning, guide: Guide
-) -> Array:
-    """The v-prediction of both directions after guidance and fusion, from one UNet call.
-
-    Args:
-        unet: the forward UNet.
-        backward: the backward half; None if `conditioning` has one direction.
-        latents: (b, f, h, w, c) at noise level `sigma`.
-        sigma: scalar.
-        conditioning: of d directions.
-        guide: guidance scales and fusion weights.
-
-    Returns:
-        (b, f, h, w, c) in forward time, at least float32.
-    """
-    directions, b = conditioning.image_embeds.shape[:2]
-    noisy = latents * edm.c_in(sigma)
-    noisy = jnp.stack([noisy, reverse_time(noisy)][:directions])
-    image = jnp.broadcast_to(conditioning.image_latents[:, :, None], noisy.shape).astype(noisy.dtype)
-    embeds = conditioning.image_embeds
-
-    # (d, g, b, ...): g is (unconditional, conditional), or only conditional
-    if guide.scale is None:
-        noisy, image, embeds = noisy[:, None], image[:, None], embeds[:, None]
-    else:
-        noisy = jnp.stack([noisy, noisy], 1)
-        image = jnp.stack([jnp.zeros_like(image), image], 1)
-        embeds = jnp.stack([jnp.zeros_like(embeds), embeds], 1)
-    sample = jnp.concatenate([noisy, image], -1)
-    lead = sample.shape[:3]
-    n = lead[0] * lead[1] * b
-
-    v = unet(
-        sample.reshape(n, *sample.shape[3:]),
-        jnp.broadcast_to(edm.c_noise(sigma), n),
-        embeds.reshape(n, *embeds.shape[3:]),
-        jnp.broadcast_to(conditioning.added_time_ids, (*lead[:2], b, 3)).reshape(n, 3),
-        backward=backward,
-    )
-    v = v.astype(latents.dtype).reshape(*lead, *v.shape[1:])
-    v = v[:, 0] if guide.scale is None else v[:, 0] + _per_frame(guide.scale, v) * (v[:, 1] - v[:, 0])
-    if directions == 1:
-        return v[0]
-    weight = _per_frame(guide.weight, v)
-    return weight * v[0] + (1 - weight) * reverse_time(v[1])
-
-
-def _per_frame(factors: Array, v: Array) -> Array:
-    """Factors (f,) in the dtype of v and in a shape that multiplies (..., f, h, w, c)."""
-    return factors.astype(v.dtype)[:, None, None, None]
-
-
-@functools.partial(jax.jit, static_argnames=("renoises", "trajectory"), donate_argnames=("latents",))
-def _scan(
+@functools.partial(
+    jax.jit,
+    static_argnames=(
+        "renoises",
+        "trajectory",
+    ),
+    donate_argnames=("latents",),
+    compiler_options=UNET_OPTIONS,
+)
+def scan(
     unet: UNet,
     backward: Backward | None,
     latents: Array,
@@ -134,14 +57,33 @@ def _scan(
     """
 
     def evaluate(latents: Array, at: dict[str, Array]) -> tuple[Array, Array | None]:
-        if renoises:
-            latents = latents + at["renoise"] * draws.recurrence_noise(at["noise"]).astype(latents.dtype)
-        v = predict_v(unet, backward, latents, at["sigma"], conditioning, guide)
-        denoised = edm.denoise(latents, v, at["sigma"])
-        latents = edm.euler_step(latents, denoised, at["sigma"], at["sigma_next"])
+        latents = add_noise(latents, at, draws) if renoises else latents
+        latents = step(latents, predict_v(unet, backward, latents, at["sigma"], conditioning, guide), at)
         return latents, latents if trajectory else None
 
     return lax.scan(evaluate, latents, evaluations)
+
+
+def evaluations_of(plan: Schedule, dtype: DTypeLike, start: int, length: int) -> dict[str, Array]:
+    """What `scan` needs of some of a schedule's evaluations: (length,) each."""
+    part = slice(start, start + length)
+    return {
+        "sigma": jnp.asarray(plan.sigma[part], dtype),
+        "sigma_next": jnp.asarray(plan.sigma_next[part], dtype),
+        "renoise": jnp.asarray(plan.renoise[part], dtype),
+        "noise": jnp.asarray((np.cumsum(plan.renoise > 0) - 1)[part], jnp.int32),
+    }
+
+
+def guide_of(settings: Settings, directions: int, dtype: DTypeLike) -> Guide:
+    """The weights of a run."""
+    scale = settings.guidance_scale(directions)
+    return Guide(None if (scale == 1).all() else jnp.asarray(scale, dtype), jnp.asarray(settings.forward_weight(), dtype))
+
+
+def segment_length(evaluations: int, segments: int) -> int:
+    """Evaluations of one call of `scan`: segments are equal, so that one compilation serves all."""
+    return min(n for n in range(1, evaluations + 1) if evaluations % n == 0 and n * segments >= evaluations)
 
 
 def _replicated_like(unet: UNet) -> jax.sharding.Sharding:
@@ -162,6 +104,7 @@ def sample(
     backward: Backward | None = None,
     progress: Progress | None = None,
     segments: int = 1,
+    passes: str | None = None,
     trajectory: Literal[False] = False,
 ) -> Array: ...
 @overload
@@ -175,6 +118,7 @@ def sample(
     backward: Backward | None = None,
     progress: Progress | None = None,
     segments: int = 1,
+    passes: str | None = None,
     trajectory: Literal[True],
 ) -> tuple[Array, Array]: ...
 def sample(
@@ -187,6 +131,7 @@ def sample(
     backward: Backward | None = None,
     progress: Progress | None = None,
     segments: int = 1,
+    passes: str | None = None,
     trajectory: bool = False,
 ) -> Array | tuple[Array, Array]:
     """Sample the latents of the clips between pairs of keyframes.
@@ -204,6 +149,8 @@ def sample(
         segments: largest number of jitted scans that the run is divided into. More than one lets `progress` be called between
             them. It is not called from inside a scan: JAX never writes a program with Python callbacks to its persistent
             compilation cache, and a UNet takes minutes to compile.
+        passes: a key of `svdjax.sampling.passes.PASSES`: each evaluation is run alone, with these UNet calls, which needs less
+            memory; None: scans.
         trajectory: also return the latents after every evaluation.
 
     Returns:
@@ -211,33 +158,33 @@ def sample(
         (n, b, f, h, w, c), the latents after each of the n evaluations.
 
     Raises:
-        InputError: `progress` can't be called, or `segments` isn't a whole number of at least 1.
+        InputError: `progress` can't be called, `segments` isn't a whole number of at least 1, or `passes` is unknown.
         FloatingPointError: the latents are not finite; the message gives the number of the evaluation.
     """
     check_progress(progress)
     if (parts := whole_number(segments)) is None or parts < 1:
         raise InputError(f"segments is {segments!r}, expected a whole number of at least 1")
+    if passes is not None and passes not in PASSES:
+        raise InputError(f"passes is {passes!r}, expected one of {', '.join(PASSES)}, or None")
     plan = settings.schedule(scheduler)
     dtype = stats_dtype(unet.dtype)
-    evaluations = {
-        "sigma": jnp.asarray(plan.sigma, dtype),
-        "sigma_next": jnp.asarray(plan.sigma_next, dtype),
-        "renoise": jnp.asarray(plan.renoise, dtype),
-        "noise": jnp.asarray(np.cumsum(plan.renoise > 0) - 1, jnp.int32),
-    }
-    scale = settings.guidance_scale(len(conditioning.image_embeds))
-    guide = Guide(None if (scale == 1).all() else jnp.asarray(scale, dtype), jnp.asarray(settings.forward_weight(), dtype))
     # placed like the output of the scan: with another placement, the second segment would compile again
-    latents = jax.device_put(draws.initial.astype(dtype) * math.sqrt(scheduler.sigma_max**2 + 1), _replicated_like(unet))
-    # equal segments, so that one compilation serves all
-    length = min(n for n in range(1, len(plan) + 1) if len(plan) % n == 0 and n * parts >= len(plan))
+    place = functools.partial(jax.device_put, device=_replicated_like(unet))
+    guide = place(guide_of(settings, len(conditioning.image_embeds), dtype))
+    latents = place(draws.initial.astype(dtype) * math.sqrt(scheduler.sigma_max**2 + 1))
+    length = segment_length(len(plan), parts)
     steps = []
     for start in range(0, len(plan), length):
-        part = {name: values[start : start + length] for name, values in evaluations.items()}
-        latents, after = _scan(
-            unet, backward, latents, part, conditioning, guide, draws, renoises=plan.recurrences > 0, trajectory=trajectory
-        )
-        steps.append(after)
+        calls = [(start, length)] if passes is None else [(i, 1) for i in range(start, start + length)]
+        for first, count in calls:
+            at = place(evaluations_of(plan, dtype, first, count))
+            inputs = unet, backward, latents, at, conditioning, guide, draws
+            if passes in (None, "together"):
+                latents, after = scan(*inputs, renoises=plan.recurrences > 0, trajectory=trajectory)
+            else:
+                latents = evaluate(*inputs, renoises=plan.recurrences > 0, passes=passes)
+                after = latents[None]
+            steps += [after] if trajectory else []
         if not jnp.isfinite(latents).all():
             raise FloatingPointError(f"latents are not finite after evaluation {start + length} of {len(plan)}")
         if progress is not None:

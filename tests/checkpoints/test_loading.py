@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from convert.svd_to_flax import main as convert
 from svdjax import embedded_model, loading, pipeline
 from svdjax.checkpoints.checkpoint import read_info
 from svdjax.checkpoints.delta import base_tensors, save_backward
+from svdjax.model_sources import trained_kinds_of
 from svdjax.models.backward import QUERIES, VALUES
 from svdjax.models.svd import leaves
 
@@ -56,6 +58,21 @@ def test_a_diffusers_folder_is_the_converted_model(folder, dtype):
     assert not direct.defaults
 
 
+@pytest.mark.parametrize("name", ["source", "checkpoint"])
+def test_weights_stay_in_host_memory(folder, name):
+    backward = {"backward": folder / "tuned", "backward_base": folder / "base"} if name == "source" else {}
+    offloaded = svdjax.load(folder / name, offload=True, **backward)
+    assert_in_host_memory(offloaded)
+    assert_equal(offloaded, svdjax.load(folder / name, **backward))
+    with pytest.raises(svdjax.InputError, match=r"offload: .*expected only one of the two"):
+        svdjax.load(folder / name, offload=True, shardings=lambda name, shape: None)
+
+
+def assert_in_host_memory(model: svdjax.SVD) -> None:
+    tensors = jax.tree.leaves((model.unet, model.vae, model.image_encoder, model.backward))
+    assert all(isinstance(x, np.ndarray) for x in tensors)
+
+
 def test_a_trained_difference_beside_a_diffusers_folder(folder, tmp_path):
     base = base_tensors(folder / "checkpoint")
     values = {name: value + 0.25 for name, value in base.items()}
@@ -64,7 +81,11 @@ def test_a_trained_difference_beside_a_diffusers_folder(folder, tmp_path):
     assert_equal(direct, svdjax.load(folder / "checkpoint", backward=tmp_path / "backward"))
     source = loading.find_model(folder / "source")
     assert source.transfer_note(tmp_path / "backward") is None
-    assert loading.trained_kinds_of(tmp_path / "backward") == list(VALUES)
+    assert trained_kinds_of(tmp_path / "backward") == list(VALUES)
+    for name in ("source", "checkpoint"):  # differences are added in host memory, to the same sums
+        offloaded = svdjax.load(folder / name, backward=tmp_path / "backward", dtype="bfloat16", offload=True)
+        assert_in_host_memory(offloaded)
+        assert_equal(offloaded, svdjax.load(folder / name, backward=tmp_path / "backward", dtype="bfloat16"))
 
 
 def test_an_exported_model_brings_its_backward_unet(folder, tmp_path):
@@ -94,7 +115,7 @@ def test_what_is_no_model(folder, tmp_path):
         svdjax.load(folder / "checkpoint", backward_base=folder / "base")
     (tmp_path / "config.json").write_text(json.dumps({"format": "svdjax-model"}))
     with pytest.raises(svdjax.InputError, match=r"is a checkpoint of svdjax, expected a folder that train.backward writes"):
-        loading.trained_kinds_of(tmp_path)
+        trained_kinds_of(tmp_path)
 
 
 def test_public_names():

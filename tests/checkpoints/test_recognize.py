@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from svdjax.errors import InputError
-from svdjax.loading import checkpoint_folder, find_model, trained_kinds_of
+from svdjax.loading import checkpoint_folder, find_model
+from svdjax.model_sources import trained_kinds_of
 
 
 def write(path: Path, **data: object) -> Path:

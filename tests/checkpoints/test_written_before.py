@@ -47,7 +47,7 @@ import numpy as np
 import pytest
 
 import svdjax
-from svdjax.pipeline import sample_pair
+from svdjax.sampling.generation import sample_pair
 from train import backward, base
 
 NAME = "before_layout"

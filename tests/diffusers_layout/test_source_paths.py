@@ -15,7 +15,8 @@ from svdjax.checkpoints.checkpoint import read_info
 from svdjax.checkpoints.delta import read_backward_info
 from svdjax.diffusers_layout.model_folder import open_model, open_unet
 from svdjax.errors import InputError, one_line
-from svdjax.loading import checkpoint_folder, find_model, trained_kinds_of
+from svdjax.loading import checkpoint_folder, find_model
+from svdjax.model_sources import trained_kinds_of
 from svdjax.runtime.input_files import LARGEST_JSON, read_json
 
 READERS: dict[str, Callable[[Path], object]] = {

@@ -118,7 +118,7 @@ PROGRAM = textwrap.dedent(
     import jax, jax.numpy as jnp, numpy as np
     from flax import nnx
     from jax.sharding import NamedSharding, PartitionSpec as P
-    from sample.benchmarking.collectives import traffic
+    from sample.planning.collectives import traffic
     from svdjax.models.initialize import Keys
     from svdjax.models.layers import FeedForward
     from svdjax.parallel.mesh import make_mesh

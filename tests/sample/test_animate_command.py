@@ -127,7 +127,7 @@ def test_a_run_that_stopped_goes_on(model, photos, tmp_path, capsys, monkeypatch
     assert sorted(path.name for path in out.iterdir()) == names
     assert contents(out / names[0]) == first
     # nothing is left to do: no model is loaded
-    monkeypatch.setattr("svdjax.loading.Checkpoint.load", None)
+    monkeypatch.setattr("svdjax.model_sources.Checkpoint.load", None)
     assert run(model, out, *photos, "--format", form, "--seed", 9) == 0
     printed = capsys.readouterr().out
     assert f"{kept}: exists and is kept, although it was made with seed 0 instead of 9 (--overwrite makes it again)" in printed
@@ -226,7 +226,7 @@ def test_mistakes_are_one_line_and_write_nothing(case, model, photos, tmp_path, 
     here.mkdir()
     monkeypatch.chdir(here)
     (tmp_path / "text.png").write_text("text")
-    monkeypatch.setattr("svdjax.loading.Checkpoint.load", None)
+    monkeypatch.setattr("svdjax.model_sources.Checkpoint.load", None)
     names = {
         "CAT": photos[0],
         "CUP": photos[1],

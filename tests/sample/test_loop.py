@@ -8,7 +8,7 @@ import pytest
 
 import svdjax
 from sample.contact_sheet import cross_fade
-from svdjax import pipeline
+from svdjax import chain
 from svdjax.media import keyframe_blend
 from svdjax.world.drawing import render
 from svdjax.world.scene import scene
@@ -26,13 +26,13 @@ def keyframes():
 def model(monkeypatch):
     """Model A; instead of sampling, every clip is a cross-fade of its keyframes, 3 levels brighter, as decoded by a VAE."""
 
-    def sample_pair(model, first, last, settings, *, method, draws, progress):
+    def sample_pair(model, first, last, settings, *, method, draws, progress, plan):
         if progress is not None:
             progress(2, 2)
         return [cross_fade(*ends, settings.num_frames) for ends in zip(first, last, strict=True)]
 
-    monkeypatch.setattr(pipeline, "sample_pair", sample_pair)
-    monkeypatch.setattr(pipeline, "decode", lambda model, latents, chunk: np.stack(latents) + np.uint8(3))
+    monkeypatch.setattr(chain, "sample_pair", sample_pair)
+    monkeypatch.setattr(chain, "decode", lambda model, latents, chunk, plan: np.stack(latents) + np.uint8(3))
     return goldens.svd()
 
 

@@ -19,7 +19,8 @@ from svdjax.models.unet import UNet
 from svdjax.sampling import generation
 from svdjax.sampling.conditioning import added_time_ids, encode_keyframes
 from svdjax.sampling.draws import Draws, draw
-from svdjax.sampling.sampler import Conditioning, sample
+from svdjax.sampling.prediction import Conditioning
+from svdjax.sampling.sampler import sample
 from svdjax.sampling.settings import Settings
 
 # A change of the initial latents by 1e-6 changes the official final latents by 4e-6; ours differ by 3e-6 to 8e-6. Errors in

@@ -25,7 +25,7 @@ from svdjax.checkpoints.orbax_trees import restore_tree, save_tree, tree_shapes
 from svdjax.config import SVDConfig
 from svdjax.diffusers_layout.model_folder import open_model, open_weights
 from svdjax.diffusers_layout.safetensors_reader import NUMPY_DTYPES
-from svdjax.loading import trained_kinds_of
+from svdjax.model_sources import trained_kinds_of
 from svdjax.presets import TINY
 from train.run.metrics_table import read as read_metrics
 from train.run.run_folder import read_settings

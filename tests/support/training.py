@@ -17,6 +17,7 @@ import svd_folders
 import videos
 
 from svdjax.checkpoints.orbax_trees import stream_tree, tree_shapes
+from svdjax.models import svd
 from train import backward
 from train.run import checkpoints
 from train.steps.step import Step
@@ -92,7 +93,7 @@ def compile_once(patch) -> None:
         return _PROGRAMS[key]
 
     patch.setattr(Step, "_compiled", once)
-    for module in (backward, backward.checkpoint):
+    for module in (backward, backward.checkpoint, svd):
         patch.setattr(module, "abstract", svd_folders.cached_abstract)
 
 

@@ -26,7 +26,7 @@ PROGRAM = textwrap.dedent(
     import jax
     import numpy as np
     import training
-    from train import backward
+    from train.steps import train_plan
     from train.steps.finetuning import Finetuning
 
     model, data, out, *rest = sys.argv[1:]
@@ -37,7 +37,7 @@ PROGRAM = textwrap.dedent(
             super().__init__(*args)
             instances.append(self)
 
-    backward.Finetuning = Recorded
+    train_plan.Finetuning = Recorded
     for words in rest:
         mesh, *others = words.split()
         folder = Path(out) / "_".join(words.split())
@@ -50,7 +50,7 @@ PROGRAM = textwrap.dedent(
             held = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(tree))
             return held / whole
 
-        unet = {k: v for k, v in enumerate(jax.tree.leaves(step.model.unet)) if v.size >= 1024}
+        unet = {k: v for k, v in enumerate(jax.tree.leaves(step.unet)) if v.size >= 1024}
         state = step.abstract_state
         def planned(tree):
             leaves = jax.tree.leaves(tree)

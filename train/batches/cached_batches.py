@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from svdjax.checkpoints.checkpoint import Info
@@ -21,6 +21,7 @@ from svdjax.parallel import cluster
 from train.batches.latent_cache import LatentCache
 from train.batches.loader import CachedLoader
 from train.run.session import Setup
+from train.steps.encoders import encoding_part
 
 FRAMES_PER_DEVICE = 8  # number of frames that a device encodes together
 
@@ -34,7 +35,7 @@ def cached_batches(
     Args:
         folder: the folder of the cache.
         info: contents of `config.json` of the encoders' checkpoint.
-        encoders: image encoder and VAE, with weights on the step's mesh.
+        encoders: image encoder and VAE, with weights on the step's mesh or in host memory.
         setup: data and devices of the run.
         order: order of the clips.
         rows: the rows of a batch that this process needs.
@@ -61,15 +62,16 @@ def cached_batches(
 def frame_encoder(image_encoder: CLIPVision, vae: VAE) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """A function that maps frames uint8 (n, H, W, 3) to mean, logvar and image_embeds (see `LatentCache`), all on the host.
 
-    It runs on the devices of this process only; n must be a multiple of their number.
+    It runs on the devices of this process only; n must be a multiple of their number. The networks may be in host memory. Their
+    copies are on the devices as long as the function exists.
     """
-    networks = (image_encoder, vae)
-    if jax.process_count() > 1:  # processes encode different frames, so no program may use all devices
-        networks = multihost_utils.process_allgather(networks, tiled=True)
     local_mesh = Mesh(np.asarray(jax.local_devices()), ("frames",))
-    replicated, divided = PartitionSpec(), PartitionSpec("frames")
-    networks = jax.device_put(networks, NamedSharding(local_mesh, replicated))
+    replicated, divided = (NamedSharding(local_mesh, PartitionSpec(*axes)) for axes in ([], ["frames"]))
+    networks = image_encoder, encoding_part(vae)
+    if jax.process_count() > 1:  # processes encode different frames, so no program may use all devices
+        networks = jax.tree.map(lambda x: x if isinstance(x, np.ndarray) else process_allgather(x, tiled=True), networks)
+    networks = jax.device_put(networks, replicated)
     # With shard_map, because the VAE loops over groups of large frames; a loop over frames of all devices would gather them.
-    specs = {"in_specs": (replicated, replicated, divided), "out_specs": divided}
+    specs = {"in_specs": (replicated.spec, replicated.spec, divided.spec), "out_specs": divided.spec}
     encode = jax.jit(jax.shard_map(finetuning.encode_frames, mesh=local_mesh, **specs, check_vma=False))
-    return lambda frames: jax.device_get(encode(*networks, jax.device_put(frames, NamedSharding(local_mesh, divided))))
+    return lambda frames: jax.device_get(encode(*networks, jax.device_put(frames, divided)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from svdjax.runtime import cli, paths
+from svdjax.runtime import cli, memory_option, paths
 from svdjax.runtime.dtypes import DTYPES
 from train.options import shared
 from train.options.shared import RunOptions
@@ -21,6 +21,7 @@ class BackwardOptions(RunOptions):
     init: Path | None
     no_rotation: bool
     export_dtype: str
+    memory: float | None
 
 
 def parse(argv: list[str] | None) -> BackwardOptions:
@@ -53,4 +54,5 @@ def parse(argv: list[str] | None) -> BackwardOptions:
         default="float16",
         help="dtype of the weight differences in OUT/backward (default: %(default)s)",
     )
+    memory_option.add_memory(groups["devices"])
     return BackwardOptions(**vars(p.parse_args(argv)))

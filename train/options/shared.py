@@ -101,7 +101,7 @@ def add(p: argparse.ArgumentParser, *, steps: int, learning_rate: float, rate: s
         rate: help text of `--learning-rate`.
 
     Returns:
-        The option groups `training` and `output`, for more options.
+        The option groups `training`, `output` and `devices`, for more options.
     """
     run = p.add_argument_group("run")
     run.add_argument(
@@ -196,4 +196,4 @@ def add(p: argparse.ArgumentParser, *, steps: int, learning_rate: float, rate: s
     devices.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, for several hosts without Slurm")
     devices.add_argument("--num-processes", type=int, metavar="N", help="number of processes, with --coordinator")
     devices.add_argument("--process-id", type=int, metavar="I", help="number of this process from 0, with --coordinator")
-    return {"training": training, "output": output}
+    return {"training": training, "output": output, "devices": devices}

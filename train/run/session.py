@@ -20,7 +20,7 @@ from svdjax.data.clip_order import Order
 from svdjax.data.scan import ScanResult, scan
 from svdjax.data.scan_records import ScanRecords
 from svdjax.data.sources import DataSettings, check_outside_data
-from svdjax.devices import malloc, xla_options
+from svdjax.devices import budget, malloc, xla_options
 from svdjax.errors import InputError
 from svdjax.media import fit
 from svdjax.parallel import cluster, mesh
@@ -85,13 +85,15 @@ class Work:
     validate: Callable[[State], None] | None
 
 
-def start_process(options: RunOptions, model: Path | None) -> None:
+def start_process(options: RunOptions, model: Path | None, memory: float | None = None) -> None:
     """Set up this process before JAX is used: memory, threads, compilation cache, connection to the other processes.
 
     Args:
         options: the parsed command line.
         model: the checkpoint to train, or None for a new model.
+        memory: GiB of each device that the run may use; None is what it has.
     """
+    budget.take_share(memory)
     xla_options.spare_threads()
     if model is None or _is_small(model):
         malloc.keep_freed()
@@ -207,6 +209,7 @@ def train(
             on_main(lambda: require_space(options.out, _size_of_checkpoint(work.step.abstract_state), options.out))
         with Checkpoints(options.out / run_folder.CHECKPOINTS, options.keep) as checkpoints:
             state = work.step.state if checkpoint is None else checkpoints.restore(checkpoint, work.step.abstract_state)
+            del work.step.state  # the steps reuse its memory, or it is not needed
             with work.batches(int(state.step) + 1) as batches:
                 loop.run(task, plan, state, batches, checkpoints)
 

@@ -138,9 +138,9 @@ class Stage(Step):
         }
         self._optimizer = optimizer(settings, setup.devices)
         encoders = {name: run.frozen_network(name) for name in self.frozen_networks(settings.freeze_encoder)}
-        super().__init__(
-            setup.devices, settings.batch_size, {**start, **self._extra_tensors()}, self._optimizer, encoders=encoders
-        )
+        start |= self._extra_tensors()
+        super().__init__(setup.devices, settings.batch_size, start, self._optimizer, encoders=encoders)
+        self.begin(start)
 
     def _extra_tensors(self) -> dict[str, Array]:
         """Further trained tensors, outside the networks; they are not exported."""

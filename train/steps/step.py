@@ -12,16 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.experimental.layout import Format, Layout
 from jax.sharding import Mesh
 
 from svdjax.config import SVDConfig
 from svdjax.devices import xla_options
+from svdjax.devices.target import target
 from svdjax.losses.training_noise import TrainingDraws, draw_training_noise
+from svdjax.memory.programs import Program, ProgramMemory, memory_of
 from svdjax.memory.rematerialise import RunBlock, run_plainly, run_rematerialised
 from svdjax.parallel import sharding
 from train.batches.loader import Batch
 from train.run.result import Result
 from train.steps import state as states
+from train.steps.placing import in_formats, placed_as
 from train.steps.settings import FinetuningSettings, PretrainingSettings
 from train.steps.state import State
 
@@ -53,40 +57,48 @@ def finish(
 class Step(ABC):
     """A training step on a mesh. A subclass defines `make_examples` and `next_state`, which are jitted.
 
+    A step of abstract arrays, with shardings on the mesh, can be planned (`programs`, `compile`) before anything is loaded.
+
     Args:
         mesh: the devices.
         batch_size: clips per step, over all devices.
-        start: the trained tensors before the first step, float32 by dotted name.
+        trained: the trained tensors before the first step, float32 by dotted name; only their shapes are used.
         optimizer: the optimizer of these tensors.
-        encoders: networks that make examples of batches, placed on the mesh.
+        encoders: networks that make examples of batches, placed on the mesh; with `offload` in host memory.
         frozen: arrays and networks that the update reads besides state and examples, placed on the mesh.
+        offload: whether the encoders are on the devices only while examples are made.
 
     Attributes:
-        state: the state before the first step, on the mesh.
+        state: the state before the first step, on the mesh; see `begin`.
         abstract_state: its shapes, dtypes and shardings.
     """
+
+    state: State
 
     def __init__(
         self,
         mesh: Mesh,
         batch_size: int,
-        start: Mapping[str, Array],
+        trained: Mapping[str, Any],
         optimizer: optax.GradientTransformation,
         *,
         encoders: Any = (),
         frozen: Any = (),
+        offload: bool = False,
     ):
-        self.mesh, self.batch_size, self.encoders, self.frozen = mesh, batch_size, encoders, frozen
-        begin = functools.partial(states.begin, optimizer=optimizer)
-        start = dict(start)
-        abstract = jax.eval_shape(begin, start)
+        self.mesh, self.batch_size, self.encoders, self.offload = mesh, batch_size, encoders, offload
+        self.frozen: Any = frozen
+        self._begin = functools.partial(states.begin, optimizer=optimizer)
+        abstract = jax.eval_shape(self._begin, dict(trained))
         self._state_shardings = sharding.like_tree(abstract, mesh)
-        self.state: State = jax.jit(begin, out_shardings=self._state_shardings)(start)
-        self.abstract_state: State = jax.tree.map(
-            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), abstract, self._state_shardings
-        )
+        self.abstract_state: State = placed_as(abstract, self._state_shardings)
         self._row_sharding = sharding.batch_sharding(mesh)
         self._programs: dict[Callable[..., Any], Any] = {}
+        self._laid_out = False
+
+    def begin(self, trained: Mapping[str, Array]) -> None:
+        """Make the state before the first step from the trained tensors."""
+        self.state = jax.jit(self._begin, out_shardings=self._state_shardings)(dict(trained))
 
     @abstractmethod
     def make_examples(self, encoders: Any, arrays: dict[str, Array], step: Array) -> Any:
@@ -108,27 +120,54 @@ class Step(ABC):
             examples: from `make_examples`.
         """
 
+    def encoders_on_mesh(self) -> Any:
+        """A copy of the encoders with the tensors that `make_examples` uses on the mesh."""
+        return jax.device_put(self.encoders, sharding.like_tree(self.encoders, self.mesh))
+
     @property
     def rows(self) -> list[int]:
         """The rows of a batch that are on the devices of this process."""
         indices = self._row_sharding.addressable_devices_indices_map((self.batch_size,)).values()
         return sorted({row for index in indices if index for row in range(*index[0].indices(self.batch_size))})
 
+    def programs(self, arrays: Mapping[str, jax.ShapeDtypeStruct]) -> tuple[Program, Program]:
+        """The programs of a step, which make the examples and the update.
+
+        Args:
+            arrays: shapes and dtypes of the arrays of a batch, (batch_size, ...) each.
+        """
+        arguments = (self.encoders, placed_as(dict(arrays), self._row_sharding), jax.ShapeDtypeStruct((), jnp.int32))
+        encode = Program(name="encode", fn=self.make_examples, args=arguments, jit=self._encode_options)
+        examples = placed_as(jax.eval_shape(self.make_examples, *arguments), self._row_sharding)
+        arguments = (self.abstract_state, self.frozen, examples)
+        return encode, Program(name="train_step", fn=self.next_state, args=arguments, jit=self._update_options(arguments))
+
+    def compile(self, program: Program) -> ProgramMemory:
+        """Compile one of `programs`, for the steps too."""
+        self._programs[program.fn] = self._compiled(program.fn, program.args, dict(program.jit))
+        return memory_of(self._programs[program.fn])
+
     def examples(self, batch: Batch) -> Any:
         """The examples of a batch, on the devices."""
         arrays = {name: self._placed(values, self.rows) for name, values in batch.arrays.items()}
-        arguments = (self.encoders, arrays, np.int32(batch.step))
-        return self._run(self.make_examples, arguments, out_shardings=self._row_sharding)
+        arguments = (self.encoders_on_mesh() if self.offload else self.encoders, arrays, np.int32(batch.step))
+        return self._run(self.make_examples, arguments, self._encode_options)
 
     def update(self, state: State, batch: Batch) -> tuple[State, Result]:
         """Do one step; the first call compiles it. The memory of `state` is reused."""
-        return self._run(
-            self.next_state,
-            (state, self.frozen, self.examples(batch)),
-            donate_argnums=0,
-            out_shardings=(self._state_shardings, sharding.replicated(self.mesh)),
-            compiler_options=xla_options.memory_options(),
-        )
+        if self.offload:  # the encoders need the memory of the step before, and this step theirs
+            jax.block_until_ready(state.step)
+        examples = self.examples(batch)
+        if self.offload:
+            jax.block_until_ready(examples)
+        if self.next_state not in self._programs:
+            arguments = (state, self.frozen, examples)
+            arguments = placed_as(arguments, jax.tree.map(lambda x: x.sharding, arguments))
+            self._programs[self.next_state] = self._compiled(self.next_state, arguments, self._update_options(arguments))
+        if not self._laid_out:
+            self.frozen = in_formats(self.frozen, self._programs[self.next_state].input_formats[0][1])
+            self._laid_out = True
+        return self._programs[self.next_state](state, self.frozen, examples)
 
     def whole(self, tensors: Mapping[str, Array]) -> dict[str, np.ndarray]:
         """Copies of divided tensors on the host, complete in every process; all processes must call it."""
@@ -157,7 +196,31 @@ class Step(ABC):
 
         return jax.make_array_from_callback(shape, self._row_sharding, read)
 
-    def _run(self, function: Callable[..., Any], arguments: tuple[Any, ...], **options: Any) -> Any:
+    @property
+    def _encode_options(self) -> dict[str, Any]:
+        return {"out_shardings": self._row_sharding}
+
+    def _update_options(self, arguments: tuple[Any, ...]) -> dict[str, Any]:
+        options = {
+            "donate_argnums": 0,
+            "out_shardings": (self._state_shardings, sharding.replicated(self.mesh)),
+            "compiler_options": xla_options.memory_options(),
+        }
+        if self._chooses_layouts:
+            state, frozen, examples = jax.tree.map(lambda x: x.sharding, arguments)
+            options["in_shardings"] = state, jax.tree.map(lambda where: Format(Layout.AUTO, where), frozen), examples
+        return options
+
+    @property
+    def _chooses_layouts(self) -> bool:
+        """Whether XLA chooses the memory layouts of `frozen`.
+
+        cuDNN's convolutions take kernels in another layout than the models'. A step uses each kernel several times, so it keeps
+        copies of all of them: 1.5 GB for SVD-XT. On a mesh with divided weights the gathered kernels are copies anyway.
+        """
+        return target().nvidia and self.mesh.shape["fsdp"] == self.mesh.shape["tensor"] == 1
+
+    def _run(self, function: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """Call `jax.jit(function, **options)` on arguments of the same shapes each time."""
         if function not in self._programs:
             self._programs[function] = self._compiled(function, arguments, options)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
-from sample.benchmarking.hlo import Computation, Instruction, parse
+from sample.planning.hlo import Computation, Instruction, parse
 
 _KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _NOT_COUNTED = ("collective-broadcast", "ragged-all-to-all", "send", "recv")

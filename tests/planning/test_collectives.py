@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractMesh
 
-from sample.benchmarking.collectives import Traffic, table, traffic
-from sample.benchmarking.hlo import Instruction, parse
+from sample.planning.collectives import Traffic, table, traffic
+from sample.planning.hlo import Instruction, parse
 
 MESH = AbstractMesh((2, 4), ("data", "fsdp"))
 
@@ -63,7 +63,7 @@ def test_groups(groups, axes, n):
 )
 def test_members_of_groups(text, groups):
     attributes = f", channel_id=1, replica_groups={text}, use_global_device_ids=true"
-    instruction = Instruction(name="r", opcode="all-reduce", bytes=256, operands=["p"], attributes=attributes)
+    instruction = Instruction(name="r", opcode="all-reduce", sizes=[256], operands=["p"], attributes=attributes)
     assert instruction.groups(8) == groups
 
 

@@ -16,7 +16,7 @@ PROGRAM = textwrap.dedent(
     import jax, jax.numpy as jnp
     from jax import lax
     from jax.sharding import NamedSharding, PartitionSpec as P
-    from sample.benchmarking.collectives import traffic
+    from sample.planning.collectives import traffic
     from svdjax.parallel.mesh import make_mesh
 
     mesh = make_mesh("data=2,fsdp=4")

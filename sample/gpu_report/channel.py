@@ -1,0 +1,131 @@
+"""Messages between the report and the processes of its parts: a request as JSON, results as lines of JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from svdjax.config import SVDConfig
+from svdjax.errors import InputError, one_line
+from svdjax.runtime import cli
+
+PYTORCH = ("torch", "diffusers")  # of the extra `test`
+_LONGEST = 400  # characters of an error in the report
+# In messages or names of exceptions of XLA and PyTorch
+_OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OutOfMemoryError", "out of memory", "not enough memory", "MemoryError")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Settings of all parts.
+
+    Attributes:
+        config: shapes of the model.
+        model: name of a preset, or the value of `--model`.
+        size: (width, height) of the clip in pixels.
+        num_frames: frames of the clip.
+        dtype: dtype of weights and computation.
+        repeats: timed runs of a step.
+        gpu: whether JAX's default device is a GPU.
+        memory_bytes: memory of the device; None if JAX doesn't know it.
+        folder: the folder of the report.
+    """
+
+    config: SVDConfig
+    model: str
+    size: tuple[int, int]
+    num_frames: int
+    dtype: str
+    repeats: int
+    gpu: bool
+    memory_bytes: int | None
+    folder: str
+
+    def to_text(self) -> str:
+        """One line of JSON."""
+        return json.dumps({**dataclasses.asdict(self), "config": self.config.to_json()})
+
+    @classmethod
+    def from_text(cls, text: str) -> Request:
+        values = json.loads(text)
+        return cls(**{**values, "config": SVDConfig.from_json(values["config"]), "size": tuple(values["size"])})
+
+
+class Reporter:
+    """The end of a channel in the process of a part.
+
+    Args:
+        stream: where the lines go.
+    """
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def progress(self, text: str) -> None:
+        """Tell the user what is being done."""
+        self._send("progress", text)
+
+    def results(self, values: Mapping[str, Any]) -> None:
+        """Add values to the report, by key."""
+        self._send("results", dict(values))
+
+    def note(self, text: str) -> None:
+        """Add a line to the report."""
+        self._send("note", text)
+
+    def error(self, error: Exception) -> None:
+        """Report that the part failed."""
+        self._send("error", describe(error))
+
+    @contextlib.contextmanager
+    def attempt(self, what: str) -> Iterator[None]:
+        """Report an error of the block as a note instead of raising it: the results of the part so far are kept."""
+        try:
+            yield
+        except Exception as e:
+            traceback.print_exc()
+            self.note(f"{what}: {describe(e)}")
+
+    def _send(self, kind: str, value: Any) -> None:
+        self._stream.write(json.dumps({kind: value}) + "\n")
+        self._stream.flush()
+
+
+def missing(packages: Iterable[str]) -> list[str]:
+    """Those of the packages that aren't installed."""
+    return [name for name in packages if importlib.util.find_spec(name) is None]
+
+
+def describe(error: Exception) -> str:
+    """One line for an exception; memory errors of all libraries read the same."""
+    text = f"{type(error).__name__}: {error}"
+    if not isinstance(error, InputError) and any(part in text for part in _OUT_OF_MEMORY):
+        return f"out of memory ({one_line(text, _LONGEST // 2)})"
+    return cli.describe(error) or one_line(text, _LONGEST)
+
+
+def begin() -> tuple[Request, Reporter]:
+    """Open the channel in the process of a part. Other output to standard output goes to standard error from now on.
+
+    The process, with its own processes, ends when the report's process does.
+    """
+    stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    request = Request.from_text(sys.stdin.readline())
+
+    def end_with_report() -> None:
+        sys.stdin.read()
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=end_with_report, daemon=True).start()
+    return request, Reporter(stream)

@@ -1,0 +1,77 @@
+"""Load the model of a sampling command by the plan for its clips."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from svdjax.checkpoints.orbax_trees import in_host_memory
+from svdjax.model_sources import ModelSource, trained_kinds_of
+from svdjax.models.svd import SVD, abstract_model
+from svdjax.runtime.memory_option import OPTION
+from svdjax.sampling.clip_plan import ClipPlan, plan_clips, plan_decoding
+from svdjax.sampling.clip_programs import ClipWork
+from svdjax.sampling.settings import Settings
+from svdjax.sampling.staged_decode import DecodePlan
+
+Size = tuple[int, int]
+
+
+def load(
+    source: ModelSource,
+    dtype: str,
+    memory: int | None,
+    settings: Settings,
+    sizes: Iterable[Size],
+    *,
+    backward: Path | None = None,
+    method: str = "dual",
+    batch: int = 1,
+    decode_chunk: int | None = None,
+) -> tuple[SVD, dict[Size, ClipPlan | None]]:
+    """Plan the clips of a run, print the plan, and load the model as the plan needs it.
+
+    Args:
+        source: the model on disk.
+        dtype: dtype of the computation.
+        memory: bytes that the run may use; None for no plan.
+        settings: of a clip.
+        sizes: (width, height) of the clips.
+        backward: folder of backward weights to use instead of the model's own.
+        method, batch, decode_chunk: see `ClipWork`.
+
+    Returns:
+        The model, and the plan for each size.
+
+    Raises:
+        InputError: nothing fits, before anything is loaded.
+    """
+    sizes = list(dict.fromkeys(sizes))
+    if memory is None:
+        return source.load(dtype=dtype, backward=backward), dict.fromkeys(sizes)
+    print("planning within the memory: compiling programs", flush=True)
+    kinds: Collection[str] | None = source.trained_kinds() if backward is None else trained_kinds_of(backward)
+    model = abstract_model(source.config, dtype, kinds)
+    works = [
+        ClipWork(model=model, size=size, settings=settings, method=method, batch=batch, decode_chunk=decode_chunk)
+        for size in sizes
+    ]
+    plans = [plan_clips(work, memory, name=OPTION) for work in works]
+    offload = any(plan.offload for plan in plans)
+    if offload:  # the same for all: the model is loaded once
+        plans = [plan_clips(work, memory, name=OPTION, offload=(True,)) for work in works]
+    for size, plan in zip(sizes, plans, strict=True):
+        print(*([f"{size[0]}x{size[1]}:"] if len(sizes) > 1 else []), *plan.describe(), sep="\n", flush=True)
+    shardings = in_host_memory if offload else None
+    return source.load(dtype=dtype, backward=backward, shardings=shardings), dict(zip(sizes, plans, strict=True))
+
+
+def load_for_decoding(
+    source: ModelSource, dtype: str, memory: int | None, settings: Settings, size: Size
+) -> tuple[SVD, DecodePlan | None]:
+    """Load a model to encode and decode with; for the arguments see `load`. With a plan, its weights wait in host memory."""
+    if memory is None:
+        return source.load(dtype=dtype), None
+    work = ClipWork(model=abstract_model(source.config, dtype, None), size=size, settings=settings, method="forward")
+    plan = plan_decoding(work, memory, name=OPTION)
+    return source.load(dtype=dtype, shardings=in_host_memory), plan

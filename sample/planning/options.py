@@ -1,0 +1,79 @@
+"""Options of `sample.benchmark` for a GPU that this machine need not have."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from sample.planning.targets import CARDS, card
+from svdjax.devices.budget import GIB
+from svdjax.errors import InputError
+from svdjax.runtime import paths
+from svdjax.runtime.memory_option import add_memory
+from svdjax.runtime.output_paths import check_parent, check_writable
+
+
+@dataclass(frozen=True)
+class TargetOptions:
+    """The GPU to compile for.
+
+    Attributes:
+        name: its name in `CARDS`.
+        memory: GiB that a whole run may use; None to plan no run.
+        hlo: folder for the compiled programs' texts.
+    """
+
+    name: str
+    memory: float | None
+    hlo: Path | None
+
+    def arguments(self) -> list[str]:
+        """The options as on a command line."""
+        memory = [] if self.memory is None else ["--memory", f"{self.memory:g}"]
+        return ["--target", self.name, *memory, *([] if self.hlo is None else ["--hlo", str(self.hlo)])]
+
+
+def add_arguments(p: argparse.ArgumentParser) -> None:
+    """Add the options to a parser."""
+    group = p.add_argument_group("a GPU that need not be here (extra cuda)")
+    group.add_argument(
+        "--target",
+        metavar="CARD",
+        help=f"compile for this GPU and count memory, bytes moved and operations; nothing is run: {', '.join(CARDS)}",
+    )
+    group.add_argument("--hlo", type=paths.path, metavar="DIR", help="write the text of each compiled program to DIR/NAME.txt")
+    add_memory(group)
+
+
+def check_arguments(args: argparse.Namespace) -> TargetOptions | None:
+    """The checked options; None without `--target`."""
+    if args.target is None:
+        given = {"--hlo": args.hlo, "--memory": args.memory}
+        for option, value in given.items():
+            if value is not None:
+                raise InputError(f"{option} applies only to a GPU that is compiled for: expected --target too")
+        return None
+    given = card(args.target)
+    if args.memory is not None and int(args.memory * GIB) > given.usable_bytes:
+        most = f"{given.usable_bytes / GIB:.2f}, the GiB of {given.title} that programs can use"
+        raise InputError(f"--memory is {args.memory:g}, expected at most {most}")
+    if args.against:
+        raise InputError("--against diffusers runs a step, but --target runs nothing: expected only one of them")
+    if args.hlo is not None:
+        _check_folder(args.hlo)
+    return TargetOptions(args.target.lower(), args.memory, args.hlo)
+
+
+def _check_folder(path: Path) -> None:
+    """Check that files can be written in a folder that exists or can be made."""
+    name = f"--hlo {path}"
+    if os.path.isdir(path):
+        check_writable(path, name)
+        return
+    if os.path.lexists(path):
+        found = "a link to nowhere" if os.path.islink(path) else "a file"
+        raise InputError(f"{name}: is {found}, expected a folder")
+    check_parent(path, name)
+    check_writable(path.absolute().parent, name)

@@ -1,0 +1,160 @@
+"""Programs compiled for a GPU: memory, bytes moved, operations, and the least time that these take."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
+
+from sample.benchmarking.results import TrainingSetup
+from sample.planning import collectives, hbm
+from sample.planning.collectives import Traffic
+from sample.planning.compiling import compile_for
+from sample.planning.hbm import Kernels
+from sample.planning.targets import Card
+from svdjax.memory.programs import Phase, Program, ProgramMemory, memory_of, peak_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedProgram:
+    """A program compiled for a card.
+
+    Attributes:
+        name: such as `dual_step`.
+        card: the card.
+        devices: number of cards that it runs on.
+        flops: floating-point operations of a run on all devices.
+        memory: memory on each device.
+        kernels: kernels on each device, by kind.
+        traffic: bytes that each device sends to others; None on one device.
+        compile_seconds: time of tracing and compiling.
+    """
+
+    name: str
+    card: Card
+    devices: int
+    flops: int
+    memory: ProgramMemory
+    kernels: list[Kernels]
+    traffic: list[Traffic] | None
+    compile_seconds: float
+
+    @property
+    def total_bytes(self) -> int:
+        """Scratch, arguments and results on each device."""
+        return self.memory.scratch_bytes + self.memory.argument_bytes + self.memory.result_bytes
+
+    @property
+    def hbm_bytes(self) -> int:
+        """Bytes moved through the memory of each device."""
+        return hbm.total(self.kernels)
+
+    @property
+    def flops_seconds(self) -> float:
+        """The least time for its operations, at the card's rate for bfloat16."""
+        return self.flops / self.devices / self.card.flops_per_second
+
+    @property
+    def hbm_seconds(self) -> float:
+        """The least time for the bytes that it moves, at the card's bandwidth."""
+        return self.hbm_bytes / self.card.bandwidth
+
+    def to_json(self) -> dict[str, Any]:
+        """`NAME_scratch_bytes`, `NAME_hbm_bytes`, ..."""
+        values = {
+            "flops": self.flops,
+            **dataclasses.asdict(self.memory),
+            "total_bytes": self.total_bytes,
+            "hbm_bytes": self.hbm_bytes,
+            "flops_floor_seconds": self.flops_seconds,
+            "hbm_floor_seconds": self.hbm_seconds,
+            "kernels": [dataclasses.asdict(kernels) for kernels in self.kernels],
+            "compile_seconds": self.compile_seconds,
+        }
+        if self.traffic is not None:
+            values["traffic"] = [dataclasses.asdict(row) for row in self.traffic]
+        return {f"{self.name}_{key}": value for key, value in values.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run needs on a card.
+
+    Attributes:
+        card: the card.
+        programs: the compiled programs.
+        training: settings of a training step.
+        phases: the phases of a whole run within a memory limit, if one is given; `phases_name` is `clip` or `train`.
+        description: what the run does to stay within the limit.
+    """
+
+    card: Card
+    programs: Sequence[PlannedProgram]
+    training: TrainingSetup | None = None
+    phases: Sequence[Phase] = ()
+    description: Sequence[str] = ()
+
+    @property
+    def phases_name(self) -> str:
+        return "clip" if self.training is None else "train"
+
+    def to_json(self) -> dict[str, Any]:
+        """All values by key."""
+        card = self.card
+        values: dict[str, Any] = {
+            "card": card.title,
+            "card_memory_bytes": card.memory_bytes,
+            "card_usable_bytes": card.usable_bytes,
+            "card_flops_per_second": card.flops_per_second,
+            "card_bandwidth": card.bandwidth,
+        }
+        for program in self.programs:
+            values |= program.to_json()
+        if self.training is not None:
+            values |= dataclasses.asdict(self.training)
+        if self.phases:
+            values[f"{self.phases_name}_phases"] = [
+                {
+                    "name": phase.name,
+                    "resident_bytes": phase.resident_bytes,
+                    "scratch_bytes": phase.scratch_bytes,
+                    "program": phase.program,
+                }
+                for phase in self.phases
+            ]
+            values[f"{self.phases_name}_peak_bytes"] = peak_bytes(self.phases)
+            values[f"{self.phases_name}_plan"] = list(self.description)
+        return values
+
+
+def plan_program(
+    program: Program, card: Card, devices: Sequence[Any], hlo: Path | None, mesh: Mesh | None = None
+) -> PlannedProgram:
+    """Compile a program for a card.
+
+    Args:
+        program: its arguments have shardings if there are several devices.
+        card: the card.
+        devices: from `devices_of`.
+        hlo: folder for the text of the compiled program, `NAME.txt`; None to keep nothing.
+        mesh: names the axes of collectives.
+    """
+    compiled = compile_for(devices[0], program)
+    text = compiled.program.as_text()
+    if hlo is not None:
+        hlo.mkdir(exist_ok=True)
+        (hlo / f"{program.name}.txt").write_text(text)
+    return PlannedProgram(
+        name=program.name,
+        card=card,
+        devices=len(devices),
+        flops=compiled.flops,
+        memory=memory_of(compiled.program),
+        kernels=hbm.moved(text),
+        traffic=collectives.traffic(text, mesh) if len(devices) > 1 else None,
+        compile_seconds=compiled.seconds,
+    )

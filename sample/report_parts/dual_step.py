@@ -1,0 +1,37 @@
+"""The sampling step: time, share of the matrix product's speed, memory, compile times; PyTorch's step alternately."""
+
+from __future__ import annotations
+
+from sample.benchmarking import flops, timing, versus_diffusers, workloads
+from sample.benchmarking.results import Measurements, ProgramResult
+from sample.gpu_report.channel import Reporter, Request
+from svdjax.devices.xla_options import UNET_OPTIONS
+
+
+def measure(request: Request, reporter: Reporter) -> None:
+    """Report our step, then the comparison with the official step in PyTorch."""
+    reporter.progress("making weights")
+    workload = workloads.make(request.config, request.size, request.num_frames, request.dtype, allocate=True)
+    reporter.progress("compiling the step twice: without a cache, then from a warm cache")
+    program = timing.compile_program(workloads.dual_step, workload.dual_step, warm=True, compiler_options=UNET_OPTIONS)
+    reporter.results(planned("dual_step", program))
+    reporter.progress("timing the step")
+    step = ProgramResult(
+        name="dual_step",
+        flops=flops.count(workloads.dual_step, *workload.dual_step),
+        plan=program.plan,
+        timing=timing.time_program("dual_step", program, request.repeats),
+    )
+    reporter.results(Measurements(programs=[step]).to_json())
+    matmul = timing.matmul_limit(request.dtype)
+    reporter.results(Measurements(programs=[step], matmul=matmul).to_json())
+    with reporter.attempt("comparison with PyTorch"):
+        versus_diffusers.require_diffusers()
+        reporter.progress("timing PyTorch's step and ours alternately")
+        comparison = versus_diffusers.compare(workload, program, request.dtype, request.repeats)
+        reporter.results({"against_diffusers": comparison.to_json()})
+
+
+def planned(name: str, program: timing.Program) -> dict[str, int]:
+    """The program's planned total, and the device's peak so far: only a later, higher peak is the program's own."""
+    return {f"{name}_total_bytes": program.plan.total_bytes, f"{name}_peak_before_bytes": timing.peak_bytes()}

@@ -1,0 +1,73 @@
+"""One clip from two keyframes to a video file, with random weights: encoding, 10 steps, decoding, writing."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+import svdjax
+from sample.benchmarking import timing, workloads
+from sample.gpu_report.channel import Reporter, Request
+from svdjax.media.output_plan import plan_output
+from svdjax.media.video import write_video
+from svdjax.memory.precision import stats_dtype
+from svdjax.models.backward import VALUES, names_of_kinds
+from svdjax.models.initialize import abstract
+from svdjax.models.svd import NETWORKS, SVD, fill, leaves
+
+STEPS = 10
+FILE = "clip.mp4"
+FPS = 7
+
+
+def measure(request: Request, reporter: Reporter) -> None:
+    """Report the time of a first clip, with compilation, and of a second one."""
+    reporter.progress("making weights")
+    model = random_model(request)
+    first, last = keyframes(request.size)
+    for key in ("clip_first", "clip"):
+        reporter.progress("first clip, with compilation" if key == "clip_first" else "second clip")
+        sampled = [0.0]
+
+        def progress(done: int, total: int, sampled: list[float] = sampled) -> None:
+            sampled[0] = time.perf_counter()
+
+        started = time.perf_counter()
+        frames = svdjax.interpolate(model, first, last, steps=STEPS, num_frames=request.num_frames, progress=progress)
+        decoded = time.perf_counter()
+        write_video(plan_output(Path(request.folder) / FILE, overwrite=True), frames, FPS)
+        written = time.perf_counter()
+        reporter.results(
+            {
+                f"{key}_seconds": written - started,
+                f"{key}_encode_and_sample_seconds": sampled[0] - started,
+                f"{key}_decode_seconds": decoded - sampled[0],
+                f"{key}_write_seconds": written - decoded,
+            }
+        )
+    reporter.results({"clip_steps": STEPS, "clip_frames": len(frames), "clip_peak_bytes": timing.peak_bytes(), "file": FILE})
+
+
+def random_model(request: Request) -> SVD:
+    """The whole model with random weights."""
+    weights = workloads.RandomWeights()
+    networks = {}
+    for name, cls in NETWORKS.items():
+        config = getattr(request.config, name)
+        upcast = name == "vae" and config.force_upcast
+        network = abstract(cls, config, stats_dtype(request.dtype) if upcast else jnp.dtype(request.dtype))
+        networks[name] = fill(network, weights(leaves(network)))
+    own = leaves(networks["unet"])
+    tuned = {name: own[name] for name in names_of_kinds(own, VALUES)}
+    return SVD(config=request.config, **networks, backward=weights(tuned))
+
+
+def keyframes(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Two smooth pictures, uint8 (H, W, 3): colour gradients, one the mirror image of the other."""
+    width, height = size
+    x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    first = np.stack([x, y, (x + y) / 2], axis=-1).astype(np.uint8)
+    return first, first[:, ::-1].copy()

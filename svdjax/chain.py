@@ -1,0 +1,152 @@
+"""Clips between neighbouring keyframes of a chain, one after the other, and the video that they make."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jax import Array
+
+from svdjax.errors import InputError
+from svdjax.media import keyframe_blend
+from svdjax.models.svd import SVD
+from svdjax.sampling.checks import check_draws, check_pair, check_progress, decode_chunk_of
+from svdjax.sampling.clip_plan import ClipPlan
+from svdjax.sampling.draws import Draws
+from svdjax.sampling.generation import decode, latent_shape, sample_pair
+from svdjax.sampling.methods import backward_of
+from svdjax.sampling.sampler import Progress
+from svdjax.sampling.settings import Settings
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The result for one pair of keyframes, or for a batch of b pairs.
+
+    Attributes:
+        latents: the sampler's final latents, (b, f, h, w, c).
+        frames: uint8 (b, f, H, W, 3), both keyframes included.
+    """
+
+    latents: Array
+    frames: np.ndarray
+
+
+def interpolate_pairs(
+    model: SVD,
+    keyframes: Sequence[np.ndarray],
+    settings: Settings,
+    *,
+    method: str = "dual",
+    draws: Draws | None = None,
+    decode_chunk: int | None = None,
+    progress: Progress | None = None,
+    loop: bool = False,
+    keep_keyframes: bool = False,
+    plan: ClipPlan | None = None,
+) -> Iterator[Clip]:
+    """Generate the clips between neighbouring keyframes, one after the other.
+
+    Args:
+        keyframes: at least two batches (b, H, W, 3) of one shape.
+        plan: how to make each within the device's memory; None: together, with the networks where they are.
+        model, settings, method, draws, decode_chunk, progress, loop, keep_keyframes: see `svdjax.interpolate`.
+
+    Yields:
+        The clip of each pair of neighbours, as soon as it is decoded; with `loop`, last that from the last keyframe to the
+        first.
+
+    Raises:
+        InputError, FloatingPointError: see `svdjax.interpolate`; `InputError` before the first clip is made.
+    """
+    check_pairs(model, keyframes, settings, method, draws, progress, loop, keep_keyframes)
+    pairs = list(itertools.pairwise([*keyframes, keyframes[0]] if loop else keyframes))
+    chunk = decode_chunk_of(decode_chunk)
+    clips = _interpolate_pairs(model, pairs, settings, method, draws, chunk, progress, plan)
+    if not keep_keyframes:
+        return clips
+    return (
+        Clip(clip.latents, keyframe_blend.keep_keyframes(clip.frames, *pair)) for clip, pair in zip(clips, pairs, strict=True)
+    )
+
+
+def check_pairs(
+    model: SVD,
+    keyframes: Sequence[np.ndarray],
+    settings: Settings,
+    method: str,
+    draws: Draws | None,
+    progress: Progress | None,
+    loop: bool,
+    keep_keyframes: bool,
+) -> None:
+    """Raise `InputError` for arguments of `interpolate_pairs` that don't fit."""
+    if len(keyframes) < 2:
+        raise InputError(f"{len(keyframes)} keyframe{'s' * (len(keyframes) != 1)} given, expected at least two")
+    names = [f"keyframe {k + 1}" for k in range(len(keyframes))]
+    for (name, image), (next_name, next_image) in itertools.pairwise(zip(names, keyframes, strict=True)):
+        check_pair(model, image, next_image, (name, next_name))
+    check_chain(keyframes, method, loop, keep_keyframes)
+    backward_of(method, model.backward)
+    check_progress(progress)
+    b, height, width, _ = keyframes[0].shape
+    recurrences = settings.schedule(model.config.scheduler).recurrences
+    check_draws(draws, b, (height, width, 3), latent_shape(model.config, settings, (height, width)), recurrences)
+
+
+def check_chain(
+    keyframes: Sequence[np.ndarray],
+    method: str,
+    loop: bool,
+    keep_keyframes: bool,
+    names: tuple[str, str] = ("loop", "keep_keyframes"),
+) -> None:
+    """Refuse a loop that ends with its first keyframe, and kept keyframes with a method that doesn't lead to the last.
+
+    Args:
+        keyframes: in time order.
+        method, loop, keep_keyframes: see `svdjax.interpolate`.
+        names: names of the two options in messages.
+
+    Raises:
+        InputError: see above.
+    """
+    if loop and np.array_equal(keyframes[0], keyframes[-1]):
+        raise InputError(f"{names[0]}: the last keyframe equals the first; leave it out: the loop returns to the first")
+    if keep_keyframes and method == "forward":
+        raise InputError(f"{names[1]}: method forward doesn't lead to the last keyframe, expected another method")
+
+
+def _interpolate_pairs(
+    model: SVD,
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]],
+    settings: Settings,
+    method: str,
+    draws: Draws | None,
+    decode_chunk: int | None,
+    progress: Progress | None,
+    plan: ClipPlan | None,
+) -> Iterator[Clip]:
+    for number, (first, last) in enumerate(pairs):
+        # over all pairs, for the remaining time of a progress bar
+        overall = None if progress is None else _offset(progress, number, len(pairs))
+        latents = sample_pair(model, first, last, settings, method=method, draws=draws, progress=overall, plan=plan)
+        yield Clip(latents, decode(model, latents, decode_chunk, plan and plan.decode))
+
+
+def _offset(progress: Progress, number: int, count: int) -> Progress:
+    """The callback for run `number`, from 0, of `count` equal runs; it reports progress over all of them."""
+    return lambda done, total: progress(number * total + done, count * total)
+
+
+def join(clips: Sequence[np.ndarray], *, loop: bool = False) -> np.ndarray:
+    """Join consecutive clips (b, f, H, W, 3): the last frame of a clip is the first frame of the next, and is kept once.
+
+    Args:
+        clips: in time order.
+        loop: whether the last frame of the last clip is the first frame of the first.
+    """
+    joined = np.concatenate([clip if number == 0 else clip[:, 1:] for number, clip in enumerate(clips)], axis=1)
+    return joined[:, :-1] if loop else joined

@@ -1,0 +1,109 @@
+"""Compiled programs seen from outside: the memory that they need, and the phases of a run that they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """A function to compile, with its arguments.
+
+    Attributes:
+        name: for messages, such as `dual_step`.
+        fn: the function; one that `jax.jit` returned is compiled as it is.
+        args: its positional arguments: pytrees of arrays or `jax.ShapeDtypeStruct`s.
+        jit: options of `jax.jit`, such as `donate_argnums`; empty for a function that is jitted already.
+        static: keyword arguments that are not arrays.
+    """
+
+    name: str
+    fn: Callable[..., Any]
+    args: tuple[Any, ...]
+    jit: Mapping[str, Any] = field(default_factory=dict)
+    static: Mapping[str, Any] = field(default_factory=dict)
+
+    def lower(self, place: Callable[[Any], Any] = lambda args: args) -> Any:
+        """The lowered program, to be compiled.
+
+        Args:
+            place: maps the arguments to those that are lowered, for example with the shardings of another device.
+        """
+        jitted: Any = self.fn if hasattr(self.fn, "lower") else jax.jit(self.fn, **self.jit)
+        return jitted.lower(*place(self.args), **self.static)
+
+
+@dataclass(frozen=True)
+class ProgramMemory:
+    """Memory of a compiled program on one device, in bytes.
+
+    Attributes:
+        scratch_bytes: intermediates.
+        argument_bytes: arguments.
+        result_bytes: results, without those that reuse the memory of arguments.
+    """
+
+    scratch_bytes: int
+    argument_bytes: int
+    result_bytes: int
+
+
+Compile = Callable[[Program], ProgramMemory]
+
+
+def memory_of(compiled: Any) -> ProgramMemory:
+    """Memory of a compiled program, as planned by XLA.
+
+    Args:
+        compiled: from `jax.stages.Lowered.compile`.
+    """
+    plan = compiled.memory_analysis()
+    reused = plan.alias_size_in_bytes
+    return ProgramMemory(plan.temp_size_in_bytes, plan.argument_size_in_bytes, plan.output_size_in_bytes - reused)
+
+
+def compile_here(program: Program) -> ProgramMemory:
+    """Compile a program for JAX's default device; a call with arrays committed to the device finds it in JAX's cache."""
+    here = jnp.zeros(()).sharding
+
+    def committed(x: Any) -> Any:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None) or here)
+
+    return memory_of(program.lower(lambda args: jax.tree.map(committed, args)).compile())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A part of a run, with the memory that it needs on the device.
+
+    Attributes:
+        name: such as `encode`, `sample` or `decode`.
+        resident_bytes: everything on the device besides the program's scratch: weights, latents, buffers, networks that wait.
+        scratch_bytes: scratch of the phase's largest program, with its results where they are not resident.
+        program: name of that program.
+    """
+
+    name: str
+    resident_bytes: int
+    scratch_bytes: int
+    program: str
+
+    @property
+    def peak_bytes(self) -> int:
+        """Memory that the phase needs at its largest."""
+        return self.resident_bytes + self.scratch_bytes
+
+
+def peak_bytes(phases: Iterable[Phase]) -> int:
+    """The largest peak of several phases."""
+    return max(phase.peak_bytes for phase in phases)
+
+
+def bytes_of(tree: Any) -> int:
+    """Bytes of all arrays of a pytree, or of `jax.ShapeDtypeStruct`s."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))

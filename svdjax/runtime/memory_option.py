@@ -1,0 +1,45 @@
+"""The option `--memory` of the sampling and training commands."""
+
+from __future__ import annotations
+
+import argparse
+
+from svdjax.devices import budget
+
+OPTION = "--memory"
+
+
+def add_memory(p: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add `--memory`, a number of GiB above 0, for `start`."""
+    p.add_argument(
+        OPTION,
+        type=_gib,
+        metavar="GIB",
+        help="memory of the device that the run may use; what doesn't fit is done in more passes or waits in host memory, as a "
+        "plan that is printed first (default: what the device has; on a CPU no plan is made)",
+    )
+
+
+def take_share(memory: float | None) -> None:
+    """Set JAX's share of a GPU before its backend starts; see `budget.take_share`."""
+    budget.take_share(memory)
+
+
+def start(memory: float | None) -> int | None:
+    """The budget of a run in bytes, see `budget.budget_bytes`. Sets JAX's share of a GPU, then starts JAX's backend.
+
+    Args:
+        memory: value of the option.
+
+    Raises:
+        InputError: more than the device has.
+    """
+    budget.take_share(memory)
+    return budget.budget_bytes(memory, OPTION)
+
+
+def _gib(text: str) -> float:
+    try:
+        return budget.memory_in_gib(float(text))
+    except ValueError:  # also an `InputError`
+        raise argparse.ArgumentTypeError(f"is {text!r}, expected a number of GiB above 0") from None

@@ -1,0 +1,91 @@
+"""Parts of the report that run for real: parity with the recorded arrays, and decoding of a tiny model against PyTorch."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import benchmark_model
+import numpy as np
+import pytest
+
+import svdjax
+from sample.gpu_report.channel import Reporter, Request
+from sample.report_parts import decoding, parity, recording
+
+
+@pytest.fixture
+def reported():
+    """A reporter, and a function that returns all results that it was given."""
+    stream = io.StringIO()
+
+    def results() -> dict:
+        messages = [json.loads(line) for line in stream.getvalue().splitlines()]
+        assert not [m for m in messages if "note" in m or "error" in m]
+        return {key: value for m in messages if "results" in m for key, value in m["results"].items()}
+
+    return Reporter(stream), results
+
+
+def request(**changes) -> Request:
+    values = {
+        "config": benchmark_model.TINY,
+        "model": "tiny",
+        "size": (24, 16),
+        "num_frames": 3,
+        "dtype": "float32",
+        "repeats": 1,
+        "gpu": False,
+        "memory_bytes": None,
+        "folder": "",
+    }
+    return Request(**{**values, **changes})
+
+
+def test_request_survives_the_channel():
+    assert Request.from_text(request().to_text()) == request()
+
+
+def test_parity():
+    with np.load(recording.FILE) as file:
+        recorded = dict(file)
+    model = svdjax.load("embedded", dtype="float32")
+    found = parity.distances(model, recorded)
+    assert set(found) == {"image_embeds", "image_latents", "v", "frames"}
+    # rounding of float32; a wrong rotation, guidance or order of frames moves v by 1e-2 or more
+    assert max(found.values()) < 3e-6
+
+
+@pytest.mark.heavy
+def test_parity_finds_errors():
+    """Reversed forward maps, another order of frames: each moves its stage far beyond rounding."""
+    with np.load(recording.FILE) as file:
+        recorded = dict(file)
+    recorded["image_embeds"] = recorded["image_embeds"][::-1]
+    recorded["frames"] = recorded["frames"][:, ::-1]
+    found = parity.distances(svdjax.load("embedded", dtype="float32"), recorded)
+    assert min(found[name] for name in ("image_embeds", "v", "frames")) > 1e-3
+
+
+@pytest.mark.heavy
+def test_recorded_arrays_are_the_official_ones():
+    pytest.importorskip("diffusers")
+    with np.load(recording.FILE) as file:
+        recorded = dict(file)
+    fresh = recording.record()
+    assert fresh.keys() == recorded.keys()
+    for name, value in fresh.items():
+        np.testing.assert_allclose(value, recorded[name], rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+def test_decoding_against_diffusers(reported):
+    """Fewer frames than a chunk: the official way gives the same frames to rounding."""
+    pytest.importorskip("diffusers")
+    reporter, results = reported
+    decoding.measure(request(), reporter)
+    found = results()
+    against = found["against_diffusers"]
+    assert against["relative_difference_of_chunks"] < 1e-5
+    assert found["decode_total_bytes"] > 0
+    assert found["decode_seconds"] > 0
+    assert against["ratio_float32"] == pytest.approx(against["diffusers_float32_seconds"] / against["ours_seconds"])

@@ -1,0 +1,240 @@
+"""The plan of a fine-tune: how to do it within the memory of a device, decided before a model is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from svdjax.config import SVDConfig
+from svdjax.devices.budget import GIB
+from svdjax.errors import InputError
+from svdjax.memory.programs import Compile, Phase, Program, ProgramMemory, peak_bytes
+from svdjax.models.backward import QUERIES, VALUES, names_of_kinds
+from svdjax.models.svd import NETWORKS, SVD, abstract_model, leaves
+from svdjax.parallel import sharding
+from svdjax.parallel.mesh import BATCH_AXES
+from svdjax.sampling.clip_plan import ClipPlan, plan_clips
+from svdjax.sampling.clip_programs import ClipWork
+from svdjax.sampling.settings import Settings
+from train.steps.finetuning import Finetuning
+from train.steps.placing import device_bytes, placed_as
+from train.steps.settings import FinetuningSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPlan:
+    """How a fine-tune is done.
+
+    Attributes:
+        accumulate: number of parts of a step.
+        offload: whether the encoders are on the device only while they encode.
+        validation: how validation clips are made, with the UNet in host memory while it isn't used; None without them.
+        phases: encode, step and, with validation, its phases, with their memory per device.
+        transfer_bytes: bytes of weights that a step moves to each device.
+        budget_bytes: what the run may use.
+    """
+
+    accumulate: int
+    offload: bool
+    validation: ClipPlan | None
+    phases: tuple[Phase, ...]
+    transfer_bytes: int
+    budget_bytes: int
+
+    @property
+    def peak_bytes(self) -> int:
+        """The largest peak of the phases."""
+        return peak_bytes(self.phases)
+
+    def describe(self) -> list[str]:
+        """Lines for the user: what is done, what it costs, the peak of each phase."""
+        how = ["the encoders wait in host memory while a step runs" if self.offload else "the encoders stay on the device"]
+        if self.accumulate > 1:
+            how.append(f"a step in {self.accumulate} parts")
+        moved = f"; {self.transfer_bytes / 1e9:.1f} GB to the device per step" if self.transfer_bytes else ""
+        peaks = ", ".join(f"{phase.name} {phase.peak_bytes / GIB:.1f}" for phase in self.phases)
+        return [f"plan for {self.budget_bytes / GIB:.1f} GiB: {'; '.join(how)}{moved}", f"peaks by plan in GiB: {peaks}"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainWork:
+    """A fine-tune before anything is loaded.
+
+    Attributes:
+        config: shapes of the model.
+        settings: settings of a step.
+        dtype: dtype of frozen weights and computation.
+        mesh: the devices.
+        cached: whether clips come from the latent cache.
+        validation: settings of validation clips; None without them.
+    """
+
+    config: SVDConfig
+    settings: FinetuningSettings
+    dtype: Any
+    mesh: Mesh
+    cached: bool = False
+    validation: Settings | None = None
+
+    @functools.cached_property
+    def model(self) -> SVD:
+        """Shapes of the networks, placed on the mesh."""
+        model = abstract_model(self.config, self.dtype, None)
+        networks = {name: getattr(model, name) for name in NETWORKS}
+        placed = {name: placed_as(network, sharding.like_tree(network, self.mesh)) for name, network in networks.items()}
+        return dataclasses.replace(model, **placed)
+
+    def step(self, accumulate: int, offload: bool) -> Finetuning:
+        """The step, of shapes with their shardings."""
+        tensors = leaves(self.model.unet)
+        start = {
+            name: jax.ShapeDtypeStruct(tensors[name].shape, jnp.float32, sharding=tensors[name].sharding)
+            for name in names_of_kinds(tensors, self.kinds)
+        }
+        settings = dataclasses.replace(self.settings, accumulate=accumulate)
+        return Finetuning(self.model, self.mesh, settings, start, self.cached, offload)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of backward tensors that the step starts from."""
+        return VALUES if self.settings.rotation else VALUES + QUERIES
+
+    def arrays(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of the arrays of a batch (see `train.batches.loader`)."""
+        b, f, (width, height) = self.settings.batch_size, self.settings.num_frames, self.settings.size
+        if not self.cached:
+            return {"clips": jax.ShapeDtypeStruct((b, f, height, width, 3), np.uint8)}
+        factor, vae = self.config.vae.down_factor, self.config.vae
+        moments = jax.ShapeDtypeStruct((b, f, height // factor, width // factor, vae.latent_channels), np.float32)
+        embeds = jax.ShapeDtypeStruct((b, 2, 1, self.config.image_encoder.projection_dim), np.float32)
+        keyframes = jax.ShapeDtypeStruct((b, 2, height, width, 3), np.uint8)
+        return {"keyframes": keyframes, "image_embeds": embeds, "mean": moments, "logvar": moments}
+
+    def parts(self) -> list[int]:
+        """Numbers of parts that a step can be done in, from the one of the settings."""
+        per_device = self.settings.batch_size // math.prod(self.mesh.shape[axis] for axis in BATCH_AXES)
+        return [n for n in range(self.settings.accumulate, per_device + 1) if per_device % n == 0]
+
+
+def plan_training(
+    work: TrainWork, budget: int, *, name: str = "--memory", compile: Compile | None = None
+) -> tuple[TrainPlan, Finetuning]:
+    """The cheapest plan that fits, by the compiled programs, and its step, of shapes.
+
+    The order of cost: the encoders in host memory while a step runs, a step in more parts. The differentiated pass keeps only
+    the inputs of its blocks anyway, unless `settings.remat` is off.
+
+    Args:
+        work: the fine-tune.
+        budget: bytes of each device that the programs may use.
+        name: the option, for messages.
+        compile: compiles a program and returns its memory. Default: compile for the mesh; the step then runs these programs.
+
+    Raises:
+        InputError: nothing fits; the message has the numbers.
+    """
+    needed: list[int] = []
+    memory: dict[str, ProgramMemory] = {}
+    update: ProgramMemory | None = None
+    for accumulate in work.parts():
+        step = work.step(accumulate, offload=False)
+        encode, train = step.programs(work.arrays())
+        resident = device_bytes((step.frozen, step.abstract_state))
+        if update is not None and (least := resident + update.scratch_bytes // accumulate) > budget:
+            needed.append(least)  # the scratch of a step is at most divided by its parts
+            continue
+        compile_program = compile or step.compile
+        if not memory or compile is None:
+            memory["encode"] = compile_program(encode)
+        memory["step"] = compile_program(train)
+        update = update or memory["step"]
+        for offload in (False, True):
+            phases = _phases(step, encode, train, memory, offload)
+            needed.append(peak_bytes(phases))
+            if needed[-1] <= budget:
+                step.offload = offload
+                return _with_validation(work, step, phases, budget, name, compile), step
+    settings = work.settings
+    advice = "a smaller --size, fewer --num-frames, --mesh fsdp=-1"
+    advice += "" if settings.remat else ", or no --no-remat"
+    width, height = settings.size
+    raise InputError(
+        f"{name} is {budget / GIB:.4g} GiB: a step of {settings.batch_size} x {settings.num_frames} frames of {width}x{height} "
+        f"needs at least {min(needed) / GIB:.1f} GiB in the smallest plan; try {advice}"
+    )
+
+
+def _phases(
+    step: Finetuning, encode: Program, train: Program, memory: dict[str, ProgramMemory], offload: bool
+) -> tuple[Phase, ...]:
+    weights = device_bytes((step.frozen, step.abstract_state))
+    encoders, batch, examples = (device_bytes(x) for x in (step.encoders, encode.args[1], train.args[2]))
+    made, updated = memory["encode"], memory["step"]
+    return (
+        Phase(
+            name="encode",
+            resident_bytes=weights + encoders + batch,
+            scratch_bytes=made.scratch_bytes + made.result_bytes,
+            program="encode",
+        ),
+        Phase(
+            name="step",
+            resident_bytes=weights + examples + (0 if offload else encoders),
+            scratch_bytes=updated.scratch_bytes + updated.result_bytes,
+            program="train_step",
+        ),
+    )
+
+
+def _with_validation(
+    work: TrainWork, step: Finetuning, phases: tuple[Phase, ...], budget: int, name: str, compile: Compile | None
+) -> TrainPlan:
+    clips, state = None, device_bytes((step.frozen[1], step.abstract_state))
+    if work.validation is not None:
+        clip = ClipWork(
+            model=abstract_model(work.config, work.dtype, work.kinds),
+            size=work.settings.size,
+            settings=work.validation,
+            method="dual" if work.settings.rotation else "no-rotation",
+        )
+        options = {} if compile is None else {"compile": compile}
+        # the training state stays on the device
+        clips = plan_clips(clip, budget - state, name=f"{name} less the training state", offload=(True,), **options)
+        phases += tuple(
+            dataclasses.replace(phase, name=f"validation: {phase.name}", resident_bytes=phase.resident_bytes + state)
+            for phase in clips.phases
+        )
+    return TrainPlan(
+        accumulate=step.settings.accumulate,
+        offload=step.offload,
+        validation=clips,
+        phases=phases,
+        transfer_bytes=device_bytes(step.encoders) if step.offload else 0,
+        budget_bytes=budget,
+    )
+
+
+def make_plan(
+    config: SVDConfig,
+    settings: FinetuningSettings,
+    dtype: Any,
+    budget_bytes: int,
+    mesh: Mesh,
+    *,
+    cached: bool = False,
+    compile: Compile | None = None,
+) -> TrainPlan:
+    """The plan of a fine-tune without validation; see `plan_training`.
+
+    For a GPU that isn't there, call it within `made_for(NVIDIA_GPU)`, with a mesh of its devices and its compiler.
+    """
+    work = TrainWork(config=config, settings=settings, dtype=dtype, mesh=mesh, cached=cached)
+    return plan_training(work, budget_bytes, compile=compile)[0]
