@@ -101,7 +101,7 @@ def describe(options: BenchmarkOptions) -> Setup:
     unet = abstract(UNet, options.config.unet, options.dtype)
     return Setup(
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        device=timing.device_name() if options.target is None else f"{CARDS[options.target.name].title}, compiled for only",
+        device=timing.device_name() if options.target is None else f"{CARDS[options.target.name].title}, compile target only",
         platform=jax.default_backend() if options.target is None else NVIDIA_GPU.platform,
         versions={
             "svdjax": svdjax.__version__,

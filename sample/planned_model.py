@@ -1,4 +1,4 @@
-"""Load the model of a sampling command by the plan for its clips."""
+"""Load the model of a sampling command according to the plan for its clips."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def load(
     batch: int = 1,
     decode_chunk: int | None = None,
 ) -> tuple[SVD, dict[Size, ClipPlan | None]]:
-    """Plan the clips of a run, print the plan, and load the model as the plan needs it.
+    """Plan the clips of a run, print the plan, and load the model as the plan requires.
 
     Args:
         source: the model on disk.
         dtype: dtype of the computation.
-        memory: bytes that the run may use; None for no plan.
+        memory: bytes of the device that the run may use; None for no plan.
         settings: of a clip.
         sizes: (width, height) of the clips.
         backward: folder of backward weights to use instead of the model's own.
@@ -69,7 +69,7 @@ def load(
 def load_for_decoding(
     source: ModelSource, dtype: str, memory: int | None, settings: Settings, size: Size
 ) -> tuple[SVD, DecodePlan | None]:
-    """Load a model to encode and decode with; for the arguments see `load`. With a plan, its weights wait in host memory."""
+    """Load a model to encode and decode; for the arguments see `load`. With a plan, its weights are kept in host memory."""
     if memory is None:
         return source.load(dtype=dtype), None
     work = ClipWork(model=abstract_model(source.config, dtype, None), size=size, settings=settings, method="forward")

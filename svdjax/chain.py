@@ -1,4 +1,4 @@
-"""Clips between neighbouring keyframes of a chain, one after the other, and the video that they make."""
+"""Interpolate a chain of keyframes: one clip for each pair of neighbours, joined to one video."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def interpolate_pairs(
 
     Args:
         keyframes: at least two batches (b, H, W, 3) of one shape.
-        plan: how to make each within the device's memory; None: together, with the networks where they are.
+        plan: how to make each clip within the device's memory; None: in one UNet call per evaluation, networks are not moved.
         model, settings, method, draws, decode_chunk, progress, loop, keep_keyframes: see `svdjax.interpolate`.
 
     Yields:
-        The clip of each pair of neighbours, as soon as it is decoded; with `loop`, last that from the last keyframe to the
-        first.
+        The clip of each pair of neighbours, as soon as it is decoded. With `loop`, the clip from the last keyframe to the
+        first comes last.
 
     Raises:
         InputError, FloatingPointError: see `svdjax.interpolate`; `InputError` before the first clip is made.
@@ -103,7 +103,7 @@ def check_chain(
     keep_keyframes: bool,
     names: tuple[str, str] = ("loop", "keep_keyframes"),
 ) -> None:
-    """Refuse a loop that ends with its first keyframe, and kept keyframes with a method that doesn't lead to the last.
+    """Reject a loop that ends with its first keyframe, and kept keyframes with a method that doesn't lead to the last.
 
     Args:
         keyframes: in time order.

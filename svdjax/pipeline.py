@@ -50,8 +50,8 @@ def interpolate(
         progress: called at most 20 times per pair, with the UNet evaluations done so far and in total, over all pairs.
         loop: add the clip from the last keyframe to the first, without its last frame: the video can be repeated.
         keep_keyframes: show the keyframes themselves instead of their decoded latents, see `svdjax.media.keyframe_blend`.
-        memory: GiB of the device that the run may use, its networks included: parts that don't fit are done in more passes,
-            and a model loaded with `offload` is on the device only in parts. The frames are equal to rounding. Default: what
+        memory: GiB of the device that the run may use, its networks included: work that doesn't fit is done in parts,
+            and a model loaded with `offload` is on the device only in parts. The frames are equal up to rounding. Default: what
             the device has; on a CPU, and for a model on several devices, there is no limit.
         **settings: fields of `Settings`. Default: the model's `num_frames`, then `model.defaults`, then those of `Settings`.
             Every pair has the draws of the same seed, so a batch gives the same frames as its pairs one by one.

@@ -159,7 +159,7 @@ def generate_between(
         options: the command line.
         step: the step, with the UNet.
         encoders: image encoder and VAE, with its decoder.
-        plan: how to generate it; the networks then wait in host memory.
+        plan: how to generate it; the networks are then kept in host memory.
         state: with the trained tensors.
         truth: the held-out clip.
     """

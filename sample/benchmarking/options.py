@@ -41,9 +41,9 @@ class BenchmarkOptions:
         compile_only: allocate and run nothing.
         against_diffusers: also time PyTorch.
         repeats: timed runs of a step.
-        kernels: who compiles what both can, see `svdjax.kernels.choice`.
+        kernels: the implementation of layers that have two, see `svdjax.kernels.choice`.
         training: options of a training step; None to measure sampling.
-        target: the GPU to compile for; None for the device that is here.
+        target: the GPU to compile for; None for the local device.
     """
 
     config: SVDConfig

@@ -26,7 +26,7 @@ from train.steps.train_plan import make_plan
 
 
 def plan_training(options: BenchmarkOptions, training: TrainingOptions, target: TargetOptions) -> Plan:
-    """Compile a training step for a card that need not be here.
+    """Compile a training step for a card that need not be present.
 
     Raises:
         InputError: the extra is missing, or a step doesn't fit in the memory of the options.

@@ -102,7 +102,7 @@ class Reporter:
 
 
 def missing(packages: Iterable[str]) -> list[str]:
-    """Those of the packages that aren't installed."""
+    """The packages that aren't installed."""
     return [name for name in packages if importlib.util.find_spec(name) is None]
 
 

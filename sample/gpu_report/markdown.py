@@ -32,7 +32,7 @@ def _heading(results: Results) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in setup["versions"].items())
     memory = f", {setup['memory_bytes'] / 2**30:.1f} GiB for JAX" if setup["memory_bytes"] else ""
     lines = [
-        "# Report of a device",
+        "# Device report",
         f"- device: {setup['device']}{memory}",
         f"- date: {setup['date']}",
         f"- versions: {versions}",
@@ -40,7 +40,7 @@ def _heading(results: Results) -> str:
         f"- clip: {setup['num_frames']} frames of {setup['width']}x{setup['height']}",
     ]
     if setup["platform"] != "gpu":
-        lines.append(f"- **no GPU**: all numbers are of this {setup['platform'].upper()}, and say nothing of a GPU")
+        lines.append(f"- **no GPU**: all numbers are from this {setup['platform'].upper()}, and say nothing about a GPU")
     return "\n".join([lines[0], "", *lines[1:]])
 
 

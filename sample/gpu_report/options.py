@@ -18,8 +18,8 @@ from svdjax.runtime.output_paths import check_new_file, check_parent, check_writ
 
 FILES = ("report.json", "report.md", "log.txt", "clip.mp4")
 MINUTES = 8.0
-CPU_SIZE, CPU_FRAMES = (64, 64), 4  # of the small preset, so that a CPU measures all parts in minutes
-# Other options of the benchmark that may stand beside `--gpu-report`: they choose the model and the clip.
+CPU_SIZE, CPU_FRAMES = (64, 64), 4  # for the small preset, so that a CPU measures all parts in minutes
+# Other options of the benchmark that may be combined with `--gpu-report`: they choose the model and the clip.
 _ALLOWED = {"gpu_report", "time_limit", "preset", "model", "size", "num_frames", "dtype", "repeats"}
 
 
@@ -48,7 +48,7 @@ class ReportOptions:
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
     """Add the options to a parser."""
-    group = p.add_argument_group("a report for the device that is here")
+    group = p.add_argument_group("a report on the local device")
     group.add_argument(
         "--gpu-report",
         type=paths.path,
@@ -60,7 +60,7 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         "--time-limit",
         type=float,
         metavar="MINUTES",
-        help=f"end the report after this time with what it has (default: {MINUTES:g})",
+        help=f"end the report after this time with the results so far (default: {MINUTES:g})",
     )
 
 

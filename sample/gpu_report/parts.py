@@ -15,9 +15,9 @@ class Part:
         name: key of its results.
         title: for the user.
         module: has `measure(request, reporter)`.
-        gpu_seconds: estimated duration on an H100 at full size, imports and compilation included. No GPU has timed it.
+        gpu_seconds: estimated duration on an H100 at full size, imports and compilation included; not measured yet.
         cpu_seconds: duration with the small preset on two CPU cores.
-        packages: packages that it can't do without.
+        packages: packages that it requires.
         gpu_only: whether it is skipped on a CPU, where it takes too long.
     """
 

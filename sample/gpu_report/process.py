@@ -19,9 +19,9 @@ from sample.gpu_report.channel import Request
 from sample.gpu_report.parts import Part
 
 _ROOT = Path(__file__).parents[2]
-_TICK = 0.5  # seconds between two looks at the clock
-# Of the parts: memory is taken when it is needed, because PyTorch shares the GPU, and may grow to most of the card. The user's
-# own setting wins.
+_TICK = 0.5  # polling interval in seconds
+# For the parts: JAX allocates GPU memory on demand, because PyTorch shares the GPU, up to most of the card. The user's own
+# setting has priority.
 _MEMORY = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_PYTHON_CLIENT_MEM_FRACTION": ".95"}
 
 AT_LIMIT = "ended at its limit"
@@ -35,7 +35,7 @@ def environment(request: Request, scratch: Path) -> dict[str, str]:
     kernels, which take most of the time of compiling.
 
     Args:
-        scratch: a folder that is removed after the report.
+        scratch: a temporary folder, removed after the report.
     """
     own = {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")])),
@@ -57,7 +57,7 @@ def run(part: Part, request: Request, limit: float, scratch: Path, log: TextIO, 
 
     Args:
         limit: seconds after which it is ended.
-        scratch: a folder that is removed after the report.
+        scratch: a temporary folder, removed after the report.
         log: file for all other output of the part.
         on_message: called with the kind and the value of each message (see `channel.Reporter`), except errors, and every
             half second with the kind `tick`.

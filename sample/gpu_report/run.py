@@ -98,7 +98,7 @@ def make(options: ReportOptions) -> None:
 
 
 def _begin(options: ReportOptions, clock: Clock, scratch: Path, log: TextIO) -> tuple[Request, dict[str, Any]]:
-    """Ask for the device; return the request for all parts, and the description of the report."""
+    """Query the device; return the request for all parts, and the description of the report."""
     found: dict[str, Any] = {}
     request = Request(
         config=SVDConfig(),

@@ -1,4 +1,4 @@
-"""Compile programs for a GPU that this machine need not have. Needs the extra `cuda`."""
+"""Compile programs for a GPU that need not be present. Needs the extra `cuda`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from svdjax.memory.programs import Compile, Program, ProgramMemory, memory_of
 
 MOST_DEVICES = 8  # of one host
 # There is no GPU to measure kernels on. jaxlib 0.11 has an option for cuDNN without a GPU,
-# `xla_gpu_cudnn_deviceless_compilation_mode`; it needs NVIDIA's driver, and without it everything here compiles.
+# `xla_gpu_cudnn_deviceless_compilation_mode`; it needs NVIDIA's driver, and all programs compile without it.
 _OPTIONS: dict[str, str | bool] = {"xla_gpu_autotune_level": "0"}
 
 
@@ -77,7 +77,7 @@ def compile_for(device: Any, program: Program) -> Compiled:
     def place(x: Any) -> Any:
         if not hasattr(x, "shape"):
             return x  # a number
-        given = x.sharding if isinstance(x, jax.ShapeDtypeStruct) else None  # that of an array is on a device of this machine
+        given = x.sharding if isinstance(x, jax.ShapeDtypeStruct) else None  # an array's is on a local device
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=given or here)
 
     with made_for(NVIDIA_GPU), _without_cache():
@@ -96,10 +96,10 @@ def _compile(lowered: Any, name: str) -> Any:
     try:
         return lowered.compile(_OPTIONS)
     except jax.errors.JaxRuntimeError as e:
-        # On a GPU XLA tries several tiles of a product, and cuBLAS. Its default tiles, untried, fail for some small products.
+        # With a GPU, XLA tries several tiles for a matrix product, and cuBLAS. Its default tiles fail for some small products.
         if "Couldn't find output tile sizes" not in str(e):
             raise
-        progress(f"compiling {name} again: XLA's untimed kernels for matrix products failed, cuBLAS is used instead")
+        progress(f"compiling {name} again: XLA's default kernels for matrix products failed, cuBLAS is used instead")
         return lowered.compile(_OPTIONS | {"xla_gpu_enable_triton_gemm": False})
 
 

@@ -77,7 +77,7 @@ def device_groups(reader: Reader, devices: int) -> list[list[int]]:
 
     Args:
         reader: at the start of the groups.
-        devices: number of all devices.
+        devices: total number of devices.
 
     Raises:
         ValueError: another form.

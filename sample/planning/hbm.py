@@ -9,7 +9,7 @@ Every kernel reads what it needs of its operands once and writes its result once
     a conditional                       the branch that moves most
     a library call                      operands and results, without its workspace
 
-This is a lower bound: caches are taken to hold what a kernel reads twice, such as tiles of a matrix product.
+This is a lower bound: caches are assumed to hold what a kernel reads twice, such as tiles of a matrix product.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _FREE = frozenset(
         "tuple",
     }
 )
-_LIBRARIES_WITH_WORKSPACE = ("__cudnn$", "__cublas$")  # their last result is memory to work in
+_LIBRARIES_WITH_WORKSPACE = ("__cudnn$", "__cublas$")  # their last result is the workspace
 
 
 @dataclass(frozen=True)

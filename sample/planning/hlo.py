@@ -59,7 +59,7 @@ class Instruction:
         return int(found[1]) if found else None
 
     def groups(self, devices: int) -> list[list[int]]:
-        """Device groups of a collective, as positions in the mesh; `devices` is the number of all devices."""
+        """Device groups of a collective, as positions in the mesh; `devices` is the total number of devices."""
         return self._parse(_GROUPS, "groups", lambda reader: device_groups(reader, devices))
 
     def pairs(self) -> list[list[int]]:

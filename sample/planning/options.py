@@ -1,4 +1,4 @@
-"""Options of `sample.benchmark` for a GPU that this machine need not have."""
+"""Options of `sample.benchmark` for a GPU that need not be present."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TargetOptions:
     Attributes:
         name: its name in `CARDS`.
         memory: GiB that a whole run may use; None to plan no run.
-        hlo: folder for the compiled programs' texts.
+        hlo: folder for the HLO text of the compiled programs.
     """
 
     name: str
@@ -37,13 +37,13 @@ class TargetOptions:
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
     """Add the options to a parser."""
-    group = p.add_argument_group("a GPU that need not be here (extra cuda)")
+    group = p.add_argument_group("a GPU that need not be present (extra cuda)")
     group.add_argument(
         "--target",
         metavar="CARD",
         help=f"compile for this GPU and count memory, bytes moved and operations; nothing is run: {', '.join(CARDS)}",
     )
-    group.add_argument("--hlo", type=paths.path, metavar="DIR", help="write the text of each compiled program to DIR/NAME.txt")
+    group.add_argument("--hlo", type=paths.path, metavar="DIR", help="write the HLO of each compiled program to DIR/NAME.txt")
     add_memory(group)
 
 
@@ -53,11 +53,11 @@ def check_arguments(args: argparse.Namespace) -> TargetOptions | None:
         given = {"--hlo": args.hlo, "--memory": args.memory}
         for option, value in given.items():
             if value is not None:
-                raise InputError(f"{option} applies only to a GPU that is compiled for: expected --target too")
+                raise InputError(f"{option} applies only to compiling for a GPU: expected --target too")
         return None
     given = card(args.target)
     if args.memory is not None and int(args.memory * GIB) > given.usable_bytes:
-        most = f"{given.usable_bytes / GIB:.2f}, the GiB of {given.title} that programs can use"
+        most = f"{given.usable_bytes / GIB:.2f} GiB, the usable memory of {given.title}"
         raise InputError(f"--memory is {args.memory:g}, expected at most {most}")
     if args.against:
         raise InputError("--against diffusers runs a step, but --target runs nothing: expected only one of them")

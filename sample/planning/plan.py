@@ -1,4 +1,4 @@
-"""Programs compiled for a GPU: memory, bytes moved, operations, and the least time that these take."""
+"""Programs compiled for a GPU: memory, bytes moved, operations, and lower bounds of their time (floors)."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ class PlannedProgram:
 
     @property
     def flops_seconds(self) -> float:
-        """The least time for its operations, at the card's rate for bfloat16."""
+        """Lower bound of the time for its operations, at the card's rate for bfloat16."""
         return self.flops / self.devices / self.card.flops_per_second
 
     @property
     def hbm_seconds(self) -> float:
-        """The least time for the bytes that it moves, at the card's bandwidth."""
+        """Lower bound of the time for the bytes that it moves, at the card's bandwidth."""
         return self.hbm_bytes / self.card.bandwidth
 
     def to_json(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ def rates(plan: Plan) -> list[tuple[str, str]]:
             f"{card.bandwidth / 1e12:.3f} TB/s of memory",
         ),
         ("", "GB are 1e9 bytes; scratch excludes cuDNN's workspaces; moved is the least that the kernels read and write"),
-        ("", "floors are operations and bytes moved over these rates: a run takes longer than either"),
+        ("", "floors, the lower bounds of time, are operations and bytes moved divided by these rates"),
     ]
 
 

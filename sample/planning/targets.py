@@ -20,7 +20,7 @@ class Card:
         flops_per_second: dense matrix products of bfloat16 with sums in float32, FLOP/s as stated by the vendor.
         cores: number of streaming multiprocessors.
         clock_ghz: highest clock rate.
-        l2_bytes: size of its second cache.
+        l2_bytes: size of its L2 cache.
     """
 
     title: str

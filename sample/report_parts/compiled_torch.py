@@ -18,7 +18,7 @@ def measure(request: Request, reporter: Reporter) -> None:
     device, dtype = "cuda" if request.gpu else "cpu", getattr(torch, request.dtype)
     torch.set_default_device(device)
     torch.set_float32_matmul_precision("high" if request.gpu else "highest")
-    reporter.progress("making weights")
+    reporter.progress("making random weights")
     config = dataclasses.asdict(request.config.unet)
     width, height = (side // request.config.vae.down_factor for side in request.size)
     weights = random_weights(config, dtype)

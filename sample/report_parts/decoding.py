@@ -1,4 +1,4 @@
-"""Decoding a clip: time, plan and real peak; PyTorch's decoding in chunks of frames, as in the official code, alternately."""
+"""Decoding a clip: time, planned memory and real peak; PyTorch's decoding in chunks, as in the official code, alternately."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MOST_REPEATS = 3
 
 def measure(request: Request, reporter: Reporter) -> None:
     """Report our decoding, then PyTorch's in the same precision and, on a GPU, in the official float16."""
-    reporter.progress("making weights")
+    reporter.progress("making random weights")
     dtype = stats_dtype(request.dtype) if request.config.vae.force_upcast else request.dtype
     vae = abstract(VAE, request.config.vae, dtype)
     vae = fill(vae, workloads.RandomWeights()(leaves(vae)))

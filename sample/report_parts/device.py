@@ -1,4 +1,4 @@
-"""The device and the versions of the packages: asked in a process of its own, so that the report's process holds no memory."""
+"""The device and the versions of the packages: queried in a separate process, so that the report's process holds none."""
 
 from __future__ import annotations
 

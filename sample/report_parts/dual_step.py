@@ -10,7 +10,7 @@ from svdjax.devices.xla_options import UNET_OPTIONS
 
 def measure(request: Request, reporter: Reporter) -> None:
     """Report our step, then the comparison with the official step in PyTorch."""
-    reporter.progress("making weights")
+    reporter.progress("making random weights")
     workload = workloads.make(request.config, request.size, request.num_frames, request.dtype, allocate=True)
     reporter.progress("compiling the step twice: without a cache, then from a warm cache")
     program = timing.compile_program(workloads.dual_step, workload.dual_step, warm=True, compiler_options=UNET_OPTIONS)

@@ -25,7 +25,7 @@ def measure(request: Request, reporter: Reporter) -> None:
     """Report both times and the distance of the results for each level with attention."""
     config = request.config
     if not request.gpu:
-        reporter.note("a CPU interprets Pallas kernels: the times say nothing of a GPU, only the distances count")
+        reporter.note("a CPU interprets Pallas kernels: the times say nothing about a GPU, only the distances count")
     layers, measured = {}, set()
     for level, (channels, kind) in enumerate(zip(config.unet.block_out_channels, config.unet.down_block_types, strict=True)):
         if "CrossAttn" not in kind:

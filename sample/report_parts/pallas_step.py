@@ -13,8 +13,8 @@ from svdjax.kernels.choice import PALLAS, XLA, using
 
 
 def measure(request: Request, reporter: Reporter) -> None:
-    """Report the times and the plans of both."""
-    reporter.progress("making weights")
+    """Report the times and the planned memory of both."""
+    reporter.progress("making random weights")
     workload = workloads.make(request.config, request.size, request.num_frames, request.dtype, allocate=True)
     programs = {}
     for name in (PALLAS, XLA):

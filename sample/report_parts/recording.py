@@ -1,7 +1,7 @@
-"""Record what the official PyTorch modules make of the embedded model, in float64, for the parity part of the report.
+"""Record outputs of the official PyTorch modules with the embedded model's weights, in float64, for the parity part.
 
 `python -m sample.report_parts.recording FILE.npz` writes the arrays; it needs the test extra. The file is part of the package,
-so a report needs no PyTorch for its parity.
+so the parity part of a report needs no PyTorch.
 """
 
 from __future__ import annotations

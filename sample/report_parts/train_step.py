@@ -1,4 +1,4 @@
-"""A training step of the backward fine-tune, measured by `sample.benchmark --train` in a process of its own."""
+"""A training step of the backward fine-tune, measured by `sample.benchmark --train` in a separate process."""
 
 from __future__ import annotations
 

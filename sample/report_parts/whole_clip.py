@@ -25,7 +25,7 @@ FPS = 7
 
 def measure(request: Request, reporter: Reporter) -> None:
     """Report the time of a first clip, with compilation, and of a second one."""
-    reporter.progress("making weights")
+    reporter.progress("making random weights")
     model = random_model(request)
     first, last = keyframes(request.size)
     for key in ("clip_first", "clip"):

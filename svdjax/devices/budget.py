@@ -16,7 +16,7 @@ from svdjax.scalars import real_number
 GIB = 2**30
 # What a GPU needs besides a program's own memory: its context, workspaces of cuDNN, a display.
 RESERVED_BYTES = int(1.2 * GIB)
-# Share of a GPU's memory that JAX may take if the size of the GPU can't be found out before JAX starts. The rest is 0.8 GiB of
+# Share of a GPU's memory that JAX may take if the GPU's memory size isn't known before JAX starts. The rest is 0.8 GiB of
 # 8 GiB, and 2.4 of 24: more would be too much for a small GPU's context, less would be wasted on a large one.
 UNKNOWN_SIZE_SHARE = 0.9
 _SHARE_VARIABLES = ("XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION")
@@ -83,7 +83,7 @@ def take_share(memory: float | None = None) -> None:
 
 
 def _gpu_bytes() -> int | None:
-    """Memory of the smallest NVIDIA GPU, asked of its driver, because JAX would start for the answer; None without a driver."""
+    """Memory of the smallest NVIDIA GPU, from its driver, because asking JAX would start JAX. None without a driver."""
     if shutil.which("nvidia-smi") is None:
         return None
     try:

@@ -8,8 +8,8 @@ import jax
 
 from svdjax.devices.target import target
 
-# `compiler_options` of `jax.jit` for programs of the UNet; without effect on other devices than NVIDIA GPUs. A product with
-# nothing to fuse into it goes to cuBLAS, which adds bias and residual as it writes; XLA's Triton kernels add no residual.
+# `compiler_options` of `jax.jit` for programs of the UNet; no effect on devices other than NVIDIA GPUs. A matrix product
+# with nothing to fuse into it goes to cuBLAS, which adds bias and residual as it writes; XLA's Triton kernels add no residual.
 UNET_OPTIONS: dict[str, str | bool] = {"xla_gpu_triton_gemm_any": False}
 
 
@@ -21,7 +21,7 @@ def memory_options() -> dict[str, str | bool]:
 
     On a GPU the default order already saves memory. But XLA leaves out roundings to 16 bit between operations in float32: the
     sums that a norm reads are then kept and moved as float32, in twice the bytes. With these roundings, a transformer and three
-    resnets of SVD-XT with their gradients move 10 % less, and results are those of the dtype that the program names.
+    resnets of SVD-XT with their gradients move 10 % less, and the results are rounded to the dtypes of the program.
     """
     if target().is_cpu:
         return {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}

@@ -25,7 +25,7 @@ def kernels() -> str:
 def using(name: str) -> Iterator[None]:
     """Within the block, trace programs with the kernels `name`, `xla` or `pallas`.
 
-    JAX's traces are forgotten when the choice changes, because they don't know what they were made with.
+    JAX's caches are cleared when the choice changes, because a cached trace doesn't record the choice.
 
     Raises:
         InputError: Pallas kernels on a device that is neither an NVIDIA GPU nor a CPU, which interprets them.
@@ -50,6 +50,6 @@ def add_kernels(p: argparse.ArgumentParser) -> None:
         "--kernels",
         choices=(XLA, PALLAS),
         default=XLA,
-        help="who compiles feed-forward layers: XLA, or Pallas kernels for NVIDIA GPUs, which move less memory but were "
-        "never timed; a CPU interprets them, slowly (default: %(default)s)",
+        help="implementation of feed-forward layers: XLA's, or Pallas kernels for NVIDIA GPUs, which move fewer bytes but "
+        "have not been timed yet; a CPU interprets them, slowly (default: %(default)s)",
     )

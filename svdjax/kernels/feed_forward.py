@@ -1,7 +1,7 @@
 """The first half of a GEGLU feed-forward as one kernel: both matrix products, GELU and the product of the two.
 
-XLA writes values and gates to memory, reads both, and writes their product: 14 to 18 widths `c` per token. This kernel reads
-a token's c inputs and writes its 4c products. It is compiled by Triton, for NVIDIA GPUs; a CPU interprets it.
+XLA writes values and gates to memory, reads both, and writes their product: 14 to 18 c numbers per token of width c. This
+kernel reads a token's c inputs and writes its 4c products. It is compiled by Triton, for NVIDIA GPUs; a CPU interprets it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from jax.typing import DTypeLike
 from svdjax.devices.target import target
 from svdjax.memory.precision import stats_dtype
 
-# One program computes a tile of ROWS x COLUMNS values and the same tile of gates, DEPTH_BYTES of the inputs at a time. Its
+# One kernel block computes a tile of ROWS x COLUMNS values and the same tile of gates, DEPTH_BYTES of the inputs at a time. Its
 # buffers fit in the shared memory of all NVIDIA GPUs since Ampere: 96 KiB of the 99 of an RTX 4090, 144 of the 227 of an H200
-# (Triton takes STAGES - 1 buffers there, STAGES here). Its sums take 128 registers per thread. Compiled for these two cards,
-# bfloat16 and TensorFloat-32 spill no register, which 128 x 128 does on the RTX 4090.
+# (Triton takes STAGES - 1 buffers there, STAGES here). Its accumulators take 128 registers per thread. Compiled for these two
+# cards, bfloat16 and TensorFloat-32 spill no register, which 128 x 128 does on the RTX 4090.
 ROWS, COLUMNS, DEPTH_BYTES = 256, 64, 128
 STAGES, WARPS = 3, 8
 LEAST = 16  # smallest side of a tile that tensor cores take
@@ -77,14 +77,14 @@ def geglu_projection(x: Array, kernel: Array, bias: Array) -> Array:
 
 
 def _some_gpu() -> contextlib.AbstractContextManager[object]:
-    """For a GPU that is not here, name any GPU: JAX asks for one before XLA compiles a kernel for the GPU that is meant."""
+    """Name any GPU if none is present: JAX needs a name before XLA compiles a kernel for the target GPU."""
     if target().is_cpu or jax.default_backend() == "gpu":
         return contextlib.nullcontext()
     return use_abstract_mesh(AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA A100", None, "gpu")))
 
 
 def _geglu_kernel(x: Array, kernel: Array, bias: Array, out: Array, *, rows: int, columns: int, step: int) -> None:
-    """One tile of the result. The references are those of the whole arrays, see `geglu_projection`."""
+    """One tile of the result. The references cover the whole arrays, see `geglu_projection`."""
     depth, width = x.shape[1], out.shape[1]
     row, column = _start_of_tile(pl.program_id(0), out.shape, (rows, columns))
     at_rows, at_values, at_gates = pl.ds(row, rows), pl.ds(column, columns), pl.ds(width + column, columns)
@@ -103,9 +103,9 @@ def _geglu_kernel(x: Array, kernel: Array, bias: Array, out: Array, *, rows: int
 
 
 def _start_of_tile(program: Array, shape: tuple[int, ...], tile: tuple[int, int]) -> tuple[Array, Array]:
-    """First row and column of a program's tile of an array: all columns of `GROUP` tiles of rows, then those of the next.
+    """First row and column of a kernel block's tile: all columns of `GROUP` tiles of rows, then those of the next group.
 
-    The last tile of rows overlaps the one before it, instead of leaving the array. Both write the same numbers.
+    The last tile of rows overlaps the tile before it, to stay inside the array. Both write the same numbers.
     """
     row_tiles, column_tiles = (pl.cdiv(size, step) for size, step in zip(shape, tile, strict=True))
     group = lax.div(program, GROUP * column_tiles)
@@ -126,11 +126,11 @@ def _erf(x: Array) -> Array:
 
 
 def with_gradient_of(plain: Callable[..., Array], fast: Callable[..., Array]) -> Callable[..., Array]:
-    """`fast`, with the gradient of `plain`, which is computed again from the arguments: only these are kept.
+    """`fast`, with the gradient of `plain`. The gradient recomputes `plain`, so that only the arguments are kept.
 
     Args:
         plain: a function of arrays.
-        fast: the same function in another way, which need not be differentiable.
+        fast: another implementation of the same function, not necessarily differentiable.
     """
 
     @jax.custom_vjp

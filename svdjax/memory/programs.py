@@ -1,4 +1,4 @@
-"""Compiled programs seen from outside: the memory that they need, and the phases of a run that they belong to."""
+"""Compiled programs and the memory that they need; the phases of a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Program:
 
     Attributes:
         name: for messages, such as `dual_step`.
-        fn: the function; one that `jax.jit` returned is compiled as it is.
+        fn: the function; a jitted function is compiled as it is.
         args: its positional arguments: pytrees of arrays or `jax.ShapeDtypeStruct`s.
         jit: options of `jax.jit`, such as `donate_argnums`; empty for a function that is jitted already.
         static: keyword arguments that are not arrays.
@@ -29,7 +29,7 @@ class Program:
     static: Mapping[str, Any] = field(default_factory=dict)
 
     def lower(self, place: Callable[[Any], Any] = lambda args: args) -> Any:
-        """The lowered program, to be compiled.
+        """Lower the program, for compilation.
 
         Args:
             place: maps the arguments to those that are lowered, for example with the shardings of another device.
@@ -83,7 +83,7 @@ class Phase:
 
     Attributes:
         name: such as `encode`, `sample` or `decode`.
-        resident_bytes: everything on the device besides the program's scratch: weights, latents, buffers, networks that wait.
+        resident_bytes: everything on the device besides the program's scratch: weights, latents, buffers, networks not in use.
         scratch_bytes: scratch of the phase's largest program, with its results where they are not resident.
         program: name of that program.
     """
@@ -95,12 +95,12 @@ class Phase:
 
     @property
     def peak_bytes(self) -> int:
-        """Memory that the phase needs at its largest."""
+        """Peak memory of the phase."""
         return self.resident_bytes + self.scratch_bytes
 
 
 def peak_bytes(phases: Iterable[Phase]) -> int:
-    """The largest peak of several phases."""
+    """Peak memory over several phases."""
     return max(phase.peak_bytes for phase in phases)
 
 

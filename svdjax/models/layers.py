@@ -22,7 +22,7 @@ LayerNorm = functools.partial(nnx.LayerNorm, epsilon=1e-5, use_fast_variance=Fal
 
 
 def hidden(x: Array) -> Array:
-    """`x`, behind a barrier for the patterns that XLA looks for on an NVIDIA GPU."""
+    """`x`, behind a barrier that keeps XLA on an NVIDIA GPU from fusing it into a library call or kernel."""
     return jax.lax.optimization_barrier(x) if target().nvidia else x
 
 
@@ -182,7 +182,7 @@ def _moments(x: Array, axes: tuple[int, ...], offset: Array | None = None) -> tu
     """
     dtype = stats_dtype(x.dtype)
     row = x[tuple(slice(0, 1) if axis in axes and axis != -2 else slice(None) for axis in range(-x.ndim, 0))]
-    shift = jax.lax.stop_gradient(row.astype(dtype).mean(-2, keepdims=True))  # exact for any shift, so none for its gradient
+    shift = jax.lax.stop_gradient(row.astype(dtype).mean(-2, keepdims=True))  # exact for any shift: no gradient needed
     if offset is not None:
         x, shift = x + offset, shift + offset.astype(dtype)
     x = x.astype(dtype) - shift

@@ -83,16 +83,16 @@ def backward_unet(unet: UNet, params: Mapping[str, Array]) -> UNet:
 
 
 def on_device(tree: Tree) -> Tree:
-    """A copy of a pytree, such as a network, with all arrays on the default device; arrays that are there aren't copied.
+    """A copy of a pytree, such as a network, with all arrays on the default device; arrays already there aren't copied.
 
-    A network that waits in host memory is on the device as long as the result is referenced. The arrays are committed to the
-    device, as those of the programs that `svdjax.memory.programs.compile_here` compiles.
+    A network that is kept in host memory is on the device as long as the result is referenced. The arrays are committed to
+    the device, as in the programs that `svdjax.memory.programs.compile_here` compiles.
     """
     return jax.device_put(tree, jnp.zeros(()).sharding)
 
 
 def part_on_device(vae: VAE, prefixes: tuple[str, ...]) -> VAE:
-    """A copy of a VAE with only the tensors on the device that start with `prefixes`; programs must use no other."""
+    """A copy of a VAE: only tensors with names that start with `prefixes` are on the device; programs must use no others."""
     return fill(vae, {name: on_device(x) if name.startswith(prefixes) else x for name, x in leaves(vae).items()})
 
 

@@ -219,11 +219,18 @@ def temporal_clip(
 
 
 def hidden_statistics(temporal: TemporalHalf, rows: Array, first: Sequence[Statistics]) -> Statistics:
-    """Statistics of the second norm for a block of rows, from the first norm's: of each group of frames."""
+    """Statistics of the second norm for a block of rows, from the first norm's statistics of each group of frames."""
     return temporal.resnet.norm2.statistics(temporal.hidden(rows, combined(first)), CLIP_AXES)
 
 
 def temporal_rows(temporal: TemporalHalf, rows: Array, first: Sequence[Statistics], second: Sequence[Statistics]) -> Array:
-    """The temporal half of a resnet for a block of rows, from both norms' statistics: of each group, of each block."""
+    """The temporal half of a resnet for a block of rows.
+
+    Args:
+        temporal: the temporal half.
+        rows: the block (b, f, size, w, c).
+        first: statistics of the first norm, for each group of frames.
+        second: statistics of the second norm, for each block of rows.
+    """
     hidden = temporal.hidden(rows, combined(first))
     return temporal.output(rows, temporal.change(hidden, combined(second)))

@@ -15,8 +15,8 @@ def add_memory(p: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
         OPTION,
         type=_gib,
         metavar="GIB",
-        help="memory of the device that the run may use; what doesn't fit is done in more passes or waits in host memory, as a "
-        "plan that is printed first (default: what the device has; on a CPU no plan is made)",
+        help="device memory that the run may use; work that doesn't fit is done in parts, or its data is kept in host memory; "
+        "the plan is printed first (default: what the device has; on a CPU no plan is made)",
     )
 
 

@@ -27,7 +27,7 @@ class ClipPlan:
 
     Attributes:
         passes: a key of `passes.PASSES`: UNet calls of an evaluation.
-        offload: whether networks wait in host memory while they aren't used.
+        offload: whether networks are kept in host memory while they aren't used.
         decode: how the latents are decoded.
         phases: encode, sample, decode, with their memory.
         transfer_bytes: bytes that a batch moves between host and device.
@@ -50,16 +50,16 @@ class ClipPlan:
         """Lines for the user: what is done, what it costs, the peak of each phase."""
         how = [PASSES[self.passes]]
         if self.offload:
-            how.append("networks wait in host memory while they aren't used")
+            how.append("networks are kept in host memory while they aren't used")
         if self.decode.in_passes:
-            how.append("decoding in passes, with activations in host memory")
+            how.append("decoding in parts, with activations in host memory")
         moved = f"; {self.transfer_bytes / 1e9:.3g} GB between host and device per clip or batch" if self.transfer_bytes else ""
         peaks = ", ".join(f"{phase.name} {phase.peak_bytes / GIB:.3g}" for phase in self.phases)
-        return [f"plan for {self.budget_bytes / GIB:.3g} GiB: {'; '.join(how)}{moved}", f"peaks by plan in GiB: {peaks}"]
+        return [f"plan for {self.budget_bytes / GIB:.3g} GiB: {'; '.join(how)}{moved}", f"planned peaks in GiB: {peaks}"]
 
     def as_text(self) -> dict[str, str]:
         """The plan for the metadata of a file."""
-        return {"plan": self.passes + (", offload" if self.offload else "") + (", decode in passes" * self.decode.in_passes)}
+        return {"plan": self.passes + (", offload" if self.offload else "") + (", decode in parts" * self.decode.in_passes)}
 
 
 def make_plan(
@@ -94,7 +94,7 @@ def make_plan(
 
 
 def plan_for(work: ClipWork, memory: float | None, name: str = "memory") -> ClipPlan | None:
-    """The plan for a loaded model on JAX's default device; None on a CPU, or for a model on several devices, unless asked.
+    """The plan for a loaded model on JAX's default device; without `memory`, None on a CPU or several devices.
 
     Args:
         work: the batch of clips.
@@ -108,7 +108,7 @@ def plan_for(work: ClipWork, memory: float | None, name: str = "memory") -> Clip
     tensors = jax.tree.leaves(work.model.unet)
     devices = set().union(*(x.devices() for x in tensors if isinstance(x, jax.Array)))
     if len(devices) > 1 and memory is not None:
-        raise InputError(f"{name} is {memory:g}, but the model lies on {len(devices)} devices: a plan is for one device")
+        raise InputError(f"{name} is {memory:g}, but the model is on {len(devices)} devices: a plan is for one device")
     budget = None if len(devices) > 1 else budget_bytes(memory, name)
     return None if budget is None else plan_clips(work, budget, name=name, offload=(not isinstance(tensors[0], jax.Array),))
 
@@ -121,9 +121,9 @@ def plan_clips(
     offload: tuple[bool, ...] = (False, True),
     compile: Compile = compile_here,
 ) -> ClipPlan:
-    """The cheapest plan that fits, by the compiled programs.
+    """The cheapest plan that fits, according to the memory of the compiled programs.
 
-    More UNet calls and decoding in passes cost more than networks in host memory, these more than smaller blocks.
+    More UNet calls, and decoding in parts, cost more than networks in host memory, which cost more than smaller blocks.
 
     Args:
         work: the batch of clips.
@@ -142,7 +142,7 @@ def plan_clips(
     passes = _first(passes_of(work.directions, work.guided), phases_of.sample, least, budget, refuse, phases_of.least_sample)
     decode = _first(phases_of.decode_plans(), phases_of.decode, least, budget, refuse, phases_of.least_decode)
     assert encode
-    if False in offload:  # without transfers, if that doesn't cost more passes
+    if False in offload:  # without transfers, if that needs no more UNet calls or parts
         alike = [plan for plan in phases_of.decode_plans() if plan == decode or not (plan.in_passes or decode.in_passes)]
         hopeful = (plan for plan in alike if phases_of.least_decode(plan, False) <= budget)
         fitting = (plan for plan in hopeful if phases_of.decode(plan, False).peak_bytes <= budget)

@@ -133,7 +133,7 @@ def sample_programs(work: ClipWork, passes: str) -> tuple[list[Program], int]:
         return [Program(name="step", fn=scan, args=args, static=static)], 0
     prepare = functools.partial(unet_calls.prepare, renoises=plan.recurrences > 0, guided=work.guided)
     latents, clips = jax.eval_shape(prepare, latents, at, conditioning, draws)
-    held = latents, clips, conditioning, draws, clips.sample  # the last stands for the predictions, which are half as large
+    held = latents, clips, conditioning, draws, clips.sample  # the last: upper bound of the predictions, half as large
     held_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(held))
 
     def part(directions: slice) -> Any:
@@ -150,7 +150,7 @@ def sample_programs(work: ClipWork, passes: str) -> tuple[list[Program], int]:
 
 
 class Phases:
-    """Phases of a work by choice; a program is compiled when its memory is first asked for."""
+    """Phases of a batch of clips for each choice of the plan; programs are compiled when their memory is first needed."""
 
     def __init__(self, work: ClipWork, compile: Compile):
         self._work = work
@@ -169,7 +169,7 @@ class Phases:
         return self._phase(passes, "sample", offload, self._unet, lambda: sample_programs(self._work, passes))
 
     def least_sample(self, passes: str, offload: bool) -> int:
-        """Less than `sample` needs."""
+        """Lower bound of the memory that `sample` needs, without compiling."""
         work = self._work
         f, h, w, _ = work.latent_shape
         together = 1 if passes == "clips" else work.directions * (1 if passes == "guidance" else 1 + work.guided)
@@ -186,7 +186,7 @@ class Phases:
         return self._with_others(self._decoding[plan], offload)
 
     def least_decode(self, plan: DecodePlan, offload: bool) -> int:
-        """Less than `decode` needs."""
+        """Lower bound of the memory that `decode` needs, without compiling."""
         least = staged_decode.least_bytes(self._work.model.config.vae, self._decoded, self._work.vae_dtype, plan)
         return least + self._weights(offload, self._decoder) - self._decoder
 
@@ -194,12 +194,12 @@ class Phases:
         return staged_decode.phase(self._work.model.config.vae, self._decoded, self._work.vae_dtype, plan, compile)
 
     def _with_others(self, phase: Phase, offload: bool) -> Phase:
-        """A phase of the decoder, with the weights that don't wait in host memory."""
+        """A phase of the decoder, with the other weights that are on the device."""
         others = self._weights(offload, self._decoder) - self._decoder
         return dataclasses.replace(phase, resident_bytes=phase.resident_bytes + others)
 
     def transfer_bytes(self, plan: DecodePlan, offload: bool) -> int:
-        """Bytes of weights, if they wait in host memory, and of the decoder's activations."""
+        """Bytes of weights, if they are kept in host memory, and of the decoder's activations."""
         weights = self._clip + self._encoder + self._unet + self._decoder if offload else 0
         groups = -(-self._work.settings.num_frames // self._decoded[1])
         config, dtype = self._work.model.config.vae, self._work.vae_dtype
@@ -224,7 +224,7 @@ class Phases:
         return Phase(name=name, resident_bytes=weights + others, scratch_bytes=scratch, program=program)
 
     def _needs(self, program: Program, held: int) -> tuple[str, int, int]:
-        """Name, bytes of arguments that aren't weights and of what waits, scratch with results."""
+        """Name, bytes on the device besides weights (arguments and `held`), bytes of scratch and results."""
         memory = self._compile(program)
         others = bytes_of([x for x in program.args if not isinstance(x, (nnx.Module, Backward))])
         return program.name, others + held, memory.scratch_bytes + memory.result_bytes

@@ -42,8 +42,9 @@ class DecodePlan:
 
     Attributes:
         block_bytes: approximate size of the largest tensor that a program computes at a time.
-        in_passes: activations of more than `resident_bytes` wait in host memory, and blocks of them visit the device.
-        resident_bytes: see `in_passes`; otherwise without effect.
+        in_passes: activations larger than `resident_bytes` are kept in host memory; blocks of them are copied to the device
+            in turn.
+        resident_bytes: see `in_passes`; without it, no effect.
         temporal: how the temporal resnets of activations on the device run: `whole`, without blocks of rows, in three times
             the memory of the largest activation; `stored`, in blocks, with the first convolution's result stored, in twice the
             memory; `twice`, in blocks, with the first convolution computed twice.
@@ -57,12 +58,12 @@ class DecodePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Activation:
-    """Shape and place of an activation of one clip.
+    """Shape and location of an activation of one clip.
 
     Attributes:
         shape: (1, f, h, w, c).
         frames: number of frames in each array on the device.
-        in_host: whether it waits in host memory.
+        in_host: whether it is kept in host memory.
     """
 
     shape: tuple[int, ...]
@@ -145,7 +146,7 @@ class Step:
         return source + result + (3 * result if self.temporal is not None else 0)
 
     def programs(self) -> Iterator[tuple[Program, int]]:
-        """The programs, each with the size of the activations that are on the device meanwhile."""
+        """The programs, each with the size of the activations that are on the device while it runs."""
         number = jax.ShapeDtypeStruct((), jnp.int32)
         group = self.source.group
         spatial = (self.layers, self.norm, group, number)

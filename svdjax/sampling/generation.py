@@ -39,7 +39,7 @@ def sample_pair(
     """Sample latents (b, f, h, w, c) between batches of keyframes (b, H, W, 3).
 
     Args:
-        plan: how to do it within the device's memory; None: together, with the networks where they are.
+        plan: how to do it within the device's memory; None: in one UNet call per evaluation, networks are not moved.
         model, first, last, settings, method, draws, progress: see `svdjax.interpolate`.
     """
     check_pair(model, first, last)

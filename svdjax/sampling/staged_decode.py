@@ -2,8 +2,9 @@
 
 The stages are those of `svdjax.models.vae_stages`, each in a program of its own, one clip at a time. An activation is a list
 of arrays with a few frames each, so that the input of a stage leaves the device while its wider result arrives. Under a plan
-with `in_passes`, large activations wait in host memory: groups of frames visit the device for the spatial layers, blocks of
-rows twice for a temporal resnet, once for its norm statistics. The next group is sent before the last result is waited for.
+with `in_passes`, large activations are kept in host memory. Groups of frames are copied to the device for the spatial layers,
+blocks of rows twice for a temporal resnet, the first time for its norm statistics. The next group is sent before the last
+result has arrived.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ Shape = tuple[int, int, int, int, int]  # (b, f, h, w, c)
 Stored = list[Array] | np.ndarray  # an activation: groups of frames on the device, or in host memory
 T = TypeVar("T")
 
-# Scratch of programs by compiler: plans have programs in common.
+# Scratch of programs by compiler, cached because plans share programs.
 _scratch: WeakKeyDictionary[Compile, dict[Any, int]] = WeakKeyDictionary()
 
 BLOCK_BYTES = 2**30  # large enough to keep a GPU busy
@@ -47,14 +48,14 @@ def candidates(config: VAEConfig, latent_shape: Shape, dtype: Any) -> list[Decod
     steps = _steps(config, latent_shape, dtype, DecodePlan(block_bytes=BLOCK_BYTES))
     sizes = sorted({step.result.nbytes for step in steps if step.temporal is not None})
     plans = [DecodePlan(block_bytes=BLOCK_BYTES, temporal=temporal) for temporal in ("whole", "stored", "twice")]
-    # The largest activations wait in host memory, then also the smaller ones.
+    # First only the largest activations are kept in host memory, then also smaller ones.
     below = sizes[:-1] or [0]
     plans += [DecodePlan(block_bytes=BLOCK_BYTES, in_passes=True, resident_bytes=most) for most in reversed(below)]
     return plans
 
 
 def programs(config: VAEConfig, latent_shape: Shape, dtype: Any, plan: DecodePlan) -> list[Program]:
-    """The different programs of a plan, to compile them."""
+    """All distinct programs of a plan, for compilation."""
     return [program for program, _ in _programs(config, latent_shape, dtype, plan).values()]
 
 
@@ -80,7 +81,7 @@ def phase(config: VAEConfig, latent_shape: Shape, dtype: Any, plan: DecodePlan, 
 
 
 def least_bytes(config: VAEConfig, latent_shape: Shape, dtype: Any, plan: DecodePlan) -> int:
-    """Less than `phase` needs, without compiling: to leave out plans that can't fit."""
+    """Lower bound of the memory that `phase` needs, without compiling: to leave out plans that can't fit."""
     steps = _steps(config, latent_shape, dtype, plan)
     return _weights_and_latents(config, latent_shape, dtype) + max(step.least_bytes for step in steps)
 
@@ -100,7 +101,7 @@ def _steps(config: VAEConfig, latent_shape: Shape, dtype: Any, plan: DecodePlan)
 
 
 def _programs(config: VAEConfig, latent_shape: Shape, dtype: Any, plan: DecodePlan) -> dict[Any, tuple[Program, int]]:
-    """The different programs, each with the largest size of the activations that are on the device meanwhile."""
+    """The distinct programs, each with the largest size of the activations that are on the device while it runs."""
     vae = abstract_vae(config, jnp.dtype(dtype))
     found: dict[Any, tuple[Program, int]] = {}
 
@@ -180,7 +181,7 @@ def _spatial(step: Step, x: Stored) -> tuple[Stored, tuple[Statistics, ...]]:
 
 
 def _groups(x: Stored, size: int) -> Iterator[tuple[Array, int]]:
-    """Groups of frames on the device, each with the number of a part of `size` frames. Lists are emptied meanwhile."""
+    """Groups of frames on the device, each with the number of a part of `size` frames. Lists are emptied in the process."""
     if isinstance(x, np.ndarray):
         for k in range(0, x.shape[FRAMES], size):
             yield to_device(x[:, k : k + size]), 0
@@ -228,10 +229,10 @@ def write(y: Array, place: np.ndarray) -> None:
 
 
 def _one_behind(results: Iterable[T]) -> Iterator[T]:
-    """Each of `results`, finished, after the next one was started.
+    """Yield each of `results` when it is finished; the next one is started before.
 
-    Transfers and work overlap. But a host that ran further ahead would allocate results before the inputs of earlier programs
-    are freed.
+    Transfers and computation overlap. A host that ran further ahead would allocate results before the inputs of earlier
+    programs are freed.
     """
     waiting: list[T] = []
     for result in results:

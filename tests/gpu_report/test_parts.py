@@ -79,7 +79,7 @@ def test_recorded_arrays_are_the_official_ones():
 
 
 def test_decoding_against_diffusers(reported):
-    """Fewer frames than a chunk: the official way gives the same frames to rounding."""
+    """Fewer frames than a chunk: the official decoding gives the same frames up to rounding."""
     pytest.importorskip("diffusers")
     reporter, results = reported
     decoding.measure(request(), reporter)

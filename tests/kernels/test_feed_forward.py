@@ -19,13 +19,13 @@ TOLERANCE = {"float32": 2e-6, "bfloat16": 0.02}  # of the norm
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    """Tiles so small that few rows and channels have many."""
+    """Small tiles, so that few rows and channels need many."""
     for name, size in {"ROWS": 16, "COLUMNS": 16, "DEPTH_BYTES": 64, "GROUP": 2}.items():
         monkeypatch.setattr(feed_forward, name, size)
 
 
 def layer(width, dtype, param_dtype):
-    """A feed-forward with random biases, too."""
+    """A feed-forward with random weights and biases."""
     module = FeedForward(width, dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(param_dtype), rngs=Keys(0))
     rng = np.random.default_rng(0)
     return fill(module, {name: x + 0.1 * rng.standard_normal(x.shape).astype(x.dtype) for name, x in leaves(module).items()})
@@ -79,13 +79,13 @@ def test_tiles_as_on_a_gpu(rows, width, dtype):
     expected = values * np.asarray(jax.nn.gelu(gates, approximate=False), np.float64)
     project = jax.jit(feed_forward.geglu_projection)
     assert_close([project(x, kernel, bias)], [jnp.asarray(expected, dtype)], {"float32": 2e-6, "bfloat16": 1e-3}[dtype])
-    # a CPU adds in float32, whatever it is asked for
+    # a CPU always adds in float32
     assert str(jax.make_jaxpr(project)(x, kernel, bias)).count("preferred_element_type=float32") == 2
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (16, 9), (37, 15), (15, 60)])
 def test_programs_compute_every_tile_once(shape):
-    """Within the array: a CPU would move tiles there, a GPU would not."""
+    """All inside the array: a CPU would move tiles back into it, a GPU would not."""
     tile = (2, 3)
     row_tiles, column_tiles = -(-shape[0] // 2), shape[1] // 3
     start_of = jax.jit(jax.vmap(lambda program: feed_forward._start_of_tile(program, shape, tile)))

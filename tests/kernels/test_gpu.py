@@ -1,4 +1,4 @@
-"""The kernels compiled for GPUs that are not here, where the extra `cuda` is installed."""
+"""The kernels compiled for GPUs that are not present, where the extra `cuda` is installed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from svdjax.models.layers import FeedForward
 
 
 def has_gpu_compiler() -> bool:
-    """Whether the extra is there; asked while tests are collected, because JAX must not have looked for a GPU before."""
+    """Whether the extra is installed; checked at collection, because JAX must not have searched for a GPU before."""
     try:
         compiling.devices_of(CARDS["h100"])
     except InputError:

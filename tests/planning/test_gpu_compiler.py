@@ -1,4 +1,4 @@
-"""Compiling for GPUs that are not here, where the extra `cuda` is installed."""
+"""Compiling for GPUs that are not present, where the extra `cuda` is installed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from svdjax.parallel.mesh import make_mesh
 
 
 def has_gpu_compiler() -> bool:
-    """Whether the extra is there; asked while tests are collected, because JAX must not have looked for a GPU before."""
+    """Whether the extra is installed; checked at collection, because JAX must not have searched for a GPU before."""
     try:
         compiling.devices_of(CARDS["h100"])
     except InputError:
@@ -89,7 +89,7 @@ def test_the_command(model, tmp_path, capsys):
         for key in ("scratch_bytes", "argument_bytes", "flops", "hbm_floor_seconds"):
             assert values[f"{name}_{key}"] > 0
     assert (values["platform"], values["compile_only"]) == ("gpu", True)
-    assert "NVIDIA GeForce RTX 4060, compiled for only" in capsys.readouterr().out
+    assert "NVIDIA GeForce RTX 4060, compile target only" in capsys.readouterr().out
 
 
 @pytest.mark.heavy

@@ -34,7 +34,7 @@ P, Q = 8 * 100 * F, 8 * 10 * F
 @pytest.mark.parametrize(
     ("lines", "size"),
     [
-        # what nobody uses isn't read
+        # unused operands aren't read
         ("ROOT %r = f32[8,10]{1,0} negate(%q)", 2 * Q),
         ("ROOT %r = f32[8,100]{1,0} add(%p, %p)", 2 * P),
         # the same slice twice, different ones, and all besides a slice

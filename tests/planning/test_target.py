@@ -37,12 +37,12 @@ def model(tmp_path_factory):
     [
         (["--target", "h1000"], "--target h1000: unknown GPU, expected h200, h100, "),
         (["--target", "h200", "--against", "diffusers"], "--target runs nothing: expected only one of them"),
-        (["--hlo", "x"], "--hlo applies only to a GPU that is compiled for: expected --target"),
-        (["--memory", "8"], "--memory applies only to a GPU that is compiled for: expected --target"),
+        (["--hlo", "x"], "--hlo applies only to compiling for a GPU: expected --target"),
+        (["--memory", "8"], "--memory applies only to compiling for a GPU: expected --target"),
         (["--target", "h200", "--memory", "-1"], "--memory"),
         (
             ["--target", "rtx4070", "--memory", "12"],
-            "--memory is 12, expected at most 10.80, the GiB of NVIDIA GeForce RTX 4070",
+            "--memory is 12, expected at most 10.80 GiB, the usable memory of NVIDIA GeForce RTX 4070",
         ),
         (["--target", "h200", "--hlo", "missing/x"], "--hlo missing/x: the folder "),
         (["--target", "h200", "--hlo", "file"], "--hlo file: is a file, expected a folder"),
@@ -102,7 +102,7 @@ def test_defaults_and_repetition(tmp_path, monkeypatch):
 
 
 def test_jax_starts_no_gpu():
-    """In a process of its own, because here JAX has started."""
+    """In a separate process, because here JAX has started."""
     code = "import jax; from sample.benchmarking import options; options.parse(['--target', 'h200']); "
     code += "print(jax.config.jax_platforms)"
     environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}

@@ -103,7 +103,7 @@ def test_the_cheapest_plan_that_fits_is_taken(stand_ins):
     # a smaller block costs less than transfers
     made = plan(needed("together", False))
     assert (made.offload, made.decode.block_bytes) == (False, 2**30)
-    # one pass more costs more than transfers, and transfers are not made in vain
+    # one more UNet call costs more than transfers, and there are no useless transfers
     assert plan(needed("together", False) - 1).offload
     assert not plan(needed("together", False)).offload
 
@@ -138,10 +138,10 @@ def test_a_plan_is_described(stand_ins):
     made = plan(needed("clips", True))
     first, second = made.describe()
     assert re.match(r"plan for 0\.0\d+ GiB: one UNet call for each clip", first)
-    assert "networks wait in host memory" in first
+    assert "networks are kept in host memory" in first
     assert "GB between host and device per clip or batch" in first
-    assert re.fullmatch(r"peaks by plan in GiB: encode 0\.\d+, sample 0\.\d+, decode 0\.\d+", second)
-    assert made.as_text() == {"plan": "clips, offload, decode in passes"}
+    assert re.fullmatch(r"planned peaks in GiB: encode 0\.\d+, sample 0\.\d+, decode 0\.\d+", second)
+    assert made.as_text() == {"plan": "clips, offload, decode in parts"}
 
 
 def test_no_plan_on_a_cpu_unless_asked():

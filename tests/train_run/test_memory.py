@@ -27,7 +27,7 @@ ENCODE, UPDATE = 10 * GIB, 40 * GIB  # scratch of the programs, with a step in o
 
 
 def compile_nothing(program):
-    """Stands for a compiler: more parts divide the scratch of a step."""
+    """Stands in for a compiler: more parts divide the scratch of a step."""
     parts = program.fn.__self__.settings.accumulate
     return ProgramMemory(ENCODE if program.name == "encode" else UPDATE // parts, 0, 0)
 
@@ -56,7 +56,7 @@ def test_the_cheapest_plan_that_fits(work):
     assert (waiting.offload, waiting.accumulate, waiting.transfer_bytes) == (True, 1, encoders)
     assert waiting.peak_bytes == most.peak_bytes - encoders
     assert waiting.phases[0] == most.phases[0]
-    assert "the encoders wait in host memory while a step runs" in waiting.describe()[0]
+    assert "the encoders are kept in host memory while a step runs" in waiting.describe()[0]
 
     in_parts = plan(work, waiting.peak_bytes - 1)
     assert (in_parts.offload, in_parts.accumulate) == (False, 2)
@@ -94,7 +94,7 @@ def test_more_than_there_is(run, capsys):
 
 @pytest.mark.usefixtures("compile_once")
 def test_a_planned_run_is_the_same(run, out, training_run, capsys, monkeypatch):
-    """Bit for bit, with encoders that wait in host memory, and then with encoders on the device."""
+    """Bit for bit, with encoders kept in host memory, and then with encoders on the device."""
 
     def with_offload(*args):
         made, step = plan_training(*args)
@@ -108,7 +108,7 @@ def test_a_planned_run_is_the_same(run, out, training_run, capsys, monkeypatch):
     training.assert_same_run(out, training_run, 6)
     printed = capsys.readouterr().out
     assert "plan for 1.0 GiB: the encoders stay on the device" in printed
-    assert "peaks by plan in GiB: encode 0.0, step 0.0" in printed
+    assert "planned peaks in GiB: encode 0.0, step 0.0" in printed
 
 
 @pytest.mark.usefixtures("compile_once")

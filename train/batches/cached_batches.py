@@ -62,8 +62,8 @@ def cached_batches(
 def frame_encoder(image_encoder: CLIPVision, vae: VAE) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """A function that maps frames uint8 (n, H, W, 3) to mean, logvar and image_embeds (see `LatentCache`), all on the host.
 
-    It runs on the devices of this process only; n must be a multiple of their number. The networks may be in host memory. Their
-    copies are on the devices as long as the function exists.
+    It runs on the devices of this process only; n must be a multiple of their number. The networks may be in host memory;
+    copies of them stay on the devices as long as the function exists.
     """
     local_mesh = Mesh(np.asarray(jax.local_devices()), ("frames",))
     replicated, divided = (NamedSharding(local_mesh, PartitionSpec(*axes)) for axes in ([], ["frames"]))

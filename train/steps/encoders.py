@@ -1,4 +1,4 @@
-"""The frozen encoders of a training step: the parts that it uses, and where they are."""
+"""The frozen encoders of a training step: the parts that it uses, and their placement."""
 
 from __future__ import annotations
 

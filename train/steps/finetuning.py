@@ -86,7 +86,7 @@ class Finetuning(Step):
         return None if self.cached else model.image_encoder, encoding_part(model.vae)
 
     def load(self, model: SVD, start: Mapping[str, Array]) -> None:
-        """Replace the shapes that the step was made of by arrays: arguments as of the constructor."""
+        """Replace the shapes that the step was made from by arrays; arguments as for the constructor."""
         trained = {name: start[name] for name in self.abstract_state.trained}
         self.encoders, self.frozen = self._encoders(model), (model.unet, _without(start, trained))
         self.begin(trained)

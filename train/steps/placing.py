@@ -22,7 +22,7 @@ def in_formats(tree: Any, formats: Any) -> Any:
 
     Args:
         tree: the arrays.
-        formats: their formats; one without a layout is that of an array that the program doesn't use.
+        formats: their formats; arrays that the program doesn't use have a format without a layout.
     """
     arrays, structure = jax.tree.flatten(tree)
     return jax.tree.unflatten(structure, [_in_format(x, f) for x, f in zip(arrays, jax.tree.leaves(formats), strict=True)])

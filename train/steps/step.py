@@ -155,7 +155,7 @@ class Step(ABC):
 
     def update(self, state: State, batch: Batch) -> tuple[State, Result]:
         """Do one step; the first call compiles it. The memory of `state` is reused."""
-        if self.offload:  # the encoders need the memory of the step before, and this step theirs
+        if self.offload:  # encoders and steps reuse each other's memory: wait for the step before
             jax.block_until_ready(state.step)
         examples = self.examples(batch)
         if self.offload:

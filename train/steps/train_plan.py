@@ -56,12 +56,12 @@ class TrainPlan:
 
     def describe(self) -> list[str]:
         """Lines for the user: what is done, what it costs, the peak of each phase."""
-        how = ["the encoders wait in host memory while a step runs" if self.offload else "the encoders stay on the device"]
+        how = ["the encoders are kept in host memory while a step runs" if self.offload else "the encoders stay on the device"]
         if self.accumulate > 1:
             how.append(f"a step in {self.accumulate} parts")
         moved = f"; {self.transfer_bytes / 1e9:.1f} GB to the device per step" if self.transfer_bytes else ""
         peaks = ", ".join(f"{phase.name} {phase.peak_bytes / GIB:.1f}" for phase in self.phases)
-        return [f"plan for {self.budget_bytes / GIB:.1f} GiB: {'; '.join(how)}{moved}", f"peaks by plan in GiB: {peaks}"]
+        return [f"plan for {self.budget_bytes / GIB:.1f} GiB: {'; '.join(how)}{moved}", f"planned peaks in GiB: {peaks}"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ class TrainWork:
         return dataclasses.replace(model, **placed)
 
     def step(self, accumulate: int, offload: bool) -> Finetuning:
-        """The step, of shapes with their shardings."""
+        """The step, made from shapes with their shardings."""
         tensors = leaves(self.model.unet)
         start = {
             name: jax.ShapeDtypeStruct(tensors[name].shape, jnp.float32, sharding=tensors[name].sharding)
@@ -127,7 +127,7 @@ class TrainWork:
 def plan_training(
     work: TrainWork, budget: int, *, name: str = "--memory", compile: Compile | None = None
 ) -> tuple[TrainPlan, Finetuning]:
-    """The cheapest plan that fits, by the compiled programs, and its step, of shapes.
+    """The cheapest plan that fits, according to the memory of the compiled programs, and its step, made from shapes.
 
     The order of cost: the encoders in host memory while a step runs, a step in more parts. The differentiated pass keeps only
     the inputs of its blocks anyway, unless `settings.remat` is off.
@@ -207,7 +207,7 @@ def _with_validation(
         )
         options = {} if compile is None else {"compile": compile}
         # the training state stays on the device
-        clips = plan_clips(clip, budget - state, name=f"{name} less the training state", offload=(True,), **options)
+        clips = plan_clips(clip, budget - state, name=f"{name} minus the training state", offload=(True,), **options)
         phases += tuple(
             dataclasses.replace(phase, name=f"validation: {phase.name}", resident_bytes=phase.resident_bytes + state)
             for phase in clips.phases
@@ -234,7 +234,7 @@ def make_plan(
 ) -> TrainPlan:
     """The plan of a fine-tune without validation; see `plan_training`.
 
-    For a GPU that isn't there, call it within `made_for(NVIDIA_GPU)`, with a mesh of its devices and its compiler.
+    For a GPU that isn't present, call it within `made_for(NVIDIA_GPU)`, with a mesh of its devices and its compiler.
     """
     work = TrainWork(config=config, settings=settings, dtype=dtype, mesh=mesh, cached=cached)
     return plan_training(work, budget_bytes, compile=compile)[0]
