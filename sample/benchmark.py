@@ -30,7 +30,7 @@ from sample.planning.sampling import plan_for_card
 from sample.planning.targets import CARDS
 from svdjax.devices.device_memory import out_of_memory_in_one_line
 from svdjax.devices.target import NVIDIA_GPU
-from svdjax.devices.xla_options import UNET_OPTIONS
+from svdjax.devices.xla_options import UNET_OPTIONS, channels_last_options
 from svdjax.kernels.choice import using
 from svdjax.models.initialize import abstract
 from svdjax.models.unet import UNet
@@ -56,12 +56,12 @@ def plan_sampling(options: BenchmarkOptions) -> Measurements:
     """Compile a sampling step and the decoder; nothing is allocated or run."""
     shapes = workloads.make(options.config, options.size, options.num_frames, options.dtype, allocate=False)
     programs = []
-    for name, fn, args in (
-        ("dual_step", workloads.dual_step, shapes.dual_step),
-        ("decode", workloads.decode, shapes.decode),
+    for name, fn, args, compiler_options in (
+        ("dual_step", workloads.dual_step, shapes.dual_step, UNET_OPTIONS),
+        ("decode", workloads.decode, shapes.decode, channels_last_options()),
     ):
         progress(f"compiling {name}")
-        program = timing.compile_program(fn, args, warm=False)
+        program = timing.compile_program(fn, args, warm=False, compiler_options=compiler_options)
         programs.append(ProgramResult(name=name, flops=flops.count(fn, *args), plan=program.plan))
     return Measurements(programs=programs)
 
@@ -79,7 +79,7 @@ def measure_sampling(options: BenchmarkOptions) -> Measurements:
     )
     matmul = timing.matmul_limit(options.dtype)
     progress("compiling decode")
-    decode = timing.compile_program(workloads.decode, workload.decode, warm=False)
+    decode = timing.compile_program(workloads.decode, workload.decode, warm=False, compiler_options=channels_last_options())
     decode_result = ProgramResult(
         name="decode",
         flops=flops.count(workloads.decode, *workload.decode),

@@ -34,7 +34,8 @@ def one_line_errors(lost: str) -> Iterator[None]:
 def out_of_memory(lost: str) -> contextlib.AbstractContextManager[None]:
     """Report a device that runs out of memory in one line; see `one_line_errors`."""
     return out_of_memory_in_one_line(
-        f"{lost}; try a smaller --size or (sample.evaluate) --batch-size, fewer --num-frames, --dtype bfloat16, "
+        f"{lost}; try a smaller --memory, a smaller --size or (sample.evaluate) --batch-size, fewer --num-frames, "
+        "--dtype bfloat16, "
         "or --guidance 1 1"
     )
 

@@ -20,8 +20,8 @@ from sample.evaluation.clip_folders import TRUTH
 from sample.evaluation.keyframe_pairs import Pair
 from sample.evaluation.options import CROSS_FADE, RECONSTRUCTION, EvaluationRequest
 from sample.evaluation.run_folder import read_clip
-from svdjax.models.svd import ENCODER, SVD, part_on_device
-from svdjax.models.vae import VAE
+from svdjax.models.svd import SVD, on_device
+from svdjax.models.vae import VAE, encoding_part
 from svdjax.sampling import generation
 from svdjax.sampling.clip_plan import ClipPlan
 from svdjax.sampling.conditioning import to_signed_unit
@@ -128,8 +128,9 @@ def reconstruct(model: SVD, clip: np.ndarray, plan: DecodePlan | None = None) ->
     Returns:
         Frames, uint8 (f, H, W, 3).
     """
-    vae = model.vae if plan is None else part_on_device(model.vae, ENCODER)
+    vae = model.vae if plan is None else on_device(encoding_part(model.vae))
     means = jnp.stack([_mean(vae, frame) for frame in clip])
+    del vae  # before the decoder is on the device
     return generation.decode(model, means[None] * model.config.vae.scaling_factor, plan=plan)[0]
 
 

@@ -15,7 +15,6 @@ from svdjax.errors import InputError
 from svdjax.loading import find_model
 from svdjax.model_sources import DiffusersFolder, ModelSource, trained_kinds_of
 from svdjax.models.backward import QUERIES
-from svdjax.models.svd import SVD
 from svdjax.sampling.methods import FINE_TUNED
 
 
@@ -30,10 +29,6 @@ class MethodModel:
 
     source: ModelSource
     backward: Path | None = None
-
-    def load(self, dtype: str) -> SVD:
-        """Load the model with its backward weights."""
-        return self.source.load(dtype=dtype, backward=self.backward)
 
     def fingerprint(self) -> str:
         """Hash of all weights and the configuration."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sample.benchmarking.workloads import PRESETS
+from sample.planning.compiling import start_without_gpu
 from svdjax.errors import InputError
 from svdjax.loading import find_model
 from svdjax.media import fit
@@ -90,6 +91,7 @@ def check(args: argparse.Namespace, p: argparse.ArgumentParser) -> ReportOptions
         raise InputError(f"--num-frames is {args.num_frames}, expected at least 2")
     size = fit.parse_size(args.size) if args.size else None
     model = args.model or args.preset
+    start_without_gpu()  # the report's process reads configurations only; its parts use the device
     if size is not None:
         config = find_model(model).config if args.model is not None else PRESETS[model or "svd-xt"]
         fit.check_size(*size, config.size_multiple)

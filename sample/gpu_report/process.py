@@ -49,7 +49,9 @@ def environment(request: Request, scratch: Path) -> dict[str, str]:
         folder.mkdir(exist_ok=True)
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_per_fusion_autotune_cache_dir={folder}"
         own["XLA_FLAGS"] = flags.strip()
-    return {**_MEMORY, **os.environ, **own}
+    own_share = "XLA_CLIENT_MEM_FRACTION" in os.environ  # JAX refuses two names of one setting
+    memory = {name: value for name, value in _MEMORY.items() if not (own_share and "FRACTION" in name)}
+    return {**memory, **os.environ, **own}
 
 
 def run(part: Part, request: Request, limit: float, scratch: Path, log: TextIO, on_message: Message) -> str | None:
@@ -104,7 +106,7 @@ def run(part: Part, request: Request, limit: float, scratch: Path, log: TextIO, 
     except BrokenPipeError:  # it ended before it read the request
         return _reason(process.wait()) or "ended without results"
     except subprocess.TimeoutExpired:  # all results are there, but the process hangs
-        return None
+        return error
     finally:
         _end(process)
 

@@ -14,6 +14,7 @@ from sample.benchmarking.results import Measurements, ProgramResult
 from sample.gpu_report.channel import Reporter, Request
 from sample.report_parts.dual_step import planned
 from sample.report_parts.parity import relative
+from svdjax.devices.xla_options import channels_last_options
 from svdjax.diffusers_layout.config_files import other_json
 from svdjax.memory.precision import stats_dtype
 from svdjax.models.initialize import abstract
@@ -34,7 +35,7 @@ def measure(request: Request, reporter: Reporter) -> None:
     shape = (1, request.num_frames, height, width, request.config.vae.latent_channels)
     latents = jax.random.normal(jax.random.key(1), shape)
     reporter.progress("compiling")
-    program = timing.compile_program(workloads.decode, (vae, latents), warm=True)
+    program = timing.compile_program(workloads.decode, (vae, latents), warm=True, compiler_options=channels_last_options())
     reporter.results(planned("decode", program))
     reporter.progress("timing")
     repeats = min(request.repeats, MOST_REPEATS)

@@ -23,13 +23,13 @@ def measure(request: Request, reporter: Reporter) -> None:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = "not installed"
-    stats = jax.devices()[0].memory_stats()
+    stats = jax.devices()[0].memory_stats() or {}
     reporter.results(
         {
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "device": timing.device_name(),
             "platform": jax.default_backend(),
-            "memory_bytes": stats["bytes_limit"] if stats else None,
+            "memory_bytes": stats.get("bytes_limit"),
             "versions": versions,
         }
     )

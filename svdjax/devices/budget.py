@@ -68,7 +68,7 @@ def device_bytes() -> int | None:
 
 
 def take_share(memory: float | None = None) -> None:
-    """Let JAX take an NVIDIA GPU's memory except `RESERVED_BYTES`, or only `memory` GiB. Call this before JAX's backend starts.
+    """Let JAX take an NVIDIA GPU's memory except `RESERVED_BYTES`, less for a small `memory`. Call this before JAX starts.
 
     JAX takes three quarters of a GPU by default. It takes its share at once, as one region: its own allocator is kept because
     CUDA's (`XLA_PYTHON_CLIENT_ALLOCATOR=cuda_async`) doesn't report a limit. A user's own settings are not changed.
@@ -78,16 +78,19 @@ def take_share(memory: float | None = None) -> None:
     total = _gpu_bytes()
     share = UNKNOWN_SIZE_SHARE if total is None else 1 - RESERVED_BYTES / total
     if total is not None and memory is not None:
-        share = min(share, memory * GIB / total)
+        # JAX's share is of CUDA's total, a few percent below the driver's; the plan keeps to `memory`.
+        share = min(share, (memory * GIB + RESERVED_BYTES) / total)
     os.environ[_SHARE_VARIABLES[0]] = f"{max(share, 0.05):.4f}"
 
 
 def _gpu_bytes() -> int | None:
-    """Memory of the smallest NVIDIA GPU, from its driver, because asking JAX would start JAX. None without a driver."""
+    """Memory of the smallest NVIDIA GPU in use, from its driver, because asking JAX would start JAX. None if not known."""
     if shutil.which("nvidia-smi") is None:
         return None
     try:
         command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+        if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
+            command.append(f"--id={visible}")
         output = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
         return min(int(line) for line in output.split()) * 2**20  # MiB
     except (OSError, subprocess.SubprocessError, ValueError):

@@ -15,6 +15,9 @@ from svdjax.memory.blocking import BLOCK_BYTES, map_blocks, recomputed_if_large
 from svdjax.memory.precision import stats_dtype
 from svdjax.models.layers import Linear
 
+# cuDNN's attention fails for more sequences at once (https://github.com/pytorch/pytorch/issues/181235). Temporal attention has
+# one sequence for each pixel of each clip.
+MOST_SEQUENCES = 2**16 - 1
 # Largest block of logits on a CPU, in bytes: attention is slower if they exceed its cache.
 CPU_LOGIT_BYTES = 2**23
 
@@ -44,7 +47,10 @@ def has_fused_kernel(dtype: DTypeLike, channels: int) -> bool:
 
 def fused_attention(q: Array, k: Array, v: Array) -> Array:
     """cuDNN's attention, which never stores the logits: (m, s, n, c) three times -> (m, s, n, c)."""
-    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+    count = -(-len(q) // MOST_SEQUENCES)
+    parts = zip(*(jnp.array_split(x, count) for x in (q, k, v)), strict=True)
+    out = [jax.nn.dot_product_attention(*part, implementation="cudnn") for part in parts]
+    return out[0] if count == 1 else jnp.concatenate(out)
 
 
 def blocked_attention(q: Array, k: Array, v: Array, limit: int = BLOCK_BYTES) -> Array:

@@ -175,3 +175,10 @@ class VAE(nnx.Module):
         parts = [groups(latents[:, :whole], chunk)] if whole else []
         parts += [groups(latents[:, whole:], f - whole)] if whole < f else []
         return jnp.concatenate(parts, axis=1)
+
+
+def encoding_part(vae: VAE) -> VAE:
+    """A VAE, arrays or shapes, without its decoder."""
+    part = nnx.clone(vae)
+    del part.decoder
+    return part

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 
 from svdjax.config import SVDConfig
 from svdjax.devices.budget import GIB, budget_bytes, memory_in_gib
@@ -93,24 +94,25 @@ def make_plan(
     return plan_clips(work, budget_bytes, compile=compile)
 
 
-def plan_for(work: ClipWork, memory: float | None, name: str = "memory") -> ClipPlan | None:
-    """The plan for a loaded model on JAX's default device; without `memory`, None on a CPU or several devices.
+def plan_for(work: ClipWork, memory: float | None) -> ClipPlan | None:
+    """The plan for a loaded model on JAX's default device; without `memory`, None on a CPU or for a model on other devices.
 
     Args:
         work: the batch of clips.
         memory: GiB that the run may use; None for what the device has.
-        name: for messages.
 
     Raises:
         InputError: not a number of GiB above 0, more than the device has, or less than the smallest plan needs.
     """
-    memory = None if memory is None else memory_in_gib(memory, name)
+    memory = None if memory is None else memory_in_gib(memory)
     tensors = jax.tree.leaves(work.model.unet)
     devices = set().union(*(x.devices() for x in tensors if isinstance(x, jax.Array)))
-    if len(devices) > 1 and memory is not None:
-        raise InputError(f"{name} is {memory:g}, but the model is on {len(devices)} devices: a plan is for one device")
-    budget = None if len(devices) > 1 else budget_bytes(memory, name)
-    return None if budget is None else plan_clips(work, budget, name=name, offload=(not isinstance(tensors[0], jax.Array),))
+    here = jnp.zeros(()).devices()
+    elsewhere = bool(devices) and devices != here
+    if elsewhere and memory is not None:
+        raise InputError(f"memory is {memory:g}, but the model is not on {next(iter(here))} alone: a plan is for this device")
+    budget = None if elsewhere else budget_bytes(memory)
+    return None if budget is None else plan_clips(work, budget, offload=(not isinstance(tensors[0], jax.Array),))
 
 
 def plan_clips(

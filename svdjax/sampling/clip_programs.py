@@ -18,6 +18,7 @@ from svdjax.memory.precision import stats_dtype
 from svdjax.memory.programs import Compile, Phase, Program, bytes_of, compile_here
 from svdjax.models.backward import Backward
 from svdjax.models.svd import DECODER, ENCODER, SVD, leaves
+from svdjax.models.vae import encoding_part
 from svdjax.sampling import passes as unet_calls
 from svdjax.sampling import staged_decode
 from svdjax.sampling.conditioning import added_time_ids, encode
@@ -106,7 +107,7 @@ def encode_program(work: ClipWork) -> Program:
     keyframes = jax.ShapeDtypeStruct((work.directions, work.batch, *work.image_shape), jnp.uint8)
     augmentation = jax.ShapeDtypeStruct((work.batch, *work.image_shape), jnp.float32)
     strength = jax.ShapeDtypeStruct((), jnp.float32)
-    args = work.shapes.image_encoder, work.shapes.vae, keyframes, augmentation, strength
+    args = work.shapes.image_encoder, encoding_part(work.shapes.vae), keyframes, augmentation, strength
     return Program(name="encode", fn=encode, args=args)
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from jax import Array
 
 from svdjax.models.backward import Backward
-from svdjax.models.svd import DECODER, ENCODER, SVD, on_device, part_on_device
-from svdjax.models.vae import VAE
+from svdjax.models.svd import DECODER, SVD, on_device, part_on_device
+from svdjax.models.vae import VAE, encoding_part
 from svdjax.sampling import staged_decode
 from svdjax.sampling.checks import check_draws, check_image, check_pair, check_progress, decode_chunk_of
 from svdjax.sampling.clip_plan import ClipPlan
@@ -81,8 +81,9 @@ def _sample(
         draws = draw([settings.seed] * b, (height, width, 3), shape)
     conditioning = _encode(model, keyframes, draws, settings, plan)
     unet, segments = model.unet, 1 if progress is None else SEGMENTS
-    if plan is not None:
+    if plan is not None or not isinstance(jax.tree.leaves(unet)[0], jax.Array):  # it may be kept in host memory without a plan
         unet, backward, draws = on_device((unet, backward, draws))
+    if plan is not None:
         segments = SEGMENTS  # short scans aren't used, and latents that aren't finite stop the run early
     return sample(
         unet,
@@ -103,11 +104,7 @@ def _encode(model: SVD, keyframes: np.ndarray, draws: Draws, settings: Settings,
     # both keyframes of a pair get the same augmentation noise
     inputs = model.image_encoder, model.vae, jnp.asarray(keyframes), draws.augmentation, strength
     if plan is not None:
-        encoder, (clip, *others) = (
-            part_on_device(model.vae, ENCODER),
-            on_device((inputs[0], *inputs[2:4], jnp.float32(strength))),
-        )
-        inputs = clip, encoder, *others
+        inputs = on_device((inputs[0], encoding_part(model.vae), *inputs[2:4], jnp.float32(strength)))
     embeds, image_latents = encode(*inputs)
     ids = added_time_ids(settings.fps, settings.motion_bucket_id, strength)
     conditioning = Conditioning(embeds, image_latents, jnp.broadcast_to(ids, (keyframes.shape[1], 3)))

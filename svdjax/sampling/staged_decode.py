@@ -21,6 +21,7 @@ from jax import Array
 from svdjax.config import VAEConfig
 from svdjax.devices.target import target
 from svdjax.memory.programs import Compile, Phase, Program, bytes_of
+from svdjax.models.svd import on_device
 from svdjax.models.vae import VAE
 from svdjax.models.vae_stages import (
     FRAMES,
@@ -52,11 +53,6 @@ def candidates(config: VAEConfig, latent_shape: Shape, dtype: Any) -> list[Decod
     below = sizes[:-1] or [0]
     plans += [DecodePlan(block_bytes=BLOCK_BYTES, in_passes=True, resident_bytes=most) for most in reversed(below)]
     return plans
-
-
-def programs(config: VAEConfig, latent_shape: Shape, dtype: Any, plan: DecodePlan) -> list[Program]:
-    """All distinct programs of a plan, for compilation."""
-    return [program for program, _ in _programs(config, latent_shape, dtype, plan).values()]
 
 
 def phase(config: VAEConfig, latent_shape: Shape, dtype: Any, plan: DecodePlan, compile_program: Compile) -> Phase:
@@ -180,16 +176,16 @@ def _spatial(step: Step, x: Stored) -> tuple[Stored, tuple[Statistics, ...]]:
     return host, tuple(collected)
 
 
-def _groups(x: Stored, size: int) -> Iterator[tuple[Array, int]]:
+def _groups(x: Stored, size: int) -> Iterator[tuple[Array, Array]]:
     """Groups of frames on the device, each with the number of a part of `size` frames. Lists are emptied in the process."""
     if isinstance(x, np.ndarray):
         for k in range(0, x.shape[FRAMES], size):
-            yield to_device(x[:, k : k + size]), 0
+            yield to_device(x[:, k : k + size]), on_device(jnp.int32(0))
     else:
         while x:
             group = x.pop(0)
             for part in range(group.shape[FRAMES] // size):
-                yield group, part
+                yield group, on_device(jnp.int32(part))
             del group
 
 
@@ -219,8 +215,8 @@ def _temporal(step: Step, x: Stored, first: Sequence[Statistics]) -> Stored:
 
 
 def to_device(x: np.ndarray) -> Array:
-    """A copy of `x` on the device; the transfer goes on while the host continues."""
-    return jnp.asarray(x)
+    """A copy of `x`, committed to the device as in the compiled programs; the transfer goes on while the host continues."""
+    return on_device(jnp.asarray(x))
 
 
 def write(y: Array, place: np.ndarray) -> None:

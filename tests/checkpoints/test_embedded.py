@@ -49,6 +49,7 @@ def test_its_shapes_are_those_of_the_recipe():
     assert dataclasses.replace(config, vae=vae) == PRESETS["tiny"]
 
 
+@pytest.mark.heavy
 def test_diffusers_loads_it():
     """Every tensor, in the right place: its networks give what ours do."""
     import torch
@@ -119,6 +120,7 @@ def test_the_demo(demo):
     assert height > 3 * 96
 
 
+@pytest.mark.heavy
 def test_any_two_keyframes(tmp_path, capsys):
     """Fitted to what the model knows; it says that it is a toy."""
     from skimage import data
@@ -200,6 +202,7 @@ def test_it_beats_what_it_is_compared_with(optimised):
     assert errors["dual"] < 0.5 * errors["cross-fade"]  # 0.34
 
 
+@pytest.mark.heavy
 def test_figures_of_the_paper(tmp_path):
     assert figures.main(["--out", str(tmp_path), "--steps", "1"]) == 0
     rows = {"second-keyframes.webp": 6, "limits.webp": 4}

@@ -40,7 +40,16 @@ def test_share_of_a_gpu(gpu):
 def test_share_for_a_budget(gpu):
     gpu("24564")
     budget.take_share(8.0)
-    assert float(os.environ[VARIABLE]) == pytest.approx(8 * 1024 / 24564, abs=1e-4)
+    share = float(os.environ[VARIABLE])
+    assert 8 * 2**30 < share * 0.963 * 24564 * 2**20 < 9.2 * 2**30  # also of CUDA's total, which is smaller than the driver's
+
+
+def test_share_of_the_visible_gpu(gpu, monkeypatch):
+    gpu("24564'; test \"$3\" = --id=1 || exit 1; : '")  # the driver fails if it is asked for other GPUs
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    budget.take_share()
+    share = float(os.environ[VARIABLE])
+    assert (1 - share) * 24564 * 2**20 == pytest.approx(budget.RESERVED_BYTES, rel=0.01)
 
 
 @pytest.mark.parametrize("output", ["", "[N/A]"])

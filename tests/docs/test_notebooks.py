@@ -10,9 +10,13 @@ import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "docs" / "notebooks").glob("*.ipynb"))
 LARGEST = 1_000_000  # bytes of a stored notebook
+HEAVY = ("attention_maps",)  # public functions only, which other tests call too
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.stem, marks=[pytest.mark.heavy] * (path.stem in HEAVY)) for path in NOTEBOOKS],
+)
 def test_it_runs(path, tmp_path, monkeypatch, optimised):
     monkeypatch.setenv("XLA_FLAGS", optimised["XLA_FLAGS"])
     notebook = nbformat.read(path, as_version=4)

@@ -48,7 +48,7 @@ COMMANDS = {
         (),
         (
             *("sample.benchmark.describe", "sample.benchmark.measure", "sample.benchmark.report"),
-            *("sample.benchmark.write_json", "sample.benchmarking.options._simulate"),
+            *("sample.benchmark.write_json", "sample.benchmarking.training_options._simulate", "sample.gpu_report.run.make"),
         ),
     ),
     "sample.figures": Command(("--out", "empty"), ("sample.figures.write",)),

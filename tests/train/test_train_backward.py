@@ -201,8 +201,8 @@ def test_learning_and_starting_from_the_result(run, out, last_step, training_mod
     # the first loss is that of the last state of the other run
     step = last_step()
     state = training.state(out, 30)
-    trained = {name: jnp.asarray(state[f"trained.{name}"]) for name in step.state.trained}
-    optimizer = jax.tree.map(jnp.zeros_like, last_step().state.optimizer)
+    trained = {name: jnp.asarray(state[f"trained.{name}"]) for name in step.abstract_state.trained}
+    optimizer = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), step.abstract_state.optimizer)
     _, result = update(step, State(jnp.zeros((), jnp.int32), trained, optimizer), first_step["batch"])
     # base plus float32 difference gives the weights to one ulp
     np.testing.assert_allclose(losses(other)[0], result.loss, rtol=1e-6)

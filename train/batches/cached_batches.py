@@ -16,12 +16,11 @@ from svdjax.data.clip_order import Order
 from svdjax.data.sources import fingerprint
 from svdjax.losses import finetuning
 from svdjax.models.clip import CLIPVision
-from svdjax.models.vae import VAE
+from svdjax.models.vae import VAE, encoding_part
 from svdjax.parallel import cluster
 from train.batches.latent_cache import LatentCache
 from train.batches.loader import CachedLoader
 from train.run.session import Setup
-from train.steps.encoders import encoding_part
 
 FRAMES_PER_DEVICE = 8  # number of frames that a device encodes together
 

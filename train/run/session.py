@@ -40,7 +40,10 @@ from train.steps.state import State, to_arrays
 from train.steps.step import Step
 
 _SMALL = 2**30  # bytes; steps of a smaller model are so short that allocating memory from the system takes much of their time
-MEMORY_ADVICE = "try --accumulate, --mesh fsdp=-1, a smaller --size, fewer --num-frames, or --crop for a VAE"
+MEMORY_ADVICE = (
+    "try --memory with a smaller number (train.backward), --accumulate, --mesh fsdp=-1, a smaller --size, fewer --num-frames, "
+    "or --crop for a VAE"
+)
 
 Batches = AbstractContextManager[Iterable[Batch]]
 

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 
 from svdjax.checkpoints.orbax_trees import Shardings
-from svdjax.models.vae import VAE
 from svdjax.parallel import sharding
-
-
-def encoding_part(vae: VAE) -> VAE:
-    """A VAE, arrays or shapes, without its decoder."""
-    part = nnx.clone(vae)
-    del part.decoder
-    return part
 
 
 def where_for(mesh: Mesh, *, cached: bool, offload: bool) -> Shardings:

@@ -15,10 +15,9 @@ from svdjax.losses.finetuning import Examples, Moments
 from svdjax.models.clip import CLIPVision
 from svdjax.models.svd import SVD, fill, leaves
 from svdjax.models.unet import UNet
-from svdjax.models.vae import VAE
+from svdjax.models.vae import VAE, encoding_part
 from svdjax.parallel import sharding
 from train.run.result import Result
-from train.steps.encoders import encoding_part
 from train.steps.settings import FinetuningSettings
 from train.steps.state import State
 from train.steps.step import Step, finish, run_blocks

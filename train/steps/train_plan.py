@@ -197,7 +197,8 @@ def _phases(
 def _with_validation(
     work: TrainWork, step: Finetuning, phases: tuple[Phase, ...], budget: int, name: str, compile: Compile | None
 ) -> TrainPlan:
-    clips, state = None, device_bytes((step.frozen[1], step.abstract_state))
+    held = (step.frozen[1], step.abstract_state, () if step.offload else step.encoders)
+    clips, state = None, device_bytes(held)
     if work.validation is not None:
         clip = ClipWork(
             model=abstract_model(work.config, work.dtype, work.kinds),
@@ -206,7 +207,7 @@ def _with_validation(
             method="dual" if work.settings.rotation else "no-rotation",
         )
         options = {} if compile is None else {"compile": compile}
-        # the training state stays on the device
+        # the training state stays on the device, and encoders that are not offloaded
         clips = plan_clips(clip, budget - state, name=f"{name} minus the training state", offload=(True,), **options)
         phases += tuple(
             dataclasses.replace(phase, name=f"validation: {phase.name}", resident_bytes=phase.resident_bytes + state)
