@@ -127,6 +127,7 @@ def test_ctrl_c_twice(run, out, training_run, capsys, monkeypatch):
     assert_same_run(out, training_run, STEPS)
 
 
+@pytest.mark.heavy
 def test_sigterm_to_the_real_command(training_model, training_clips, run, out, training_run, capsys):
     """From a scheduler, at any moment."""
     process = training.start(training.arguments(training_model, training_clips, out, save_every=1, steps=10_000, keep=9999))
