@@ -26,6 +26,7 @@ from svdjax.sampling.conditioning import added_time_ids
 from train.run.result import Result
 from train.steps import state as states
 from train.steps.finetuning import make_update
+from train.steps.placing import placed_as
 from train.steps.settings import FinetuningSettings
 from train.steps.state import State
 
@@ -81,9 +82,9 @@ def make(config: SVDConfig, settings: FinetuningSettings, dtype: Any, mesh: Mesh
         state = jax.jit(begin, out_shardings=sharding.like_tree(jax.eval_shape(begin, trained), mesh))(trained)
         examples = jax.jit(make_examples, out_shardings=sharding.batch_sharding(mesh))()
     else:
-        state = _placed_like(jax.eval_shape(begin, trained), mesh)
-        rows = sharding.batch_sharding(mesh)
-        examples = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows), jax.eval_shape(make_examples))
+        state = jax.eval_shape(begin, trained)
+        state = placed_as(state, sharding.like_tree(state, mesh))
+        examples = placed_as(jax.eval_shape(make_examples), sharding.batch_sharding(mesh))
     return TrainWorkload(
         config=config,
         settings=settings,
@@ -100,12 +101,6 @@ def _place(values: Mapping[str, Array], mesh: Mesh) -> dict[str, Array]:
 def _place_shapes(shapes: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
     where = functools.partial(sharding.sharding_of, mesh=mesh)
     return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where(name, x.shape)) for name, x in shapes.items()}
-
-
-def _placed_like(tree: Any, mesh: Mesh) -> Any:
-    """Abstract arrays with the shardings of `svdjax.parallel.sharding`."""
-    where = sharding.like_tree(tree, mesh)
-    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree, where)
 
 
 def _examples(config: SVDConfig, settings: FinetuningSettings) -> Examples:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from svdjax.errors import InputError
 from svdjax.loading import find_model
 from svdjax.media import fit
 from svdjax.runtime import paths
-from svdjax.runtime.output_paths import check_new_file, check_parent, check_writable
+from svdjax.runtime.output_paths import check_new_files_in
 
 FILES = ("report.json", "report.md", "log.txt", "clip.mp4")
 MINUTES = 8.0
@@ -95,7 +94,7 @@ def check(args: argparse.Namespace, p: argparse.ArgumentParser) -> ReportOptions
     if size is not None:
         config = find_model(model).config if args.model is not None else PRESETS[model or "svd-xt"]
         fit.check_size(*size, config.size_multiple)
-    _check_folder(args.gpu_report)
+    check_new_files_in(args.gpu_report, f"--gpu-report {args.gpu_report}", FILES)
     return ReportOptions(
         folder=args.gpu_report,
         minutes=minutes,
@@ -126,16 +125,3 @@ def _refuse_others(args: argparse.Namespace, p: argparse.ArgumentParser) -> None
         given = getattr(args, action.dest, action.default) != action.default
         if given and action.dest not in _ALLOWED:
             raise InputError(f"{action.option_strings[-1]} doesn't apply to --gpu-report: expected only one of them")
-
-
-def _check_folder(folder: Path) -> None:
-    name = f"--gpu-report {folder}"
-    if os.path.isdir(folder):
-        for file in FILES:
-            check_new_file(folder / file, "--gpu-report", (Path(file).suffix,), overwrite=True)
-        return
-    if os.path.lexists(folder):
-        found = "a link to nowhere" if os.path.islink(folder) else "a file"
-        raise InputError(f"{name}: is {found}, expected a folder")
-    check_parent(folder, name)
-    check_writable(folder.absolute().parent, name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from svdjax.devices.budget import GIB
 from svdjax.errors import InputError
 from svdjax.runtime import paths
 from svdjax.runtime.memory_option import add_memory
-from svdjax.runtime.output_paths import check_parent, check_writable
+from svdjax.runtime.output_paths import check_new_files_in
 
 
 @dataclass(frozen=True)
@@ -62,18 +61,5 @@ def check_arguments(args: argparse.Namespace) -> TargetOptions | None:
     if args.against:
         raise InputError("--against diffusers runs a step, but --target runs nothing: expected only one of them")
     if args.hlo is not None:
-        _check_folder(args.hlo)
+        check_new_files_in(args.hlo, f"--hlo {args.hlo}")
     return TargetOptions(args.target.lower(), args.memory, args.hlo)
-
-
-def _check_folder(path: Path) -> None:
-    """Check that files can be written in a folder that exists or can be made."""
-    name = f"--hlo {path}"
-    if os.path.isdir(path):
-        check_writable(path, name)
-        return
-    if os.path.lexists(path):
-        found = "a link to nowhere" if os.path.islink(path) else "a file"
-        raise InputError(f"{name}: is {found}, expected a folder")
-    check_parent(path, name)
-    check_writable(path.absolute().parent, name)

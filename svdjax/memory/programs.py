@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from svdjax.devices.budget import GIB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,3 +109,9 @@ def peak_bytes(phases: Iterable[Phase]) -> int:
 def bytes_of(tree: Any) -> int:
     """Bytes of all arrays of a pytree, or of `jax.ShapeDtypeStruct`s."""
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def plan_lines(budget_bytes: int, how: Sequence[str], phases: Sequence[Phase]) -> list[str]:
+    """Lines for the user: what is done within the budget and what it costs, then the peak of each phase."""
+    peaks = ", ".join(f"{phase.name} {phase.peak_bytes / GIB:.3g}" for phase in phases)
+    return [f"plan for {budget_bytes / GIB:.3g} GiB: {'; '.join(how)}", f"planned peaks in GiB: {peaks}"]

@@ -26,7 +26,7 @@ def take_share(memory: float | None) -> None:
 
 
 def start(memory: float | None) -> int | None:
-    """The budget of a run in bytes, see `budget.budget_bytes`. Sets JAX's share of a GPU, then starts JAX's backend.
+    """The budget of a run in bytes, see `budget.budget_bytes`. Starts JAX's backend; call `take_share` before.
 
     Args:
         memory: value of the option.
@@ -34,7 +34,6 @@ def start(memory: float | None) -> int | None:
     Raises:
         InputError: more than the device has.
     """
-    budget.take_share(memory)
     return budget.budget_bytes(memory, OPTION)
 
 

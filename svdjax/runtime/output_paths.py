@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from svdjax.errors import InputError
@@ -79,3 +80,26 @@ def check_new_file(path: Path, option: str, endings: tuple[str, ...], *, overwri
     if os.path.lexists(path) and not overwrite:
         raise InputError(f"{name}: exists already (--overwrite replaces it)")
     check_writable(path.absolute().parent, name)
+
+
+def check_new_files_in(folder: Path, name: str, files: Iterable[str] = ()) -> None:
+    """Check that files can be written in a folder that exists or can be made.
+
+    Args:
+        folder: the folder.
+        name: its name in messages, such as `--hlo DIR`.
+        files: names of files that may exist and are replaced.
+
+    Raises:
+        InputError: it is not a folder, or can't be written.
+    """
+    if os.path.isdir(folder):
+        check_writable(folder, name)
+        for file in files:
+            check_new_file(folder / file, name, (Path(file).suffix,), overwrite=True)
+        return
+    if os.path.lexists(folder):
+        found = "a link to nowhere" if os.path.islink(folder) else "a file"
+        raise InputError(f"{name}: is {found}, expected a folder")
+    check_parent(folder, name)
+    check_writable(folder.absolute().parent, name)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from svdjax.config import SVDConfig
 from svdjax.devices.budget import GIB, budget_bytes, memory_in_gib
 from svdjax.errors import InputError
-from svdjax.memory.programs import Compile, Phase, compile_here, peak_bytes
+from svdjax.memory.programs import Compile, Phase, compile_here, peak_bytes, plan_lines
 from svdjax.models.svd import abstract_model
 from svdjax.sampling.clip_programs import ClipWork, Phases
 from svdjax.sampling.passes import PASSES, passes_of
@@ -54,9 +54,9 @@ class ClipPlan:
             how.append("networks are kept in host memory while they aren't used")
         if self.decode.in_passes:
             how.append("decoding in parts, with activations in host memory")
-        moved = f"; {self.transfer_bytes / 1e9:.3g} GB between host and device per clip or batch" if self.transfer_bytes else ""
-        peaks = ", ".join(f"{phase.name} {phase.peak_bytes / GIB:.3g}" for phase in self.phases)
-        return [f"plan for {self.budget_bytes / GIB:.3g} GiB: {'; '.join(how)}{moved}", f"planned peaks in GiB: {peaks}"]
+        if self.transfer_bytes:
+            how.append(f"{self.transfer_bytes / 1e9:.3g} GB between host and device per clip or batch")
+        return plan_lines(self.budget_bytes, how, self.phases)
 
     def as_text(self) -> dict[str, str]:
         """The plan for the metadata of a file."""

@@ -6,24 +6,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
+from gpu_compiler import has_gpu_compiler
 
 from sample.planning import compiling, hbm
 from sample.planning.targets import CARDS
-from svdjax.errors import InputError
 from svdjax.kernels.choice import PALLAS, XLA, using
 from svdjax.memory.programs import Program
 from svdjax.models.initialize import Keys
 from svdjax.models.layers import FeedForward
-
-
-def has_gpu_compiler() -> bool:
-    """Whether the extra is installed; checked at collection, because JAX must not have searched for a GPU before."""
-    try:
-        compiling.devices_of(CARDS["h100"])
-    except InputError:
-        return False
-    return True
-
 
 pytestmark = pytest.mark.skipif(not has_gpu_compiler(), reason="the extra cuda is not installed")
 ROWS, WIDTH = 10_000, 320  # the last tile of rows is not full

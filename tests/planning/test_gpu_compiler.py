@@ -8,6 +8,7 @@ import benchmark_model
 import jax
 import jax.numpy as jnp
 import pytest
+from gpu_compiler import has_gpu_compiler
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -15,19 +16,8 @@ from sample import benchmark
 from sample.planning import collectives, compiling, hbm
 from sample.planning.targets import CARDS
 from svdjax.devices.target import target
-from svdjax.errors import InputError
 from svdjax.memory.programs import Program
 from svdjax.parallel.mesh import make_mesh
-
-
-def has_gpu_compiler() -> bool:
-    """Whether the extra is installed; checked at collection, because JAX must not have searched for a GPU before."""
-    try:
-        compiling.devices_of(CARDS["h100"])
-    except InputError:
-        return False
-    return True
-
 
 pytestmark = pytest.mark.skipif(not has_gpu_compiler(), reason="the extra cuda is not installed")
 

@@ -1,5 +1,7 @@
 """`--memory` of `train.backward`: the plan of a fine-tune, and runs that equal those without a plan."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -107,8 +109,8 @@ def test_a_planned_run_is_the_same(run, out, training_run, capsys, monkeypatch):
     assert run("--resume", "--memory", "1") == 0
     training.assert_same_run(out, training_run, 6)
     printed = capsys.readouterr().out
-    assert "plan for 1.0 GiB: the encoders stay on the device" in printed
-    assert "planned peaks in GiB: encode 0.0, step 0.0" in printed
+    assert "plan for 1 GiB: the encoders stay on the device" in printed
+    assert re.search(r"planned peaks in GiB: encode 0\.\d+, step 0\.\d+", printed)
 
 
 @pytest.mark.usefixtures("compile_once")

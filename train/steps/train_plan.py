@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from svdjax.config import SVDConfig
 from svdjax.devices.budget import GIB
 from svdjax.errors import InputError
-from svdjax.memory.programs import Compile, Phase, Program, ProgramMemory, peak_bytes
+from svdjax.memory.programs import Compile, Phase, Program, ProgramMemory, peak_bytes, plan_lines
 from svdjax.models.backward import QUERIES, VALUES, names_of_kinds
 from svdjax.models.svd import NETWORKS, SVD, abstract_model, leaves
 from svdjax.parallel import sharding
@@ -59,9 +59,9 @@ class TrainPlan:
         how = ["the encoders are kept in host memory while a step runs" if self.offload else "the encoders stay on the device"]
         if self.accumulate > 1:
             how.append(f"a step in {self.accumulate} parts")
-        moved = f"; {self.transfer_bytes / 1e9:.1f} GB to the device per step" if self.transfer_bytes else ""
-        peaks = ", ".join(f"{phase.name} {phase.peak_bytes / GIB:.1f}" for phase in self.phases)
-        return [f"plan for {self.budget_bytes / GIB:.1f} GiB: {'; '.join(how)}{moved}", f"planned peaks in GiB: {peaks}"]
+        if self.transfer_bytes:
+            how.append(f"{self.transfer_bytes / 1e9:.3g} GB to the device per step")
+        return plan_lines(self.budget_bytes, how, self.phases)
 
 
 @dataclass(frozen=True, kw_only=True)
