@@ -1,6 +1,7 @@
-"""Convert Stable Video Diffusion from a diffusers folder to a checkpoint that `svdjax.load` reads.
+"""Convert Stable Video Diffusion from PyTorch's files to a checkpoint that `svdjax.load` reads.
 
-python -m convert.svd_to_flax SOURCE OUT [--backward DIR [--backward-base DIR]] [--dtype float32|bfloat16|float16]
+python -m convert.svd_to_flax SOURCE OUT [--unet FILE] [--backward DIR [--backward-base DIR]] [--num-frames N]
+    [--dtype float32|bfloat16|float16]
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ if __name__ == "__main__":  # first: it prepares the process for Ctrl-C during t
 
     startup.begin()
 
+import functools
+
+from svdjax import loading
 from svdjax.diffusers_layout.importing import Conversion, convert
 from svdjax.errors import InputError
 from svdjax.runtime import cli, paths
@@ -21,9 +25,21 @@ def command(argv: list[str] | None) -> None:
         prog="python -m convert.svd_to_flax", description="Convert Stable Video Diffusion to a svdjax checkpoint."
     )
     parser.add_argument(
-        "source", type=paths.path, metavar="SOURCE", help="a diffusers folder: unet/, vae/, image_encoder/, scheduler/"
+        "source",
+        type=paths.path,
+        metavar="SOURCE",
+        help="a diffusers folder (unet/, vae/, ...), one file (svd_xt.safetensors), or a name on the Hugging Face hub",
     )
     parser.add_argument("out", type=paths.path, metavar="OUT", help="the checkpoint to write, a new folder")
+    parser.add_argument(
+        "--unet",
+        type=paths.path,
+        metavar="FILE",
+        help="weights of a UNet to use instead of SOURCE's, such as AnimateLCM-SVD's: a safetensors file, or its folder",
+    )
+    parser.add_argument(
+        "--num-frames", type=int, metavar="N", help="frames per clip of a single file (default: 14 for SVD, 25 for SVD-XT)"
+    )
     parser.add_argument(
         "--backward",
         type=paths.path,
@@ -41,7 +57,9 @@ def command(argv: list[str] | None) -> None:
     args = parser.parse_args(argv)
     if args.backward_base is not None and args.backward is None:
         raise InputError("--backward-base: is given without --backward, expected both")
-    convert(Conversion(**vars(args)))
+    options = vars(args)
+    open_source = functools.partial(loading.open_pytorch, num_frames=options.pop("num_frames"), unet=options.pop("unet"))
+    convert(Conversion(open_source=open_source, **options))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -24,6 +24,7 @@ from svdjax.models.svd import SVD
 from svdjax.runtime import cli, compilation_cache
 from svdjax.sampling import generation
 from svdjax.sampling.clip_plan import ClipPlan
+from svdjax.sampling.methods import run_of
 from svdjax.sampling.sampler import Progress
 
 
@@ -40,7 +41,7 @@ def run(request: AnimationRequest) -> None:
         print("nothing to do: every clip exists")
         return
     compilation_cache.enable()
-    evaluations = len(clips[0].settings.schedule(request.model.config.scheduler))
+    evaluations = run_of("forward", clips[0].settings, request.model.config.scheduler).evaluations
     frames = clips[0].settings.num_frames
     print(f"{_count(len(clips))} of {frames} frames, {evaluations} UNet evaluations each, {request.dtype}, {jax.devices()[0]}")
     model, plans = planned_model.load(

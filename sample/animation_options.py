@@ -11,18 +11,20 @@ from pathlib import Path
 
 import numpy as np
 
-from sample import output_files, sampling_options
+from sample import method_options, output_files, sampling_options
 from svdjax import pipeline
 from svdjax.errors import InputError, encodable
 from svdjax.media import fit, images, output_plan, video, video_formats
 from svdjax.model_sources import ModelSource
 from svdjax.runtime import cli, memory_option, paths
 from svdjax.runtime.dtypes import compute_dtype
+from svdjax.sampling.methods import run_of
 from svdjax.sampling.settings import Settings
 
 MOST_CLIPS = 10_000  # of one image
 FORMATS = {"mp4": ".mp4", "frames": video_formats.FOLDER}  # values of --format, and their output formats
-_TWO_DIRECTIONS = ("fusion", "recurrence", "recurrence_ratio")  # settings that have no effect here
+# settings that have no effect here
+_TWO_DIRECTIONS = ("fusion", "recurrence", "recurrence_ratio", "prefix", "prefix_steps", "prefix_repeats")
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,13 @@ def check_arguments(args: argparse.Namespace) -> None:
 def plan_clips(args: argparse.Namespace, model: ModelSource) -> tuple[list[Clip], list[str | None]]:
     """The clips to make, for every image and seed, and notes for the user."""
     seeds = range(args.seed, args.seed + args.clips_per_image)
-    by_seed = [sampling_options.sampling_settings(args, model, seed=seed) for seed in seeds]
-    clips, notes = [], []
+    defaults = {"steps": pipeline.IMAGE_TO_VIDEO_STEPS}
+    by_seed = [
+        sampling_options.sampling_settings(args, model, method="forward", defaults=defaults, seed=seed) for seed in seeds
+    ]
+    run = run_of("forward", by_seed[0], model.config.scheduler)
+    clips: list[Clip] = []
+    notes: list[str | None] = [*method_options.check_effect(args, run, by_seed[0])]
     for path in args.images:
         image, its_notes = images.load_image(path)
         size = sampling_options.video_size(args, image.shape, model.config)

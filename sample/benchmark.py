@@ -20,6 +20,7 @@ from flax import nnx
 
 import svdjax
 from sample.benchmarking import flops, report, timing, train_benchmark, versus_diffusers, workloads
+from sample.benchmarking.decoding import compile_decode
 from sample.benchmarking.options import BenchmarkOptions, command_line, parse
 from sample.benchmarking.results import Measurements, ProgramResult, Setup
 from sample.benchmarking.timing import progress
@@ -30,7 +31,7 @@ from sample.planning.sampling import plan_for_card
 from sample.planning.targets import CARDS
 from svdjax.devices.device_memory import out_of_memory_in_one_line
 from svdjax.devices.target import NVIDIA_GPU
-from svdjax.devices.xla_options import UNET_OPTIONS, channels_last_options
+from svdjax.devices.xla_options import UNET_OPTIONS
 from svdjax.kernels.choice import using
 from svdjax.models.initialize import abstract
 from svdjax.models.unet import UNet
@@ -55,14 +56,12 @@ def measure(options: BenchmarkOptions) -> Measurements | Plan:
 def plan_sampling(options: BenchmarkOptions) -> Measurements:
     """Compile a sampling step and the decoder; nothing is allocated or run."""
     shapes = workloads.make(options.config, options.size, options.num_frames, options.dtype, allocate=False)
-    programs = []
-    for name, fn, args, compiler_options in (
-        ("dual_step", workloads.dual_step, shapes.dual_step, UNET_OPTIONS),
-        ("decode", workloads.decode, shapes.decode, channels_last_options()),
-    ):
-        progress(f"compiling {name}")
-        program = timing.compile_program(fn, args, warm=False, compiler_options=compiler_options)
-        programs.append(ProgramResult(name=name, flops=flops.count(fn, *args), plan=program.plan))
+    progress("compiling dual_step")
+    step = timing.compile_program(workloads.dual_step, shapes.dual_step, warm=False, compiler_options=UNET_OPTIONS)
+    progress("compiling decode")
+    decode = compile_decode(options.config, *shapes.decode, options.dtype, warm=False)
+    named = (("dual_step", step, workloads.dual_step, shapes.dual_step), ("decode", decode, workloads.decode, shapes.decode))
+    programs = [ProgramResult(name=name, flops=flops.count(fn, *args), plan=made.plan) for name, made, fn, args in named]
     return Measurements(programs=programs)
 
 
@@ -79,7 +78,7 @@ def measure_sampling(options: BenchmarkOptions) -> Measurements:
     )
     matmul = timing.matmul_limit(options.dtype)
     progress("compiling decode")
-    decode = timing.compile_program(workloads.decode, workload.decode, warm=False, compiler_options=channels_last_options())
+    decode = compile_decode(options.config, *workload.decode, options.dtype, warm=False)
     decode_result = ProgramResult(
         name="decode",
         flops=flops.count(workloads.decode, *workload.decode),

@@ -1,6 +1,8 @@
 """`python -m sample.evaluate`: compare methods with the true frames between pairs of keyframes.
 
-Writes OUT/METHOD/PAIR/0000.png, ..., OUT/truth/PAIR/0000.png, ..., OUT/results.json, OUT/table.md and OUT/sheet.png.
+Writes OUT/METHOD/PAIR/0000.png, ..., OUT/truth/PAIR/0000.png, ..., OUT/results.json, OUT/table.md and OUT/sheet.png; for pairs
+from videos also OUT/pairs.csv, from which the same pairs can be cut again, and with --html a report that plays the clips.
+OUT/METHOD/PAIR/measured.npz keeps what was measured; see `sample.quality.measured`.
 """
 
 from __future__ import annotations
@@ -19,9 +21,13 @@ from sample import console, contact_sheet
 from sample.evaluation import clip_folders, keyframe_pairs, report, run_folder, summary
 from sample.evaluation.clip_folders import TRUTH
 from sample.evaluation.generate import generate
-from sample.evaluation.options import CROSS_FADE, RECONSTRUCTION, EvaluationRequest, parse
-from sample.evaluation.run_folder import RESULTS, SHEET, TABLE
+from sample.evaluation.keyframe_pairs import Pairs
+from sample.evaluation.options import parse
+from sample.evaluation.request import EvaluationRequest
+from sample.evaluation.run_folder import CLIPS, RESULTS, SCAN, SHEET, TABLE
 from sample.output_files import Outputs
+from sample.quality import html_report
+from svdjax.data import scan_records
 from svdjax.kernels.choice import using
 from svdjax.runtime import cli, compilation_cache
 from svdjax.runtime.output_paths import check_writable
@@ -32,14 +38,11 @@ def evaluate(request: EvaluationRequest) -> None:
     started = time.monotonic()
     compilation_cache.enable()
     out, settings = request.out, request.settings
-    if request.data is None:
-        chosen = keyframe_pairs.of_world(request.count)
-    else:
-        chosen = keyframe_pairs.of_folder(request.data, request.count, settings.seed)
+    run_folder.check_results(out, request)
+    chosen = choose_pairs(request)
     pairs = chosen.pairs
     made = {name: run_folder.identity(request, name, chosen) for name in (TRUTH, *request.methods)}
     out.mkdir(exist_ok=True)
-    run_folder.check_results(out, request)
     run_folder.check_writable_results(out)
     for name, facts in made.items():
         run_folder.check_frames(out / name, facts)
@@ -47,14 +50,19 @@ def evaluate(request: EvaluationRequest) -> None:
             check_writable(out / name)
         for pair in pairs:
             clip_folders.check_clip_folder(out / name / pair.name, settings.num_frames)
-    sampled = [name for name in request.methods if name not in (CROSS_FADE, RECONSTRUCTION)]
-    evaluations = f"; {len(settings.schedule(request.config.scheduler))} UNet evaluations for each of {', '.join(sampled)}"
     print(f"{len(pairs)} pairs, {settings.num_frames} frames of {request.size[0]}x{request.size[1]}; ", end="")
-    print(f"{', '.join(request.methods)}{evaluations if sampled else ''}; {request.dtype}, {jax.devices()[0]}")
-    seconds = {name: generate(request, name, pairs, facts) for name, facts in made.items()}
+    print(f"{', '.join(map(request.describe_method, request.methods))}; {request.dtype}, {jax.devices()[0]}")
+    for name, reason in request.figures.left_out.items():
+        print(f"without {name}: {reason}")
+    seconds = {}
+    for name, facts in made.items():
+        seconds[name] = generate(request, name, pairs, facts)
+        if name == TRUTH and request.data is not None:
+            run_folder.write_pairs(request, pairs)
     results = {
         "pairs": [report.describe(pair) for pair in pairs],
-        "made": made,
+        "clips": request.describe(),
+        "made": {name: {key: value for key, value in facts.items() if key != CLIPS} for name, facts in made.items()},
         "seconds_a_pair": seconds,
         "device": str(jax.devices()[0]),
         **summary.summarise(request, pairs, summary.measure(request, pairs)),
@@ -69,9 +77,29 @@ def evaluate(request: EvaluationRequest) -> None:
         with outputs.attempt():
             write(out / name)
             written.append(name)
+    if (html := request.figures.html) is not None:
+        with outputs.attempt():
+            run_folder.write_text(html, html_report.page(request, pairs, results))
+            written.append(html.name if html.parent == out else str(html))
     print(table)
     print(f"wrote {', '.join(written) or 'no results'} in {out} in {console.duration(time.monotonic() - started)}")
     outputs.finish()
+
+
+def choose_pairs(request: EvaluationRequest) -> Pairs:
+    """The pairs of an evaluation. Videos are read once: the folder of the results keeps what was measured."""
+    if request.data is None:
+        return keyframe_pairs.of_world(request.count)
+    if request.manifest is not None:
+        return keyframe_pairs.of_manifest(request.data, request.count, request.manifest)
+    assert request.cuts is not None
+    records = scan_records.read(request.out / SCAN)
+    chosen = keyframe_pairs.of_folder(
+        request.data, request.count, request.settings.seed, request.cuts, request.workers, records
+    )
+    request.out.mkdir(exist_ok=True)
+    scan_records.write(records, request.out / SCAN)
+    return chosen
 
 
 def command(argv: list[str] | None) -> None:

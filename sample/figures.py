@@ -17,16 +17,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sample import console, contact_sheet, sampling_options
+from sample import console, contact_sheet, planned_model, sampling_options
 from sample.output_files import Outputs
 from svdjax.errors import InputError
 from svdjax.loading import find_model
 from svdjax.model_sources import ModelSource
-from svdjax.runtime import cli, compilation_cache, paths
+from svdjax.runtime import cli, compilation_cache, memory_option, paths
 from svdjax.runtime.dtypes import compute_dtype
 from svdjax.runtime.output_paths import check_new_file
 from svdjax.sampling import generation
 from svdjax.sampling.draws import draw
+from svdjax.sampling.methods import run_of
 from svdjax.sampling.settings import Settings
 from svdjax.world.drawing import render
 from svdjax.world.scene import FRAMES, SIZE, TURN, Scene, scene
@@ -71,19 +72,21 @@ def _centred(moving: Scene) -> Scene:
 FIGURES = {"second-keyframes": second_keyframes, "limits": limits}
 
 
-def write(out: Path, source: ModelSource, settings: Settings) -> None:
+def write(out: Path, source: ModelSource, settings: Settings, memory: int | None) -> None:
     """Sample all clips in one batch and write each figure as a contact sheet."""
     compilation_cache.enable()
-    model = source.load(dtype=compute_dtype())
     figures = {name: make() for name, make in FIGURES.items()}
     cases = [case for of_figure in figures.values() for case in of_figure]
     first, last = np.stack([case.first for case in cases]), np.stack([case.last for case in cases])
     height, width = first.shape[1:3]
+    size = width, height
+    model, plans = planned_model.load(source, compute_dtype(), memory, settings, [size], batch=len(cases))
+    plan = plans[size]
     shape = generation.latent_shape(model.config, settings, (height, width))
     draws = draw([settings.seed] * len(cases), (height, width, 3), shape)
-    with console.progress_bar("sampling", len(settings.schedule(model.config.scheduler))) as progress:
-        latents = generation.sample_pair(model, first, last, settings, draws=draws, progress=progress)
-    clips = iter(generation.decode(model, latents))
+    with console.progress_bar("sampling", run_of("dual", settings, model.config.scheduler).evaluations) as progress:
+        latents = generation.sample_pair(model, first, last, settings, draws=draws, progress=progress, plan=plan)
+    clips = iter(generation.decode(model, latents, plan=plan and plan.decode))
     outputs = Outputs()
     for name, of_figure in figures.items():
         strips: list[contact_sheet.Strip] = []
@@ -111,20 +114,17 @@ def command(argv: list[str] | None) -> None:
     sampling_options.add_steps(p)
     p.add_argument("--seed", type=int, default=Settings.seed, help="seed of all random draws (default: %(default)s)")
     sampling_options.add_recurrence(p)
+    memory_option.add_memory(p)
     args = p.parse_args(argv)
+    memory_option.take_share(args.memory)
     if not args.out.is_dir():
         raise InputError(f"{args.out}: no such folder")
     for name in FIGURES:
         check_new_file(figure_path(args.out, name), "--out", (".webp",), overwrite=True)
     source = find_model(None)
-    settings = Settings(
-        num_frames=FRAMES,
-        steps=sampling_options.or_default(args.steps, "steps", source),
-        seed=args.seed,
-        **sampling_options.recurrence_settings(args, source),
-    )
+    settings = sampling_options.sampling_settings(args, source, num_frames=FRAMES)
     with console.one_line_errors("nothing was written"):
-        write(args.out, source, settings)
+        write(args.out, source, settings, memory_option.start(args.memory))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -19,9 +19,12 @@ from sample import console, contact_sheet, planned_model
 from sample.interpolation_options import InterpolationRequest, parse
 from sample.output_files import Outputs, write_latents
 from svdjax import chain
+from svdjax.frame_rate.sampling import rate_evaluations
+from svdjax.frame_rate.windows import frames_at_rate
 from svdjax.kernels.choice import using
 from svdjax.media import video
 from svdjax.runtime import cli, compilation_cache
+from svdjax.sampling.methods import run_of
 
 
 def run(request: InterpolationRequest) -> None:
@@ -30,9 +33,13 @@ def run(request: InterpolationRequest) -> None:
     started = time.monotonic()
     settings, pairs = request.settings, request.clips
     height, width, _ = request.keyframes[0].shape
-    evaluations = pairs * len(settings.schedule(request.model.config.scheduler))
+    scheduler = request.model.config.scheduler
+    updates = run_of(request.method, settings, scheduler)
+    reused = f", deep features reused in {updates.reused} of {len(updates)} updates" * (settings.deep_every > 1)
+    evaluations = pairs * (updates.evaluations + rate_evaluations(settings.num_frames, request.factor, scheduler))
     size, where = f"{width}x{height}", f"{request.dtype}, {jax.devices()[0]}"
-    print(f"{settings.num_frames} frames of {size}, {evaluations} UNet evaluations, {where}")
+    frames = frames_at_rate(settings.num_frames, request.factor)
+    print(f"{frames} frames of {size}, {evaluations} UNet evaluations{reused}, {where}")
     model, plans = planned_model.load(
         request.model,
         request.dtype,
@@ -42,6 +49,7 @@ def run(request: InterpolationRequest) -> None:
         backward=request.backward,
         method=request.method,
         decode_chunk=request.decode_chunk,
+        draws=request.noise,
     )
     plan = plans[width, height]
     with console.progress_bar("sampling" if pairs == 1 else f"sampling {pairs} clips", evaluations) as progress:
@@ -57,6 +65,7 @@ def run(request: InterpolationRequest) -> None:
                 loop=request.loop,
                 keep_keyframes=request.keep_keyframes,
                 plan=plan,
+                rate=request.factor,
             )
         )
     movie = chain.join([clip.frames for clip in clips], loop=request.loop)[0]
@@ -97,8 +106,9 @@ def overview(request: InterpolationRequest, movie: np.ndarray) -> Image.Image:
     """A contact sheet: keyframes at their times, the frames, and a cross-fade for comparison."""
     keyframes = [*request.keyframes, request.keyframes[0]] if request.loop else request.keyframes
     given = np.full_like(movie, 255)
-    given[:: request.settings.num_frames - 1] = request.keyframes
-    fades = [contact_sheet.cross_fade(*ends, request.settings.num_frames)[None] for ends in itertools.pairwise(keyframes)]
+    frames = frames_at_rate(request.settings.num_frames, request.factor)
+    given[:: frames - 1] = request.keyframes
+    fades = [contact_sheet.cross_fade(*ends, frames)[None] for ends in itertools.pairwise(keyframes)]
     faded = chain.join(fades, loop=request.loop)[0]
     return contact_sheet.render([("keyframes", given), ("svdjax", movie), ("cross-fade", faded)])
 

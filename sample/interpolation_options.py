@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from sample import output_files, sampling_options
+from sample import method_options, output_files, sampling_options
 from svdjax import chain
 from svdjax.errors import InputError
+from svdjax.frame_rate.windows import RATES, check_rate
 from svdjax.media import fit, images, output_plan
-from svdjax.model_sources import ModelSource, trained_kinds_of
+from svdjax.model_sources import ModelSource
 from svdjax.runtime import cli, memory_option, paths
 from svdjax.runtime.dtypes import compute_dtype
 from svdjax.runtime.output_paths import check_new_file
@@ -34,6 +35,7 @@ class InterpolationRequest:
 
     Attributes:
         keyframes: fitted to the video's size, uint8 (H, W, 3).
+        factor: of the frame rate (`--rate`), see `svdjax.interpolate`.
         rate: frames per second of the file.
         scale: whole number by which the video's frames are enlarged.
         noise: random draws to use instead of the seed's, or None.
@@ -48,6 +50,7 @@ class InterpolationRequest:
     settings: Settings
     method: str
     output: output_plan.OutputPlan
+    factor: int
     rate: Fraction
     decode_chunk: int | None
     dtype: str
@@ -76,7 +79,7 @@ def parser() -> cli.Parser:
     p.add_argument("--demo", action="store_true", help="run the embedded model on two keyframes that it was not trained on")
     sampling_options.add_model(p)
     p.add_argument("--backward", type=paths.path, metavar="DIR", help="backward weights to use instead of the model's own")
-    p.add_argument("--method", choices=methods.METHODS, default="dual", help="; ".join(map(": ".join, methods.METHODS.items())))
+    method_options.add_method(p)
     p.add_argument(
         "-o",
         "--out",
@@ -90,7 +93,15 @@ def parser() -> cli.Parser:
     p.add_argument("--overwrite", action="store_true", help="replace files that exist: OUT, --sheet, --save-latents")
     sampling_options.add_sampling(p)
     sampling_options.add_recurrence(p)
+    method_options.add_prefix(p)
     sampling_options.add_playback(p)
+    p.add_argument(
+        "--rate",
+        type=int,
+        default=1,
+        choices=RATES,
+        help="as many times the frames, at as many times the frame rate: new ones between each two (default: 1)",
+    )
     p.add_argument("--loop", action="store_true", help="lead from the last keyframe back to the first, to repeat the video")
     p.add_argument(
         "--keep-keyframes",
@@ -107,27 +118,28 @@ def parse(argv: list[str] | None) -> InterpolationRequest:
     args = parser().parse_args(argv)
     check_arguments(args)
     memory_option.take_share(args.memory)
-    source, model_note = sampling_options.find(args.model, args.method)
-    check_backward(args, source)
-    settings = sampling_options.sampling_settings(args, source, **sampling_options.recurrence_settings(args, source))
+    source, model_note = sampling_options.find(args.model, args.method or "dual")
+    method, settings, method_notes = method_options.choose_method(args, source)
     names, loaded, notes = demo_keyframes() if args.demo else (args.keyframes, *images.load_keyframes(args.keyframes))
     size = sampling_options.video_size(args, loaded[0].shape, source.config)
     scale = DEMO_SCALE if args.demo else 1
     output, sheet = plan_outputs(args, (size[0] * scale, size[1] * scale))
-    rate = sampling_options.playback_rate(args, output.format)
-    noise = None if args.noise is None else load_noise(args.noise, source, settings, size)
+    check_rate(args.rate, settings.num_frames, "--rate")
+    rate = sampling_options.playback_rate(args, output.format, args.rate)
+    noise = None if args.noise is None else load_noise(args.noise, source, method, settings, size)
     keyframes = [fit.fit(image, size, args.fit) for image in loaded]
-    chain.check_chain(keyframes, args.method, args.loop, args.keep_keyframes, names=("--loop", "--keep-keyframes"))
+    chain.check_chain(keyframes, method, args.loop, args.keep_keyframes, names=("--loop", "--keep-keyframes"))
     fitted = [fit.describe_fit(Path(name).name, image.shape, size, args.fit) for name, image in zip(names, loaded, strict=True)]
-    for note in filter(None, [model_note, *notes, source.transfer_note(args.backward), *fitted]):
+    for note in filter(None, [model_note, *method_notes, *notes, source.transfer_note(args.backward), *fitted]):
         print(note)
     return InterpolationRequest(
         model=source,
         backward=args.backward,
         keyframes=keyframes,
         settings=settings,
-        method=args.method,
+        method=method,
         output=output,
+        factor=args.rate,
         rate=rate,
         decode_chunk=args.decode_chunk,
         dtype=compute_dtype(args.dtype),
@@ -139,7 +151,7 @@ def parse(argv: list[str] | None) -> InterpolationRequest:
         scale=scale,
         loop=args.loop,
         keep_keyframes=args.keep_keyframes,
-        metadata=metadata_of(args, names, source, settings) | sampling_options.playback_metadata(args, rate),
+        metadata=metadata_of(args, names, source, method, settings) | sampling_options.playback_metadata(args, rate),
     )
 
 
@@ -152,15 +164,6 @@ def check_arguments(args: argparse.Namespace) -> None:
     if args.out == "":
         raise InputError("-o is empty, expected a file or a folder")
     sampling_options.check_decode_chunk(args)
-
-
-def check_backward(args: argparse.Namespace, model: ModelSource) -> None:
-    """Raise `InputError` if the method can't use the backward weights."""
-    kinds = model.trained_kinds() if args.backward is None else trained_kinds_of(args.backward)
-    try:
-        methods.check_backward_weights(args.method, kinds)
-    except InputError as e:
-        raise InputError(f"{args.backward or model.folder}: {e}") from None
 
 
 def demo_keyframes() -> tuple[list[str], list[np.ndarray], list[str]]:
@@ -184,15 +187,17 @@ def plan_outputs(args: argparse.Namespace, size: tuple[int, int]) -> tuple[outpu
     return output, sheet
 
 
-def load_noise(path: Path, model: ModelSource, settings: Settings, size: tuple[int, int]) -> draws.Draws:
+def load_noise(path: Path, model: ModelSource, method: str, settings: Settings, size: tuple[int, int]) -> draws.Draws:
     """The draws of `--noise`, checked against the settings; `size` is (width, height)."""
     width, height = size
     shape = generation.latent_shape(model.config, settings, (height, width))
-    recurrences = settings.schedule(model.config.scheduler).recurrences
+    recurrences = methods.run_of(method, settings, model.config.scheduler).recurrences
     return draws.load_draws(path, (height, width, 3), shape, recurrences)
 
 
-def metadata_of(args: argparse.Namespace, names: list[str], model: ModelSource, settings: Settings) -> dict[str, str]:
+def metadata_of(
+    args: argparse.Namespace, names: list[str], model: ModelSource, method: str, settings: Settings
+) -> dict[str, str]:
     """Metadata of the video file: how it was made."""
     backward = "the model's own" if args.backward is None else "/".join(args.backward.resolve().parts[-2:])
     switches = {"loop": args.loop, "keep_keyframes": args.keep_keyframes}
@@ -201,10 +206,11 @@ def metadata_of(args: argparse.Namespace, names: list[str], model: ModelSource, 
         "keyframes": " ".join(Path(name).name for name in names),
         "model": model.name,
         "backward": backward,
-        "method": args.method,
+        "method": method,
         "fit": args.fit,
         "decode_chunk": str(args.decode_chunk or "all"),
         "noise": args.noise.name if args.noise else "from the seed",
         **settings.as_text(),
         **{name: "yes" for name, given in switches.items() if given},
+        **({"rate": str(args.rate)} if args.rate > 1 else {}),
     }

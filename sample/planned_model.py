@@ -6,13 +6,15 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from svdjax.checkpoints.orbax_trees import in_host_memory
+from svdjax.decoding.staged_decode import DecodePlan
 from svdjax.model_sources import ModelSource, trained_kinds_of
 from svdjax.models.svd import SVD, abstract_model
 from svdjax.runtime.memory_option import OPTION
 from svdjax.sampling.clip_plan import ClipPlan, plan_clips, plan_decoding
-from svdjax.sampling.clip_programs import ClipWork
+from svdjax.sampling.clip_work import ClipWork
+from svdjax.sampling.draws import Draws
+from svdjax.sampling.methods import Method
 from svdjax.sampling.settings import Settings
-from svdjax.sampling.staged_decode import DecodePlan
 
 Size = tuple[int, int]
 
@@ -25,9 +27,10 @@ def load(
     sizes: Iterable[Size],
     *,
     backward: Path | None = None,
-    method: str = "dual",
+    method: str | Method = "dual",
     batch: int = 1,
     decode_chunk: int | None = None,
+    draws: Draws | None = None,
 ) -> tuple[SVD, dict[Size, ClipPlan | None]]:
     """Plan the clips of a run, print the plan, and load the model as the plan requires.
 
@@ -38,7 +41,7 @@ def load(
         settings: of a clip.
         sizes: (width, height) of the clips.
         backward: folder of backward weights to use instead of the model's own.
-        method, batch, decode_chunk: see `ClipWork`.
+        method, batch, decode_chunk, draws: see `ClipWork`.
 
     Returns:
         The model, and the plan for each size.
@@ -52,10 +55,8 @@ def load(
     print("planning within the memory: compiling programs", flush=True)
     kinds: Collection[str] | None = source.trained_kinds() if backward is None else trained_kinds_of(backward)
     model = abstract_model(source.config, dtype, kinds)
-    works = [
-        ClipWork(model=model, size=size, settings=settings, method=method, batch=batch, decode_chunk=decode_chunk)
-        for size in sizes
-    ]
+    options = {"method": method, "batch": batch, "decode_chunk": decode_chunk, "draws": draws}
+    works = [ClipWork(model=model, size=size, settings=settings, **options) for size in sizes]
     plans = [plan_clips(work, memory, name=OPTION) for work in works]
     offload = any(plan.offload for plan in plans)
     if offload:  # the same for all: the model is loaded once

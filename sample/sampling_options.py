@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -16,9 +18,11 @@ from svdjax.media.output_plan import check_fps
 from svdjax.model_sources import ModelSource
 from svdjax.runtime import cli, memory_option, paths
 from svdjax.runtime.dtypes import DTYPES
+from svdjax.sampling.edm import SCHEDULES
+from svdjax.sampling.methods import Method, settings_of
 from svdjax.sampling.settings import FUSIONS, Settings
 
-MODEL_HELP = "a checkpoint of convert.svd_to_flax or train.base, a diffusers folder, or: embedded"
+MODEL_HELP = "a checkpoint, a diffusers folder, one file (svd_xt.safetensors), a name on the Hugging Face hub, or: embedded"
 
 
 def add_model(p: cli.Parser) -> None:
@@ -27,7 +31,7 @@ def add_model(p: cli.Parser) -> None:
 
 
 def add_sampling(p: cli.Parser, *, steps: int | None = None, evaluation: bool = False) -> None:
-    """Add the options of one clip. Defaults are those of `Settings`, except that of `--steps`.
+    """Add the options of one clip. `sampling_settings` looks up the values of options that are left out.
 
     Args:
         p: the parser.
@@ -59,8 +63,27 @@ def add_sampling(p: cli.Parser, *, steps: int | None = None, evaluation: bool = 
         type=float,
         nargs=2,
         metavar=("MIN", "MAX"),
-        default=Settings.guidance,
-        help="smallest and largest guidance scale (default: 1 3)",
+        help="smallest and largest guidance scale (default: 1 3, or the method's)",
+    )
+    p.add_argument(
+        "--guidance-steps",
+        type=int,
+        nargs=2,
+        metavar=("A", "B"),
+        help="guidance only in steps A to B - 1, counted from 0; the others take half the time (default: in all)",
+    )
+    p.add_argument(
+        "--schedule",
+        choices=tuple(SCHEDULES),
+        help="noise levels: edm; ays: Align Your Steps, for about 10 steps; lcm: for weights such as AnimateLCM's, 8 steps "
+        f"without guidance (default: {Settings.schedule})",
+    )
+    p.add_argument(
+        "--deep-every",
+        type=int,
+        metavar="N",
+        help="run the UNet's deep layers in every Nth step and reuse their features between: faster, but the frames change "
+        "(default: 1)",
     )
     p.add_argument(
         "--decode-chunk",
@@ -74,8 +97,8 @@ def add_sampling(p: cli.Parser, *, steps: int | None = None, evaluation: bool = 
 
 
 def add_steps(p: cli.Parser, steps: int | None = None) -> None:
-    """Add `--steps` with a default; None is the model's, which `sampling_settings` looks up."""
-    p.add_argument("--steps", type=int, default=steps, help=f"Euler steps (default: {steps or _by_model('steps')})")
+    """Add `--steps`; `steps` is the default in its help, None that of `Settings`."""
+    p.add_argument("--steps", type=int, help=f"steps (default: {steps or _by_model('steps')}, or the method's)")
 
 
 def add_playback(p: cli.Parser) -> None:
@@ -87,18 +110,19 @@ def add_playback(p: cli.Parser) -> None:
     )
 
 
-def playback_rate(args: argparse.Namespace, output_format: str) -> Fraction:
+def playback_rate(args: argparse.Namespace, output_format: str, factor: int = 1) -> Fraction:
     """The exact frame rate of the file.
 
     Args:
         args: with the options of `add_sampling` and `add_playback`.
         output_format: a key of `OUTPUT_FORMATS`.
+        factor: of the frame rate of `--fps`.
 
     Raises:
         InputError: not a rate, or one that the format can't store.
     """
     if args.playback_fps is None:
-        return check_fps(args.fps, output_format)
+        return check_fps(args.fps if factor == 1 else args.fps * factor, output_format)
     return check_fps(args.playback_fps, output_format, "--playback-fps")
 
 
@@ -109,15 +133,17 @@ def playback_metadata(args: argparse.Namespace, rate: Fraction) -> dict[str, str
 
 def add_recurrence(p: cli.Parser) -> None:
     """Add the options for sampling in both directions."""
-    p.add_argument("--fusion", choices=FUSIONS, default=Settings.fusion, help="fusion of the directions (default: %(default)s)")
+    p.add_argument("--fusion", choices=FUSIONS, help=f"fusion of the directions (default: {Settings.fusion}, or the method's)")
     p.add_argument(
-        "--recurrence", type=int, metavar="N", help=f"repetitions of each early step (default: {_by_model('recurrence')})"
+        "--recurrence",
+        type=int,
+        metavar="N",
+        help=f"repetitions of each early step (default: {_by_model('recurrence')}, or the method's)",
     )
     p.add_argument(
         "--recurrence-ratio",
         type=float,
-        default=Settings.recurrence_ratio,
-        help="fraction of the steps, from the first, that are repeated (default: %(default)s)",
+        help=f"fraction of the steps, from the first, that are repeated (default: {Settings.recurrence_ratio})",
     )
 
 
@@ -126,7 +152,7 @@ def _by_model(name: str) -> str:
 
 
 def find(model: str | None, method: str = "dual") -> tuple[ModelSource, str | None]:
-    """Find the model of `--model`; also return a note for the user if the option was left out.
+    """Find the model of `--model`; also return a note for the user: what was found, or that the option was left out.
 
     Args:
         model: value of `--model`; None is the embedded model.
@@ -137,7 +163,7 @@ def find(model: str | None, method: str = "dual") -> tuple[ModelSource, str | No
     """
     source = find_model(model, method)
     if model is not None:
-        return source, None
+        return source, "\n".join(source.notes) or None
     width, height = source.config.default_size
     return source, (
         f"no --model: the embedded toy model is used ({source.config.unet.num_frames} frames of {width}x{height}, trained on "
@@ -152,32 +178,36 @@ def check_decode_chunk(args: argparse.Namespace) -> None:
         raise InputError(f"--decode-chunk is {args.decode_chunk}, expected at least 1")
 
 
-def sampling_settings(args: argparse.Namespace, model: ModelSource, **others: Any) -> Settings:
-    """`Settings` from the options of `add_sampling`; `others` are further fields."""
-    given = {
-        "num_frames": model.config.unet.num_frames if args.num_frames is None else args.num_frames,
-        "steps": or_default(args.steps, "steps", model),
-        "seed": args.seed,
-        "fps": args.fps,
-        "motion_bucket_id": args.motion_bucket_id,
-        "noise_aug_strength": args.noise_aug_strength,
-        "guidance": tuple(args.guidance),
-    }
-    return Settings(**(given | others))
+def given_fields(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of `Settings` from the options that are given or have a default of their own."""
+    names = (field.name for field in dataclasses.fields(Settings))
+    given = {name: value for name in names if (value := getattr(args, name, None)) is not None}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
 
 
-def recurrence_settings(args: argparse.Namespace, model: ModelSource) -> dict[str, Any]:
-    """The fields of `Settings` from the options of `add_recurrence`."""
-    return {
-        "fusion": args.fusion,
-        "recurrence": or_default(args.recurrence, "recurrence", model),
-        "recurrence_ratio": args.recurrence_ratio,
-    }
+def sampling_settings(
+    args: argparse.Namespace,
+    model: ModelSource,
+    *,
+    method: str | Method = "dual",
+    defaults: Mapping[str, Any] | None = None,
+    **others: Any,
+) -> Settings:
+    """The settings of a method: the given options, then the values of the method, the model and `Settings`, in this order.
 
+    Args:
+        args: with the options of `add_sampling`, `add_recurrence` and `method_options.add_prefix`, or some of them.
+        model: the model.
+        method: a key of `methods.METHODS`, or a `Method`. For a name such as `mpd+vibid`, `methods.parse_name` gives the method
+            and the fields to pass as `others`.
+        defaults: defaults to use instead of the model's own.
+        others: further fields of `Settings`; they win over the options.
 
-def or_default(value: int | None, name: str, model: ModelSource) -> int:
-    """`value`, or if it is None the model's default of the field `name` (`steps` or `recurrence`), or that of `Settings`."""
-    return model.defaults.get(name, getattr(Settings, name)) if value is None else value
+    Raises:
+        InputError: a value out of its range, or options that the method can't have.
+    """
+    own = {"num_frames": model.config.unet.num_frames, **(model.defaults if defaults is None else defaults)}
+    return settings_of(method, given_fields(args) | others, own)
 
 
 def video_size(args: argparse.Namespace, shape: tuple[int, ...], config: SVDConfig) -> tuple[int, int]:

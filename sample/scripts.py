@@ -23,3 +23,7 @@ def benchmark() -> None:
 
 def figures() -> None:
     run_command("sample.figures")
+
+
+def fetch_clips() -> None:
+    run_command("sample.fetch_clips")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,13 +11,16 @@ import numpy as np
 from jax import Array
 
 from svdjax.errors import InputError
+from svdjax.frame_rate.clips import decode_at_rate, raise_rate
+from svdjax.frame_rate.sampling import rate_evaluations
+from svdjax.frame_rate.windows import check_rate
 from svdjax.media import keyframe_blend
 from svdjax.models.svd import SVD
 from svdjax.sampling.checks import check_draws, check_pair, check_progress, decode_chunk_of
 from svdjax.sampling.clip_plan import ClipPlan
 from svdjax.sampling.draws import Draws
 from svdjax.sampling.generation import decode, latent_shape, sample_pair
-from svdjax.sampling.methods import backward_of
+from svdjax.sampling.methods import Method, backward_of, method_of, run_of
 from svdjax.sampling.sampler import Progress
 from svdjax.sampling.settings import Settings
 
@@ -26,12 +30,14 @@ class Clip:
     """The result for one pair of keyframes, or for a batch of b pairs.
 
     Attributes:
-        latents: the sampler's final latents, (b, f, h, w, c).
+        latents: the final latents, (b, f, h, w, c), at the raised frame rate if there is one.
         frames: uint8 (b, f, H, W, 3), both keyframes included.
+        disagreement: of the directions in each update that has two, (n, b), see `svdjax.sampling.prediction.disagreement`.
     """
 
     latents: Array
     frames: np.ndarray
+    disagreement: np.ndarray | None = None
 
 
 def interpolate_pairs(
@@ -39,20 +45,21 @@ def interpolate_pairs(
     keyframes: Sequence[np.ndarray],
     settings: Settings,
     *,
-    method: str = "dual",
+    method: str | Method = "dual",
     draws: Draws | None = None,
     decode_chunk: int | None = None,
     progress: Progress | None = None,
     loop: bool = False,
     keep_keyframes: bool = False,
     plan: ClipPlan | None = None,
+    rate: int = 1,
 ) -> Iterator[Clip]:
     """Generate the clips between neighbouring keyframes, one after the other.
 
     Args:
         keyframes: at least two batches (b, H, W, 3) of one shape.
         plan: how to make each clip within the device's memory; None: in one UNet call per evaluation, networks are not moved.
-        model, settings, method, draws, decode_chunk, progress, loop, keep_keyframes: see `svdjax.interpolate`.
+        model, settings, method, draws, decode_chunk, progress, loop, keep_keyframes, rate: see `svdjax.interpolate`.
 
     Yields:
         The clip of each pair of neighbours, as soon as it is decoded. With `loop`, the clip from the last keyframe to the
@@ -64,11 +71,13 @@ def interpolate_pairs(
     check_pairs(model, keyframes, settings, method, draws, progress, loop, keep_keyframes)
     pairs = list(itertools.pairwise([*keyframes, keyframes[0]] if loop else keyframes))
     chunk = decode_chunk_of(decode_chunk)
-    clips = _interpolate_pairs(model, pairs, settings, method, draws, chunk, progress, plan)
+    rate = check_rate(rate, settings.num_frames)
+    clips = _interpolate_pairs(model, pairs, settings, method, draws, chunk, progress, plan, rate)
     if not keep_keyframes:
         return clips
     return (
-        Clip(clip.latents, keyframe_blend.keep_keyframes(clip.frames, *pair)) for clip, pair in zip(clips, pairs, strict=True)
+        dataclasses.replace(clip, frames=keyframe_blend.keep_keyframes(clip.frames, *pair))
+        for clip, pair in zip(clips, pairs, strict=True)
     )
 
 
@@ -76,7 +85,7 @@ def check_pairs(
     model: SVD,
     keyframes: Sequence[np.ndarray],
     settings: Settings,
-    method: str,
+    method: str | Method,
     draws: Draws | None,
     progress: Progress | None,
     loop: bool,
@@ -92,13 +101,13 @@ def check_pairs(
     backward_of(method, model.backward)
     check_progress(progress)
     b, height, width, _ = keyframes[0].shape
-    recurrences = settings.schedule(model.config.scheduler).recurrences
+    recurrences = run_of(method, settings, model.config.scheduler).recurrences
     check_draws(draws, b, (height, width, 3), latent_shape(model.config, settings, (height, width)), recurrences)
 
 
 def check_chain(
     keyframes: Sequence[np.ndarray],
-    method: str,
+    method: str | Method,
     loop: bool,
     keep_keyframes: bool,
     names: tuple[str, str] = ("loop", "keep_keyframes"),
@@ -115,25 +124,41 @@ def check_chain(
     """
     if loop and np.array_equal(keyframes[0], keyframes[-1]):
         raise InputError(f"{names[0]}: the last keyframe equals the first; leave it out: the loop returns to the first")
-    if keep_keyframes and method == "forward":
-        raise InputError(f"{names[1]}: method forward doesn't lead to the last keyframe, expected another method")
+    method = method_of(method)
+    if keep_keyframes and method.directions == 1:
+        raise InputError(f"{names[1]}: method {method.name} doesn't lead to the last keyframe, expected another method")
 
 
 def _interpolate_pairs(
     model: SVD,
     pairs: Sequence[tuple[np.ndarray, np.ndarray]],
     settings: Settings,
-    method: str,
+    method: str | Method,
     draws: Draws | None,
     decode_chunk: int | None,
     progress: Progress | None,
     plan: ClipPlan | None,
+    rate: int,
 ) -> Iterator[Clip]:
+    sampled = run_of(method, settings, model.config.scheduler).evaluations
+    raised = rate_evaluations(settings.num_frames, rate, model.config.scheduler)
     for number, (first, last) in enumerate(pairs):
         # over all pairs, for the remaining time of a progress bar
         overall = None if progress is None else _offset(progress, number, len(pairs))
-        latents = sample_pair(model, first, last, settings, method=method, draws=draws, progress=overall, plan=plan)
-        yield Clip(latents, decode(model, latents, decode_chunk, plan and plan.decode))
+        seen: list[np.ndarray] = []
+        options = {"method": method, "draws": draws, "plan": plan}
+        parts = (None, None) if overall is None else (_within(overall, 0, raised), _within(overall, sampled, 0))
+        latents = sample_pair(model, first, last, settings, **options, progress=parts[0], observe=seen.append)
+        frames = decode(model, latents, decode_chunk, plan and plan.decode)
+        if rate > 1:
+            latents = raise_rate(model, latents, frames, settings, rate, **options, progress=parts[1])
+            frames = decode_at_rate(model, latents, rate, decode_chunk, plan)
+        yield Clip(latents, frames, *seen)
+
+
+def _within(progress: Progress, before: int, after: int) -> Progress:
+    """The callback for a part of a run, with the evaluations before and after the part."""
+    return lambda done, total: progress(before + done, before + total + after)
 
 
 def _offset(progress: Progress, number: int, count: int) -> Progress:

@@ -1,9 +1,8 @@
-"""Kinds of models on disk: a checkpoint, and a folder in diffusers layout."""
+"""Kinds of models on disk: a checkpoint, and PyTorch's files: a folder in diffusers layout, or a single file."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -12,12 +11,10 @@ from typing import Any
 
 from svdjax.checkpoints import checkpoint, delta
 from svdjax.checkpoints.checkpoint import Info
-from svdjax.checkpoints.manifest import BACKWARD, has_format
 from svdjax.checkpoints.orbax_trees import Shardings
 from svdjax.config import SVDConfig
 from svdjax.diffusers_layout import direct, model_folder
 from svdjax.diffusers_layout.backward_weights import marked_kinds
-from svdjax.diffusers_layout.safetensors_reader import sha256
 from svdjax.errors import InputError
 from svdjax.models.svd import SVD
 
@@ -28,15 +25,17 @@ class ModelSource(ABC):
 
     Attributes:
         name: for messages and metadata.
-        folder: the folder of its files.
+        folder: the folder of its files, or its only file.
         config: shapes and noise schedule.
         defaults: its own defaults for fields of `Settings`.
+        notes: lines to show to the user: what was found.
     """
 
     name: str
     folder: Path
     config: SVDConfig
     defaults: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def trained_kinds(self) -> Collection[str] | None:
@@ -59,7 +58,7 @@ class ModelSource(ABC):
 
     def transfer_note(self, backward: Path | None) -> str | None:
         """A line for the user if backward weights were trained from another UNet; None if not, or if it is not known."""
-        if backward is None or not has_format(backward, BACKWARD):
+        if backward is None or not delta.holds_differences(backward):
             return None
         return delta.transfer_note(backward, self.hashes())
 
@@ -91,10 +90,10 @@ class Checkpoint(ModelSource):
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusersFolder(ModelSource):
-    """A folder in diffusers layout.
+    """A model in PyTorch's files: a folder in diffusers layout, or a single file (`svdjax.original_layout`).
 
     Attributes:
-        opened: its configuration files and the headers of its weights.
+        opened: its configuration and the headers of its weights.
         backward: its own backward UNet in diffusers layout, if it has one.
         dtype: default dtype of `load`; None is the stored dtype.
     """
@@ -107,7 +106,7 @@ class DiffusersFolder(ModelSource):
         return None if self.backward is None else trained_kinds_of(self.backward)
 
     def hashes(self) -> Mapping[str, str]:
-        return _hashes(self.folder, tuple(path for weights in self.opened.weights.values() for path in weights.paths))
+        return self.opened.hashes()
 
     def load(
         self,
@@ -126,10 +125,10 @@ class DiffusersFolder(ModelSource):
 
 
 def trained_kinds_of(backward: Path) -> Collection[str]:
-    """Kinds of tensors in a folder of backward weights (`svdjax.models.backward`).
+    """Kinds of tensors in backward weights (`svdjax.models.backward`).
 
     Args:
-        backward: a folder that `train.backward` wrote, or a UNet in diffusers layout. If that UNet's `config.json` names no
+        backward: what `svdjax.checkpoints.delta` reads, or a UNet in diffusers layout. If that UNet's `config.json` names no
             kinds, they are `VALUES`.
 
     Raises:
@@ -138,8 +137,3 @@ def trained_kinds_of(backward: Path) -> Collection[str]:
     if (kinds := marked_kinds(backward)) is not None:
         return kinds
     return delta.read_backward_info(backward)["trained"]
-
-
-@functools.cache
-def _hashes(folder: Path, paths: tuple[Path, ...]) -> dict[str, str]:
-    return {path.relative_to(folder).as_posix(): sha256(path) for path in paths}

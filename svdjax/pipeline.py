@@ -9,13 +9,15 @@ import numpy as np
 
 from svdjax.chain import check_pairs, interpolate_pairs, join
 from svdjax.errors import InputError
+from svdjax.frame_rate.windows import check_rate
 from svdjax.media.keyframes import pixels_of
 from svdjax.models.svd import SVD
 from svdjax.sampling.checks import check_image, check_model, decode_chunk_of
 from svdjax.sampling.clip_plan import ClipPlan, plan_for
-from svdjax.sampling.clip_programs import ClipWork
+from svdjax.sampling.clip_work import ClipWork
 from svdjax.sampling.draws import Draws
 from svdjax.sampling.generation import decode, sample_image
+from svdjax.sampling.methods import Method, chosen_method, settings_of
 from svdjax.sampling.sampler import Progress
 from svdjax.sampling.settings import Settings
 
@@ -29,11 +31,12 @@ def interpolate(
     model: SVD,
     *keyframes: Keyframe,
     decode_chunk: int | None = None,
-    method: str = "dual",
+    method: str | Method | None = None,
     draws: Draws | None = None,
     progress: Progress | None = None,
     loop: bool = False,
     keep_keyframes: bool = False,
+    rate: int = 1,
     memory: float | None = None,
     **settings: Any,
 ) -> np.ndarray:
@@ -45,20 +48,23 @@ def interpolate(
             or each a batch (b, H, W, 3). Sides must be multiples of `model.config.size_multiple`; `svdjax.media.fit.fit` brings
             an image to such a size.
         decode_chunk: number of frames decoded at a time: fewer need less memory, but change the result. None is all frames.
-        method: a key of `svdjax.sampling.methods.METHODS`.
+        method: a key of `svdjax.sampling.methods.METHODS`, or a `Method`. Default: `dual` with backward weights, and without
+            them `vibid` with `prefix="mpd"`.
         draws: random draws to use instead of the seed's; every pair of keyframes uses the same.
         progress: called at most 20 times per pair, with the UNet evaluations done so far and in total, over all pairs.
         loop: add the clip from the last keyframe to the first, without its last frame: the video can be repeated.
         keep_keyframes: show the keyframes themselves instead of their decoded latents, see `svdjax.media.keyframe_blend`.
+        rate: 2 or 4 for as many times the frames: new ones between each two, see `svdjax.frame_rate.sampling`.
         memory: GiB of the device that the run may use, its networks included: work that doesn't fit is done in parts,
             and a model loaded with `offload` is on the device only in parts. The frames are equal up to rounding. Default: what
             the device has; on a CPU, and for a model on several devices, there is no limit.
-        **settings: fields of `Settings`. Default: the model's `num_frames`, then `model.defaults`, then those of `Settings`.
-            Every pair has the draws of the same seed, so a batch gives the same frames as its pairs one by one.
+        **settings: fields of `Settings`. Default: those of the method, then the model's `num_frames` and
+            `model.defaults`, then those of `Settings`. Every pair has the draws of the same seed, so a batch gives the same
+            frames as its pairs one by one.
 
     Returns:
-        uint8 (m, H, W, 3), or (b, m, H, W, 3) for batches, with m = (n - 1) * (num_frames - 1) + 1: neighbouring clips share
-        a keyframe, which is shown once. With `loop`, m = n * (num_frames - 1).
+        uint8 (m, H, W, 3), or (b, m, H, W, 3) for batches, with m = (n - 1) * rate * (num_frames - 1) + 1: neighbouring
+        clips share a keyframe, which is shown once. With `loop`, m = n * rate * (num_frames - 1).
 
     Raises:
         InputError: fewer than two keyframes, an image of another dtype or shape, a setting out of its range, backward weights
@@ -67,7 +73,8 @@ def interpolate(
     """
     check_model(model)
     images, batched = _batches([f"keyframe {k + 1}" for k in range(len(keyframes))], keyframes)
-    given = settings_for(model, **settings)
+    method, fields = chosen_method(method, model.backward, settings)
+    given = settings_for(model, method, **fields)
     check_pairs(model, images, given, method, draws, progress, loop, keep_keyframes)
     clips = interpolate_pairs(
         model,
@@ -79,19 +86,27 @@ def interpolate(
         progress=progress,
         loop=loop,
         keep_keyframes=keep_keyframes,
-        plan=_plan(model, images[0], given, method, decode_chunk_of(decode_chunk), memory),
+        rate=check_rate(rate, given.num_frames),
+        plan=_plan(model, images[0], given, method, decode_chunk_of(decode_chunk), memory, draws),
     )
     frames = join([clip.frames for clip in clips], loop=loop)
     return frames if batched else frames[0]
 
 
 def _plan(
-    model: SVD, images: np.ndarray, settings: Settings, method: str, decode_chunk: int | None, memory: float | None
+    model: SVD,
+    images: np.ndarray,
+    settings: Settings,
+    method: str | Method,
+    decode_chunk: int | None,
+    memory: float | None,
+    draws: Draws | None = None,
 ) -> ClipPlan | None:
     """The plan for a batch of clips, see `plan_for`; `images` (b, H, W, 3) are their first."""
     b, height, width, _ = images.shape
     size = width, height
-    work = ClipWork(model=model, size=size, settings=settings, method=method, batch=b, decode_chunk=decode_chunk)
+    options = {"batch": b, "decode_chunk": decode_chunk, "draws": draws}
+    work = ClipWork(model=model, size=size, settings=settings, method=method, **options)
     return plan_for(work, memory)
 
 
@@ -105,9 +120,9 @@ def _batches(names: Sequence[str], keyframes: Sequence[Keyframe]) -> tuple[list[
     return images if batched else [image[None] for image in images], batched
 
 
-def settings_for(model: SVD, **settings: Any) -> Settings:
-    """`Settings` with these fields; for the others, the model's own defaults apply before those of `Settings`."""
-    return Settings(**{"num_frames": model.config.unet.num_frames, **model.defaults, **settings})
+def settings_for(model: SVD, method: str | Method = "dual", **settings: Any) -> Settings:
+    """`Settings` with these fields; the others have the defaults of the method, the model or `Settings`, in this order."""
+    return settings_of(method, settings, {"num_frames": model.config.unet.num_frames, **model.defaults})
 
 
 def animate(
@@ -139,7 +154,7 @@ def animate(
     """
     check_model(model)
     # the model's own defaults are for two directions
-    given = Settings(**{"num_frames": model.config.unet.num_frames, "steps": IMAGE_TO_VIDEO_STEPS, **settings})
+    given = settings_of("forward", settings, {"num_frames": model.config.unet.num_frames, "steps": IMAGE_TO_VIDEO_STEPS})
     (images,), batched = _batches(["image"], [image])
     check_image(model, "image", images)
     chunk = decode_chunk_of(decode_chunk)

@@ -26,6 +26,7 @@ if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):  # the emitters 
     FAST_COMPILING += " --xla_cpu_use_fusion_emitters=false"
 _GIVEN = os.environ.get("XLA_FLAGS", "")
 os.environ["XLA_FLAGS"] = f"{_GIVEN} {FAST_COMPILING}"
+os.environ["HF_HUB_OFFLINE"] = "1"  # a path such as a/b that isn't there could be a model's name on the hub
 
 # A shell that starts tests in the background ignores SIGINT for them, and so would commands that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -18,6 +18,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 GOLDEN = "tests/sampling/test_sampler.py::test_latents_after_every_evaluation_golden"
 AVERAGE, LINEAR = (f"{GOLDEN}[{mode}]" for mode in ("avg", "weighted"))
+PLAIN = "tests/methods/test_against_references.py::test_latents"
+VIBID, MPD, MPD_TRF, LCM, TRF = (f"{PLAIN}[{case}]" for case in ("vibid", "mpd+vibid", "mpd+trf", "lcm trf", "trf-shipped"))
+RATE = "tests/frame_rate/test_frame_rate.py::test_latents_against_the_plain_form[together]"
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,11 @@ MUTATIONS = {
         (("image_latents.reshape(", "(image_latents * vae.config.scaling_factor).reshape("),),
     ),
     "recurrence count from frames": Mutation(
-        "svdjax/sampling/settings.py",
+        "svdjax/sampling/updates.py",
         (
             (
-                "schedule(self.steps, config, self.recurrence, self.recurrence_ratio)",
-                "schedule(self.steps, config, self.recurrence, min(1.0, self.num_frames * self.recurrence_ratio / self.steps))",
+                "early = int(settings.steps * settings.recurrence_ratio)",
+                "early = int(settings.num_frames * settings.recurrence_ratio)",
             ),
         ),
         "tests/sampling/test_settings.py",
@@ -73,6 +76,68 @@ MUTATIONS = {
     ),
     "wrong blend direction": Mutation(
         "svdjax/sampling/settings.py", (("np.linspace(1.0, 0.0,", "np.linspace(0.0, 1.0,"),), LINEAR
+    ),
+    "vibid: noise reversed": Mutation(
+        "svdjax/sampling/updates.py",
+        (("predicted.latents - predicted.unconditional()", "predicted.unconditional() - predicted.latents"),),
+        VIBID,
+    ),
+    "vibid: noise from the conditional prediction": Mutation(
+        "svdjax/sampling/updates.py", (("predicted.latents - predicted.unconditional()", "predicted.latents - clean"),), VIBID
+    ),
+    "vibid: noise of the level before": Mutation(
+        "svdjax/sampling/updates.py", (("clean + predicted.sigma_next * noise", "clean + predicted.sigma * noise"),), VIBID
+    ),
+    "vibid: another frame replaced": Mutation(
+        "svdjax/sampling/updates.py", (("clean.at[:, -1].set(last)", "clean.at[:, -2].set(last)"),), VIBID
+    ),
+    "vibid: backward half first": Mutation(
+        "svdjax/sampling/updates.py", (("for direction in (FORWARD, BACKWARD)", "for direction in (BACKWARD, FORWARD)"),), VIBID
+    ),
+    "vibid: time not reversed": Mutation(
+        "svdjax/sampling/passes.py", (('jnp.where(at["direction"] == FORWARD, ', 'jnp.where(at["direction"] < 9, '),), VIBID
+    ),
+    "mpd: shift reversed": Mutation("svdjax/sampling/updates.py", (("(last - clean[:, -1])", "(clean[:, -1] - last)"),), MPD),
+    "mpd: first frame not replaced": Mutation("svdjax/sampling/updates.py", ((".at[:, 0].set(first)", ""),), MPD),
+    "mpd: a fifth of the steps, rounded down": Mutation(
+        "svdjax/sampling/updates.py", (("-(-settings.steps // 5)", "settings.steps // 5"),), MPD_TRF
+    ),
+    "mpd: two updates": Mutation("svdjax/sampling/settings.py", (("prefix_repeats: int = 3", "prefix_repeats: int = 2"),), MPD),
+    "ays: linear in sigma": Mutation(
+        "svdjax/sampling/edm.py",
+        (
+            (
+                "np.exp(np.interp(np.linspace(0, len(AYS) - 1, steps + 1), np.arange(len(AYS)), table))",
+                "np.interp(np.linspace(0, len(AYS) - 1, steps + 1), np.arange(len(AYS)), np.exp(table))",
+            ),
+        ),
+        MPD_TRF,
+    ),
+    "lcm: Euler steps": Mutation("svdjax/sampling/methods.py", (("    if levels.to_clean:", "    if False:"),), LCM),
+    "lcm: levels of its own number of steps": Mutation(
+        "svdjax/sampling/edm.py",
+        (("np.arange(steps) * (LCM_STEPS // steps) / (LCM_STEPS - 1)", "np.linspace(0, 1, steps)"),),
+        LCM,
+    ),
+    "draws in another order": Mutation(
+        "svdjax/sampling/draws.py", (("return self.recurrence[k]", "return self.recurrence[k ^ 1]"),), LCM
+    ),
+    "trf: jump to step 6": Mutation(
+        "svdjax/sampling/updates.py", (("JUMP_FROM, JUMP_TO = 9, 5", "JUMP_FROM, JUMP_TO = 9, 6"),), TRF
+    ),
+    "rate: sum of the windows": Mutation(
+        "svdjax/frame_rate/sampling.py", (("total / count[:, None, None, None]", "total"),), RATE
+    ),
+    "rate: original frames not kept": Mutation(
+        "svdjax/frame_rate/sampling.py", (("denoised.at[:, ::rate].set(latents)", "denoised"),), RATE
+    ),
+    "rate: other levels": Mutation(
+        "svdjax/frame_rate/sampling.py", (("LEVELS, FIRST = 25, 17", "LEVELS, FIRST = 25, 16"),), RATE
+    ),
+    "rate: weights exchanged": Mutation(
+        "svdjax/frame_rate/sampling.py",
+        (("weight(1 - share) * first + weight(share) * second", "weight(share) * first + weight(1 - share) * second"),),
+        RATE.replace("latents_against_the_plain_form[together]", "interpolated_latents"),
     ),
 }
 

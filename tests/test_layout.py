@@ -38,11 +38,14 @@ FOLDER_MAY_IMPORT = {
     "media": ("runtime",),
     "data": ("runtime", "media", "world"),
     "models": ("devices", "memory", "kernels"),
-    "sampling": ("devices", "memory", "models"),
+    "decoding": ("devices", "memory", "models"),
+    "sampling": ("devices", "memory", "models", "decoding"),
+    "frame_rate": ("memory", "models", "sampling"),
     "losses": ("memory", "models", "sampling"),
     "parallel": ("runtime", "memory"),
     "checkpoints": ("runtime", "memory", "models"),
     "diffusers_layout": ("runtime", "models", "checkpoints"),
+    "original_layout": ("runtime", "models", "checkpoints", "diffusers_layout"),
 }
 BASIC = ("config", "config_checks", "errors", "scalars", "version", "presets")
 

@@ -29,6 +29,7 @@ CORRECT = {
     "sample.evaluate": ["--out", "{here}/new", "--pairs", "1", "--methods", "cross-fade"],
     "sample.benchmark": ["--model", "embedded", "--compile-only"],
     "sample.figures": ["--out", "{here}"],
+    "sample.fetch_clips": ["{here}/new"],
     "train.backward": ["--model", "embedded", "--data", "world", "--clips", "1", "--out", "{here}/new", "--steps", "1"],
     "train.base": ["unet", "--model", "embedded", "--data", "world", "--clips", "1", "--out", "{here}/new", "--steps", "1"],
     "convert.svd_to_flax": ["{here}", "{here}/new"],

@@ -44,10 +44,10 @@ from train.options.backward import BackwardOptions
 from train.run import session, validation
 from train.run.session import Setup, Work
 from train.steps.encoders import where_for
-from train.steps.finetuning import Finetuning
+from train.steps.finetuning import Finetuning, TrainWork
 from train.steps.settings import FinetuningSettings
 from train.steps.state import State
-from train.steps.train_plan import TrainWork, plan_training
+from train.steps.train_plan import plan_training
 
 
 def train(options: BackwardOptions) -> None:

@@ -72,6 +72,8 @@ def _count_equation(eqn: JaxprEqn) -> int:
         raise ValueError(f"can't count the operations of {name}: the kernel is opaque")
     if name == "scan":
         return params["length"] * sum(inside)
+    if name == "shard_map":  # every device runs it on its share
+        return params["mesh"].size * sum(inside)
     if name == "cond":
         return max(inside)
     if name not in _CALLS and any(inside):

@@ -19,6 +19,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from sample.benchmarking import host_memory
 from sample.benchmarking.results import MatmulLimit, ProgramPlan, ProgramTiming, Timings
 from svdjax.devices import xla_options
+from svdjax.memory.programs import in_formats
 
 _CACHE_OPTIONS = ("jax_compilation_cache_dir", "jax_enable_compilation_cache", "jax_persistent_cache_min_compile_time_secs")
 # Side of the matrices and number of products per run: limited by arithmetic, not by launches, and done within a second.
@@ -32,12 +33,14 @@ class Program:
 
     Attributes:
         run: function that runs the program once, waits for the result and returns it.
-        compiled: JAX's compiled program.
+        compiled: JAX's compiled program; None for several programs.
+        arguments: of the first run, in the memory layouts that the program chose.
         plan: compile times and memory.
     """
 
     run: Callable[[], Any]
     compiled: Any
+    arguments: tuple[Any, ...]
     plan: ProgramPlan
 
 
@@ -46,34 +49,43 @@ def compile_program(fn: Callable[..., Any], args: tuple[Any, ...], *, warm: bool
 
     Args:
         fn: anything that JAX can trace.
-        args: arrays or `jax.ShapeDtypeStruct`s; with the latter the program can't be run.
+        args: arrays or `jax.ShapeDtypeStruct`s; with the latter the program can't be run. Arrays for which the program chooses
+            another memory layout are deleted, see `Program.arguments`.
         warm: compile a second time, from a persistent cache that holds only this program.
         steps: whether the first result of `fn` is the first argument of the next run. Each run reuses the memory of this
             argument, so the first run deletes `args[0]`.
-        **jit: options of `jax.jit`.
+        **jit: options of `jax.jit`, except `donate_argnums`.
     """
     # Flat arguments: flattening a model's thousand parameters is not part of a step within the sampler's scan.
     leaves, tree = jax.tree.flatten(args)
     first = len(jax.tree.leaves(args[0])) if steps else 0
+    described = leaves
+    if "in_shardings" in jit:  # may leave layouts to the program; then it is lowered without those of arrays
+        jit["in_shardings"] = jax.tree.leaves(jit["in_shardings"])
+        described = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for x in leaves]
 
     # keep_unused: unused weights take memory too.
     @functools.partial(jax.jit, keep_unused=True, donate_argnums=tuple(range(first)), **jit)
     def flat(*leaves: Any) -> Any:
         return fn(*jax.tree.unflatten(tree, leaves))
 
-    with _fresh_cache() as folder:
+    with fresh_cache() as folder:
         started = time.perf_counter()
-        lowered = flat.lower(*leaves)
+        lowered = flat.lower(*described)
         traced = time.perf_counter()
         compiled = lowered.compile()
         ended = time.perf_counter()
         warm_seconds = None
         if warm and any(folder.iterdir()):
             jax.clear_caches()
-            lowered = flat.lower(*leaves)
+            lowered = flat.lower(*described)
             restarted = time.perf_counter()
             compiled = lowered.compile()
             warm_seconds = time.perf_counter() - restarted
+
+    if "in_shardings" in jit and isinstance(leaves[0], jax.Array):
+        leaves = in_formats(leaves, compiled.input_formats[0])
+    arguments = jax.tree.unflatten(tree, leaves)
 
     def run() -> Any:
         out = jax.block_until_ready(compiled(*leaves))
@@ -82,7 +94,7 @@ def compile_program(fn: Callable[..., Any], args: tuple[Any, ...], *, warm: bool
         return out
 
     plan = _plan(compiled, traced - started, ended - traced, warm_seconds)
-    return Program(run, compiled, plan)
+    return Program(run, compiled, arguments, plan)
 
 
 def _plan(compiled: Any, trace_seconds: float, compile_seconds: float, warm_seconds: float | None) -> ProgramPlan:
@@ -99,7 +111,7 @@ def _plan(compiled: Any, trace_seconds: float, compile_seconds: float, warm_seco
 
 
 @contextlib.contextmanager
-def _fresh_cache() -> Iterator[Path]:
+def fresh_cache() -> Iterator[Path]:
     """Use an empty persistent compilation cache that stores every program, within the block."""
     saved = {name: getattr(jax.config, name) for name in _CACHE_OPTIONS}
     with tempfile.TemporaryDirectory(prefix="svdjax-benchmark-") as folder:

@@ -15,9 +15,9 @@ from sample.benchmarking.train_workload import TrainWorkload
 from sample.benchmarking.training_options import TrainingOptions
 from sample.planning import collectives, compiling
 from sample.planning.options import TargetOptions
-from sample.planning.plan import Plan, plan_program
+from sample.planning.plan import Plan, Planner
 from sample.planning.targets import card as card_of
-from svdjax.devices.budget import GIB
+from svdjax.devices.budget import GIB, for_programs
 from svdjax.devices.target import NVIDIA_GPU, made_for
 from svdjax.memory.programs import Program
 from svdjax.parallel import mesh
@@ -37,18 +37,16 @@ def plan_training(options: BenchmarkOptions, training: TrainingOptions, target: 
     grid = mesh.make_mesh(sizes, devices)
     mesh.check_batch(training.batch_size, 1, grid)
     settings = _settings(options, training)
-    workload = train_workload.make(options.config, settings, options.dtype, grid, allocate=False)
-    whole = None
+    planner, whole = Planner(card, devices, target.hlo, grid), None
     with made_for(NVIDIA_GPU):
         if target.memory is not None:
-            compile_program = compiling.compiler_for(card, devices)
-            budget = int(target.memory * GIB)
-            whole = make_plan(options.config, settings, options.dtype, budget, grid, compile=compile_program)
-        jit = {"donate_argnums": 0, "keep_unused": True, **workload.jit_options()}
-    program = Program(name="train_step", fn=workload.update, args=workload.arguments, jit=jit)
-    compiling.announce(program, card)
-    planned = plan_program(program, card, devices, target.hlo, grid)
-    plan = Plan(card=card, programs=[planned], training=_setup(workload, training))
+            budget, cached = for_programs(target.memory * GIB), training.cached
+            whole = make_plan(options.config, settings, options.dtype, budget, grid, cached=cached, compile=planner)
+        workload = train_workload.make(options.config, settings, options.dtype, grid, allocate=False)
+    if whole is None:
+        jit = {"donate_argnums": 0, **workload.jit}
+        planner.plan(Program(name="train_step", fn=workload.update, args=workload.arguments, jit=jit))
+    plan = Plan(card=card, programs=planner.programs, training=_setup(workload, training))
     return plan if whole is None else dataclasses.replace(plan, phases=whole.phases, description=whole.describe())
 
 
@@ -62,7 +60,8 @@ def measure_training(options: BenchmarkOptions, training: TrainingOptions) -> Me
     progress("counting operations")
     operations = flops.count(workload.update, *workload.arguments)
     progress("compiling the training step" + (" twice: without a cache, then from a warm cache" if run else ""))
-    program = timing.compile_program(workload.update, workload.arguments, warm=run, steps=True, **workload.jit_options())
+    program = timing.compile_program(workload.update, workload.arguments, warm=run, steps=True, **workload.jit)
+    workload = dataclasses.replace(workload, arguments=program.arguments)
     comparison = None
     if options.against_diffusers:
         progress("timing diffusers and svdjax alternately")

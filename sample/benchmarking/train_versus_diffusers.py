@@ -45,7 +45,7 @@ def compare(workload: TrainWorkload, program: timing.Program, dtype: str, repeat
     from sample.benchmarking.torch_train_step import OfficialTrainStep
 
     device, threads = versus_diffusers.prepare_torch()
-    state, unet, carried, examples = workload.arguments
+    state, (unet, carried), examples = workload.arguments
     config = dataclasses.asdict(unet.config)
     forward = versus_diffusers.to_torch(leaves(unet), dtype, device)
     backward = versus_diffusers.to_torch({**state.trained, **carried}, "float32", device)

@@ -1,4 +1,4 @@
-"""The measured training step: one step of the backward fine-tune on one batch of encoded videos."""
+"""The measured training step: one step of `train.backward` on one batch of encoded videos."""
 
 from __future__ import annotations
 
@@ -14,19 +14,13 @@ from jax.sharding import Mesh
 
 from sample.benchmarking import workloads
 from svdjax.config import SVDConfig
-from svdjax.devices import xla_options
-from svdjax.losses import finetuning
 from svdjax.losses.finetuning import Examples
-from svdjax.models.backward import VALUES, names_of_kinds
-from svdjax.models.initialize import abstract
 from svdjax.models.svd import fill, leaves
 from svdjax.models.unet import UNet
 from svdjax.parallel import sharding
 from svdjax.sampling.conditioning import added_time_ids
 from train.run.result import Result
-from train.steps import state as states
-from train.steps.finetuning import make_update
-from train.steps.placing import placed_as
+from train.steps.finetuning import TrainWork
 from train.steps.settings import FinetuningSettings
 from train.steps.state import State
 
@@ -39,7 +33,8 @@ class TrainWorkload:
         config: shapes of the model.
         settings: settings of the step.
         mesh: the devices.
-        update: (state, frozen UNet, carried tensors, examples) -> (next state, result).
+        update: (state, (frozen UNet, carried tensors), examples) -> (next state, result); as in training.
+        jit: options of `jax.jit` for `update`, as in training; in addition the state is donated.
         arguments: arguments of `update`.
     """
 
@@ -47,12 +42,8 @@ class TrainWorkload:
     settings: FinetuningSettings
     mesh: Mesh
     update: Callable[..., tuple[State, Result]]
-    arguments: tuple[State, UNet, dict[str, Array], Examples]
-
-    def jit_options(self) -> dict[str, Any]:
-        """Options of `jax.jit` for `update`, as in training; `timing.compile_program` adds the donation of the old state."""
-        outputs = (sharding.like_tree(self.arguments[0], self.mesh), sharding.replicated(self.mesh))
-        return {"out_shardings": outputs, "compiler_options": xla_options.memory_options()}
+    jit: Mapping[str, Any]
+    arguments: tuple[State, tuple[UNet, dict[str, Array]], Examples]
 
 
 def make(config: SVDConfig, settings: FinetuningSettings, dtype: Any, mesh: Mesh, *, allocate: bool) -> TrainWorkload:
@@ -65,42 +56,24 @@ def make(config: SVDConfig, settings: FinetuningSettings, dtype: Any, mesh: Mesh
         mesh: from `svdjax.parallel.mesh.make_mesh`.
         allocate: make arrays; otherwise only their shapes.
     """
-    unet = abstract(UNet, config.unet, jnp.dtype(dtype))
-    shapes = leaves(unet)
-    own = {name: jax.ShapeDtypeStruct(shapes[name].shape, jnp.float32) for name in names_of_kinds(shapes, VALUES)}
+    work = TrainWork(config=config, settings=settings, dtype=dtype, mesh=mesh)
+    step = work.step(settings.accumulate, offload=False)
+    _, program = step.programs(work.arrays())
+    arguments: Any = program.args
     if allocate:
         weights = workloads.RandomWeights()
-        values, own = _place(weights(shapes), mesh), _place(weights(own), mesh)
-    else:
-        values, own = _place_shapes(shapes, mesh), _place_shapes(own, mesh)
-    names = finetuning.trained_names(own, settings.rotation)
-    trained = {name: own[name] for name in names}
-    carried = {name: value for name, value in own.items() if name not in trained}
-    begin = functools.partial(states.begin, optimizer=finetuning.optimizer(settings.learning_rate))
-    make_examples = functools.partial(_examples, config, settings)
-    if allocate:
-        state = jax.jit(begin, out_shardings=sharding.like_tree(jax.eval_shape(begin, trained), mesh))(trained)
-        examples = jax.jit(make_examples, out_shardings=sharding.batch_sharding(mesh))()
-    else:
-        state = jax.eval_shape(begin, trained)
-        state = placed_as(state, sharding.like_tree(state, mesh))
-        examples = placed_as(jax.eval_shape(make_examples), sharding.batch_sharding(mesh))
-    return TrainWorkload(
-        config=config,
-        settings=settings,
-        mesh=mesh,
-        update=make_update(mesh, settings),
-        arguments=(state, fill(unet, values), carried, examples),
-    )
+        _, (unet, carried), _ = program.args
+        unet = fill(unet, _place(weights(leaves(unet)), mesh))
+        trained, carried = (_place(weights(tensors), mesh) for tensors in (step.abstract_state.trained, carried))
+        step.begin(trained)
+        make_examples = functools.partial(_examples, config, settings)
+        arguments = step.state, (unet, carried), jax.jit(make_examples, out_shardings=sharding.batch_sharding(mesh))()
+    jit = {name: value for name, value in program.jit.items() if name != "donate_argnums"}
+    return TrainWorkload(config=config, settings=settings, mesh=mesh, update=step.next_state, jit=jit, arguments=arguments)
 
 
 def _place(values: Mapping[str, Array], mesh: Mesh) -> dict[str, Array]:
     return {name: jax.device_put(x, sharding.sharding_of(name, x.shape, mesh)) for name, x in values.items()}
-
-
-def _place_shapes(shapes: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
-    where = functools.partial(sharding.sharding_of, mesh=mesh)
-    return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where(name, x.shape)) for name, x in shapes.items()}
 
 
 def _examples(config: SVDConfig, settings: FinetuningSettings) -> Examples:

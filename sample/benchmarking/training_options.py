@@ -22,17 +22,20 @@ class TrainingOptions:
         batch_size: clips per step, over all devices.
         mesh: size of each axis; None for one device.
         remat: recompute activations instead of keeping them.
+        cached: plan a run with a latent cache.
     """
 
     batch_size: int
     mesh: dict[str, int] | None
     remat: bool
+    cached: bool = False
 
     def arguments(self) -> list[str]:
         """The options as on a command line."""
         sizes = None if self.mesh is None else ",".join(f"{axis}={size}" for axis, size in self.mesh.items())
         remat = [] if self.remat else ["--no-remat"]
-        return ["--train", "--batch-size", str(self.batch_size), *remat, *([] if sizes is None else ["--mesh", sizes])]
+        cached = ["--cache-latents"] if self.cached else []
+        return ["--train", "--batch-size", str(self.batch_size), *remat, *cached, *([] if sizes is None else ["--mesh", sizes])]
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
@@ -47,6 +50,11 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--no-remat", action="store_true", help="keep all activations: faster, but much more memory")
     group.add_argument(
+        "--cache-latents",
+        action="store_true",
+        help="with --target and --memory: plan a run with a latent cache, and filling the cache",
+    )
+    group.add_argument(
         "--mesh",
         metavar="AXES",
         help="device mesh, such as data=2,fsdp=4; with --compile-only the devices are simulated CPUs (default: one device)",
@@ -55,10 +63,17 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Refuse options of a training step without `--train`, and wrong combinations of them."""
-    given = {"--batch-size": args.batch_size, "--no-remat": args.no_remat, "--mesh": args.mesh}
+    given = {
+        "--batch-size": args.batch_size,
+        "--no-remat": args.no_remat,
+        "--cache-latents": args.cache_latents,
+        "--mesh": args.mesh,
+    }
     if not args.train and any(given.values()):
         option = next(name for name, value in given.items() if value)
         raise InputError(f"{option} applies only to a training step: expected --train too")
+    if args.cache_latents and (args.target is None or args.memory is None):
+        raise InputError("--cache-latents changes only the plan of a run: expected --target and --memory too")
     if args.batch_size is not None and args.batch_size < 1:
         raise InputError(f"--batch-size is {args.batch_size}, expected at least 1")
     if args.against and args.mesh is not None:
@@ -105,4 +120,4 @@ def checked_options(args: argparse.Namespace) -> TrainingOptions | None:
     if sizes is not None and not args.compile_only:
         sizes = mesh.mesh_sizes(sizes, len(jax.devices()))
     shares = math.prod((sizes or {}).get(axis, 1) for axis in mesh.BATCH_AXES)
-    return TrainingOptions(args.batch_size or shares, sizes, not args.no_remat)
+    return TrainingOptions(args.batch_size or shares, sizes, not args.no_remat, args.cache_latents)

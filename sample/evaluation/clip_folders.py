@@ -14,10 +14,11 @@ from svdjax.runtime.atomic import new_folder
 Shape = tuple[int, int, int]  # frames, height, width
 
 TRUTH = "truth"  # the folder of the true clips, next to the folders of the methods
+_NOTE = "note.txt"
 
 
-def write(folder: Path, frames: np.ndarray) -> None:
-    """Write frames, uint8 (f, H, W, 3), as `0000.png`, `0001.png`, ...; an existing folder is kept.
+def write(folder: Path, frames: np.ndarray, note: str = "") -> None:
+    """Write frames, uint8 (f, H, W, 3), as `0000.png`, `0001.png`, ..., and a note; an existing folder is kept.
 
     Raises:
         InputError: the folder can't be written.
@@ -28,8 +29,16 @@ def write(folder: Path, frames: np.ndarray) -> None:
         with new_folder(folder, ours=lambda old: False) as temporary:
             for i, frame in enumerate(frames):
                 Image.fromarray(frame).save(temporary / _name(i))
+            if note:
+                (temporary / _NOTE).write_text(note)
     except OSError as e:
         raise InputError(f"{folder}: can't be written: {e.strerror}; run the same command again to continue") from None
+
+
+def note(folder: Path) -> str:
+    """The note of a clip; empty if it has none."""
+    file = folder / _NOTE
+    return file.read_text() if file.is_file() else ""
 
 
 def check_clip_folder(folder: Path, count: int) -> None:

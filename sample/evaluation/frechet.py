@@ -7,6 +7,8 @@ The distances can be compared only with each other, not with FID or FVD.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image
 
@@ -31,20 +33,46 @@ def features(frames: np.ndarray) -> np.ndarray:
     return np.log(np.concatenate(quantiles).T + _LEAST)
 
 
-def distance(first: np.ndarray, second: np.ndarray) -> float:
+def distance(first: np.ndarray, second: np.ndarray, weights: np.ndarray | None = None) -> float:
     """Frechet distance of normal distributions fitted to two sets of features: |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)).
 
     Source: Dowson and Landau 1982; Heusel et al. 2017.
 
     Args:
         first, second: features, (n, c).
+        weights: how often each row counts, (n,); the same for both sets. Default: once.
     """
-    means = [x.mean(0) for x in (first, second)]
-    covariances = [np.cov(x, rowvar=False) for x in (first, second)]
-    root = _square_root(covariances[0])
-    # (C1 C2)^(1/2) has the trace of (C1^(1/2) C2 C1^(1/2))^(1/2), which is symmetric
-    cross = np.sqrt(np.linalg.eigvalsh(root @ covariances[1] @ root).clip(0)).sum()
-    return float(np.square(means[0] - means[1]).sum() + sum(map(np.trace, covariances)) - 2 * cross)
+    (mean_1, factor_1), (mean_2, factor_2) = (_factor(x, weights) for x in (first, second))
+    if min(len(factor_1), len(factor_2)) < first.shape[1]:
+        cross = np.linalg.svd(factor_1 @ factor_2.T, compute_uv=False).sum()
+    else:
+        root = _square_root(factor_1.T @ factor_1)
+        # (C1 C2)^(1/2) has the trace of (C1^(1/2) C2 C1^(1/2))^(1/2), which is symmetric
+        cross = np.sqrt(np.linalg.eigvalsh(root @ (factor_2.T @ factor_2) @ root).clip(0)).sum()
+    return float(np.square(mean_1 - mean_2).sum() + np.square(factor_1).sum() + np.square(factor_2).sum() - 2 * cross)
+
+
+def leading_components(sets: Sequence[np.ndarray], count: int) -> tuple[np.ndarray, float]:
+    """The leading principal components of several sets of features together.
+
+    Args:
+        sets: features, (n, c) each.
+        count: number of components.
+
+    Returns:
+        The components, (c, count), and their share of the variance.
+    """
+    mean = np.sum([x.sum(0, dtype=np.float64) for x in sets], 0) / sum(map(len, sets))
+    covariance = np.sum([(x - mean).T @ (x - mean) for x in sets], 0)
+    values, vectors = np.linalg.eigh(covariance)
+    return vectors[:, -count:], float(values[-count:].sum() / max(values.sum(), 1e-300))
+
+
+def _factor(x: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (c,) of features (n, c), and a factor F of their unbiased covariance F^T F, (n, c); in float64."""
+    counts = np.ones(len(x)) if weights is None else weights
+    mean = counts @ x / counts.sum()
+    return mean, (x - mean) * np.sqrt(counts / (counts.sum() - 1))[:, None]
 
 
 def _square_root(symmetric: np.ndarray) -> np.ndarray:

@@ -18,17 +18,26 @@ from sample import contact_sheet, planned_model
 from sample.evaluation import clip_folders, run_folder
 from sample.evaluation.clip_folders import TRUTH
 from sample.evaluation.keyframe_pairs import Pair
-from sample.evaluation.options import CROSS_FADE, RECONSTRUCTION, EvaluationRequest
+from sample.evaluation.request import CROSS_FADE, NEAREST, RECONSTRUCTION, RIFE, EvaluationRequest
 from sample.evaluation.run_folder import read_clip
+from sample.other_methods import baselines, given_clips, rife
+from svdjax.decoding.staged_decode import DecodePlan
 from svdjax.models.svd import SVD, on_device
 from svdjax.models.vae import VAE, encoding_part
 from svdjax.sampling import generation
 from svdjax.sampling.clip_plan import ClipPlan
 from svdjax.sampling.conditioning import to_signed_unit
 from svdjax.sampling.draws import draw
-from svdjax.sampling.staged_decode import DecodePlan
+from svdjax.sampling.methods import parse_name
 
 Maker = Callable[[Sequence[Pair]], Iterable[np.ndarray]]  # a batch of pairs -> a clip for each, uint8 (f, H, W, 3)
+
+# First keyframe, last keyframe, number of frames -> the clip.
+_BETWEEN: dict[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {
+    CROSS_FADE: contact_sheet.cross_fade,
+    NEAREST: baselines.nearest_keyframe,
+    RIFE: rife.interpolate,
+}
 
 
 def generate(request: EvaluationRequest, method: str, pairs: Sequence[Pair], facts: dict[str, Any]) -> float | None:
@@ -49,12 +58,31 @@ def generate(request: EvaluationRequest, method: str, pairs: Sequence[Pair], fac
     seconds = run_folder.recorded_seconds(folder)
     run_folder.record(folder, facts, seconds)
     missing = [pair for pair in pairs if not (folder / pair.name).is_dir()]
-    if missing:
+    if method in request.given:
+        _copy_given(request, method, pairs, missing)
+    elif missing:
         times = _write_clips(request, method, missing)
         if method in request.models and len(times) > 1:
             seconds = float(np.mean(times[1:]))  # the first batch includes compilation
             run_folder.record(folder, facts, seconds)
     return seconds
+
+
+def _copy_given(request: EvaluationRequest, method: str, pairs: Sequence[Pair], missing: Sequence[Pair]) -> None:
+    """Write the clips of `--clips` in the shape of the pairs, and say which are missing or had another shape."""
+    found = given_clips.find(request.given[method], [pair.name for pair in pairs])
+    for pair in tqdm([pair for pair in missing if pair.name in found], desc=method, unit="pair", file=sys.stderr):
+        clip_folders.write(request.out / method / pair.name, *given_clips.read(found[pair.name], request.shape))
+    present = run_folder.available(request, method, pairs)
+    if len(present) < len(pairs):
+        lacking = min({pair.name for pair in pairs} - {pair.name for pair in present})
+        missing_share = f"{len(pairs) - len(present)} of {len(pairs)} pairs"
+        print(f"{method}: no clip of {missing_share}, such as {lacking}; it is compared on the others")
+    notes = [(pair.name, note) for pair in present if (note := clip_folders.note(request.out / method / pair.name))]
+    if notes:
+        name, shape = notes[0]
+        share = f"{len(notes)} of {len(present)} clips"
+        print(f"{method}: {share} have another shape, such as {name} ({shape}); {given_clips.RULE}")
 
 
 def _write_clips(request: EvaluationRequest, method: str, pairs: Sequence[Pair]) -> list[float]:
@@ -78,8 +106,9 @@ def _clip_maker(request: EvaluationRequest, method: str) -> Maker:
     """Load the model of a method; return the function that makes its clips."""
     if method == TRUTH:
         return lambda pairs: (pair.read() for pair in pairs)
-    if method == CROSS_FADE:
-        return lambda pairs: (_cross_fade(request, pair) for pair in pairs)
+    if method in _BETWEEN:
+        make, count = _BETWEEN[method], request.settings.num_frames
+        return lambda pairs: (make(first, last, count) for first, last in (_keyframes(request, pair) for pair in pairs))
     chosen = request.models[method]
     if method == RECONSTRUCTION:
         model, plan = planned_model.load_for_decoding(
@@ -90,26 +119,22 @@ def _clip_maker(request: EvaluationRequest, method: str) -> Maker:
         chosen.source,
         request.dtype,
         request.memory,
-        request.settings,
+        request.method_settings[method],
         [request.size],
         backward=chosen.backward,
-        method=method,
+        method=parse_name(method)[0],
         batch=request.batch_size,
     )
     return functools.partial(_sample, request, method, model, plans[request.size])
-
-
-def _cross_fade(request: EvaluationRequest, pair: Pair) -> np.ndarray:
-    first, last = _keyframes(request, pair)
-    return contact_sheet.cross_fade(first, last, request.settings.num_frames)
 
 
 def _sample(request: EvaluationRequest, method: str, model: SVD, plan: ClipPlan | None, pairs: Sequence[Pair]) -> np.ndarray:
     first, last = np.stack([_keyframes(request, pair) for pair in pairs], 1)
     width, height = request.size
     seeds = [(request.settings.seed + int(pair.name)) % 2**32 for pair in pairs]
-    draws = draw(seeds, (height, width, 3), generation.latent_shape(request.config, request.settings, (height, width)))
-    latents = generation.sample_pair(model, first, last, request.settings, method=method, draws=draws, plan=plan)
+    settings, chosen = request.method_settings[method], parse_name(method)[0]
+    draws = draw(seeds, (height, width, 3), generation.latent_shape(request.config, settings, (height, width)))
+    latents = generation.sample_pair(model, first, last, settings, method=chosen, draws=draws, plan=plan)
     return generation.decode(model, latents, plan=plan and plan.decode)
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from svdjax.checkpoints import delta
-from svdjax.checkpoints.manifest import BACKWARD, has_format
+from svdjax.checkpoints.safetensors_reader import sha256
 from svdjax.data.sources import fingerprint
-from svdjax.diffusers_layout.safetensors_reader import sha256
 from svdjax.errors import InputError
 from svdjax.loading import find_model
 from svdjax.model_sources import DiffusersFolder, ModelSource, trained_kinds_of
@@ -72,6 +71,6 @@ def _trained_for(method: str, kinds: Collection[str]) -> bool:
 
 
 def _backward_content(folder: Path) -> list[Any]:
-    if has_format(folder, BACKWARD):
+    if delta.holds_differences(folder):
         return delta.content(folder)
     return [[path.name, sha256(path)] for path in sorted(folder.glob("*.safetensors"))]

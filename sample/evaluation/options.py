@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 from sample import sampling_options
-from sample.evaluation import clip_folders, keyframe_pairs
+from sample.evaluation import clip_folders, figure_options, keyframe_pairs
 from sample.evaluation.method_models import MethodModel, choose_model
-from svdjax.config import SVDConfig
-from svdjax.data import world_clips
+from sample.evaluation.request import DEFAULT_METHODS, METHODS, RECONSTRUCTION, RIFE, WITHOUT_MODEL, EvaluationRequest
+from sample.other_methods import given_clips, rife
+from sample.video_pairs import options as pair_options
 from svdjax.data.sources import DataSettings, check_outside_data
 from svdjax.errors import InputError
 from svdjax.loading import find_model
@@ -20,53 +21,10 @@ from svdjax.media import fit
 from svdjax.runtime import cli, memory_option, paths
 from svdjax.runtime.dtypes import compute_dtype
 from svdjax.runtime.output_paths import check_parent, check_writable
-from svdjax.sampling import methods
+from svdjax.sampling import methods as sampling_methods
 from svdjax.sampling.settings import Settings
 
-CROSS_FADE = "cross-fade"
-RECONSTRUCTION = "reconstruction"  # the true frames encoded and decoded: an upper bound for every method with this VAE
-METHODS = (*methods.METHODS, CROSS_FADE, RECONSTRUCTION)
 WORLD_BATCH_SIZE = 8  # pairs of the embedded world sampled together by default; other pairs are sampled one by one
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationRequest:
-    """A checked command line.
-
-    Attributes:
-        methods: in the requested order.
-        models: the model of each method except the cross-fade.
-        config: configuration of the models.
-        settings: sampler settings for every method; pair i uses their seed plus i.
-        size: (width, height) of the clips.
-        count: number of pairs.
-        data: the folder of clips, None for the embedded world.
-        batch_size: pairs sampled together.
-        workers: processes that compute metrics.
-        dtype: dtype of the computation.
-        memory: bytes of the device that the run may use; None without a limit.
-        kernels: see `svdjax.kernels.choice`.
-        out: folder of the results.
-    """
-
-    methods: tuple[str, ...]
-    models: dict[str, MethodModel]
-    config: SVDConfig
-    settings: Settings
-    size: tuple[int, int]
-    count: int
-    data: DataSettings | None
-    batch_size: int
-    workers: int
-    dtype: str
-    memory: int | None
-    kernels: str
-    out: Path
-
-    @property
-    def shape(self) -> clip_folders.Shape:
-        """(frames, height, width) of every clip."""
-        return self.settings.num_frames, self.size[1], self.size[0]
 
 
 def parser() -> cli.Parser:
@@ -80,15 +38,23 @@ def parser() -> cli.Parser:
         metavar="DIR",
         help="folder of the results; frames from an earlier run are reused",
     )
-    p.add_argument("--pairs", type=int, default=200, metavar="N", help="number of keyframe pairs (default: %(default)s)")
-    p.add_argument("--methods", default=",".join(METHODS), metavar="A,B,...", help="methods to compare (default: %(default)s)")
+    pair_options.add_pairs(p)
     p.add_argument(
-        "--data",
-        type=world_clips.data_folder,
-        metavar="DIR",
-        help="folder with videos or folders of frames to take clips from (default: test clips of the embedded world)",
+        "--methods",
+        default=",".join(DEFAULT_METHODS),
+        metavar="A,B,...",
+        help=f"methods to compare (default: %(default)s; also {', '.join(m for m in METHODS if m not in DEFAULT_METHODS)})",
     )
-    p.add_argument("--stride", type=int, default=1, metavar="N", help="use every Nth frame of --data (default: %(default)s)")
+    p.add_argument(
+        given_clips.OPTION,
+        type=paths.path_text,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=DIR",
+        help="clips that other programs made: in each folder a folder of frames or a video for each pair, named like the "
+        "pair's folder in OUT/truth",
+    )
     sampling_options.add_model(p)
     p.add_argument(
         "--backward",
@@ -106,6 +72,7 @@ def parser() -> cli.Parser:
         metavar="B",
         help=f"pairs sampled together (default: {WORLD_BATCH_SIZE} for the embedded world, else 1)",
     )
+    figure_options.add_figures(p)
     p.add_argument("--workers", type=int, default=2, metavar="N", help="processes that compute metrics (default: %(default)s)")
     return p
 
@@ -117,35 +84,44 @@ def parse(argv: list[str] | None) -> EvaluationRequest:
         InputError: a user error.
     """
     args = parser().parse_args(argv)
-    # `--data world` means the embedded world, as in training, but here its test clips
-    folder = None if args.data is None or world_clips.is_world(args.data) else args.data
+    given = pair_options.prepare(args)
+    folder = pair_options.data_folder(args)
     batch_size = args.batch_size if args.batch_size is not None else WORLD_BATCH_SIZE if folder is None else 1
     check_numbers(args, batch_size)
-    check_clip_options(args, folder)
+    check_clip_options(args)
     names = parse_methods(args.methods)
+    clips = given_clips.parse(args.clips, (*METHODS, clip_folders.TRUTH))
+    cuts = pair_options.cut_rule(args, given)
     memory_option.take_share(args.memory)
     check_packages()
     check_out(args.out, folder)
-    models = {name: choose_model(name, args.model, args.backward) for name in names if name != CROSS_FADE}
+    models = {
+        name: choose_model(name.rpartition("+")[2], args.model, args.backward) for name in names if name not in WITHOUT_MODEL
+    }
     source = next(iter(models.values())).source if models else find_model(args.model)
-    settings = sampling_options.sampling_settings(args, source, **sampling_options.recurrence_settings(args, source))
+    settings = sampling_options.sampling_settings(args, source)
     if settings.num_frames < 3:
         raise InputError(f"--num-frames is {settings.num_frames}, expected at least 3: frames between keyframes are measured")
     size = fit.parse_size(args.size) if args.size else source.config.default_size
     fit.check_size(*size, source.config.size_multiple)
     return EvaluationRequest(
-        methods=names,
+        methods=(*names, *clips),
         models=models,
+        given=clips,
         config=source.config,
         settings=settings,
+        method_settings=settings_of_methods(args, models),
         size=size,
         count=args.pairs,
         data=data_settings(args, folder, settings.num_frames, size),
+        cuts=cuts,
+        manifest=given,
         batch_size=batch_size,
         workers=args.workers,
         dtype=compute_dtype(args.dtype),
         memory=memory_option.start(args.memory),
         kernels=args.kernels,
+        figures=figure_options.parse_figures(args, settings.num_frames, size),
         out=args.out,
     )
 
@@ -162,12 +138,10 @@ def check_numbers(args: argparse.Namespace, batch_size: int) -> None:
             raise InputError(f"{option} is {value}, expected at least {least}")
 
 
-def check_clip_options(args: argparse.Namespace, folder: Path | None) -> None:
+def check_clip_options(args: argparse.Namespace) -> None:
     """Refuse options that don't apply to the evaluated clips."""
     if args.decode_chunk is not None:
         raise InputError("--decode-chunk: changes the picture and is not evaluated; leave it out")
-    if folder is None and (args.stride != 1 or args.fit != "crop"):
-        raise InputError("--stride and --fit: apply only to the clips of --data, not to the embedded world; leave them out")
 
 
 def parse_methods(text: str) -> tuple[str, ...]:
@@ -175,8 +149,33 @@ def parse_methods(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(text.split(",")))
     for name in names:
         if name not in METHODS:
-            raise InputError(f"--methods: {name!r} is unknown, expected some of {','.join(METHODS)}")
+            check_prefixed(name)
+    if RIFE in names:
+        rife.check_installed()
     return names
+
+
+def check_prefixed(name: str) -> None:
+    """Refuse a name that is neither a method nor a prefix and a method, such as `mpd+vibid`."""
+    try:
+        if "+" not in name:
+            raise InputError("")
+        sampling_methods.parse_name(name)
+    except InputError as e:
+        expected = str(e) if "+" in name else f"is unknown, expected some of {','.join(METHODS)}, or such as mpd+vibid"
+        raise InputError(f"--methods: {name!r} {expected}") from None
+
+
+def settings_of_methods(args: argparse.Namespace, models: Mapping[str, MethodModel]) -> dict[str, Settings]:
+    """The sampler settings of each method with a model: the given options, else the method's own."""
+    settings = {}
+    for name, model in models.items():
+        if name == RECONSTRUCTION:
+            settings[name] = sampling_options.sampling_settings(args, model.source)
+        else:
+            method, fields = sampling_methods.parse_name(name)
+            settings[name] = sampling_options.sampling_settings(args, model.source, method=method, **fields)
+    return settings
 
 
 def check_packages() -> None:
@@ -202,4 +201,6 @@ def data_settings(args: argparse.Namespace, folder: Path | None, num_frames: int
     if folder is None:
         keyframe_pairs.check_world_shape(num_frames, size)
         return None
-    return DataSettings(folder=folder, num_frames=num_frames, size=size, stride=args.stride, fit=args.fit)
+    return DataSettings(
+        folder=folder, num_frames=num_frames, size=size, stride=args.stride, fit=args.fit, min_motion=args.min_motion
+    )

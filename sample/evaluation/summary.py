@@ -1,126 +1,117 @@
-"""Metrics of all clips, and their means with confidence intervals."""
+"""Figures of all methods with confidence intervals, and what each figure is."""
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from sample.evaluation import bootstrap, clip_folders, frechet, metrics
-from sample.evaluation.bootstrap import Statistic
+from sample.evaluation import bootstrap, frechet
 from sample.evaluation.clip_folders import TRUTH
 from sample.evaluation.keyframe_pairs import Pair
 from sample.evaluation.options import EvaluationRequest
-from sample.evaluation.run_folder import read_clip
-from svdjax.world.scene import Scene
-
-FRECHET = "frechet"
-_FRECHET_RESAMPLES = 200  # fewer than for means, because a distance takes longer
-
-ClipMetrics = dict[str, float]  # name of the metric -> value
+from sample.quality import catalog, measured, statistics
+from sample.quality.measured import Measured
+from sample.quality.statistics import FigureStatistic, FrechetDistance, Mean, Resampled
+from svdjax.version import __version__
 
 
-def measure(request: EvaluationRequest, pairs: Sequence[Pair]) -> dict[str, list[ClipMetrics]]:
-    """Metrics of each method's clips, in the order of the pairs."""
-    rows: dict[str, list[ClipMetrics]] = {method: [] for method in request.methods}
-    jobs = [
-        (method, request.out / TRUTH / pair.name, request.out / method / pair.name, request.shape, pair.scene)
-        for method in request.methods
-        for pair in pairs
-    ]
-    context = multiprocessing.get_context("spawn")  # a fork of a process with JAX's threads can hang
-    with (
-        ProcessPoolExecutor(request.workers, context) as pool,
-        tqdm(total=len(jobs), desc="measuring", unit="clip", file=sys.stderr) as bar,
-    ):
-        names, *columns = zip(*jobs, strict=True)
-        for name, values in zip(names, pool.map(_clip_metrics, *columns, chunksize=4), strict=True):
-            rows[name].append(values)
-            bar.update()
-    return rows
+def measure(request: EvaluationRequest, pairs: Sequence[Pair]) -> Measured:
+    """Measure each method's clips; values of earlier runs are reused, see `sample.quality.measured`."""
+    return measured.measure(request, pairs)
 
 
-def _clip_metrics(truth: Path, folder: Path, shape: clip_folders.Shape, scene: Scene | None) -> ClipMetrics:
-    return metrics.clip_metrics(clip_folders.read(truth, shape), clip_folders.read(folder, shape), scene)
+def summarise(request: EvaluationRequest, pairs: Sequence[Pair], values: Measured) -> dict[str, Any]:
+    """For each method: every figure's mean, 95 % interval and per-pair values, and the distances to the truth.
 
-
-@dataclass(frozen=True)
-class Mean:
-    """Mean of a metric over pairs; `values` holds one value per pair."""
-
-    values: np.ndarray
-
-    def __call__(self, pairs: np.ndarray) -> float:
-        return float(self.values[pairs].mean())
-
-
-@dataclass(frozen=True)
-class FrechetDistance:
-    """Frechet distance over pairs; features (pairs, f - 2, c) of the true and the generated frames between the keyframes."""
-
-    truth: np.ndarray
-    generated: np.ndarray
-
-    def __call__(self, pairs: np.ndarray) -> float:
-        return frechet.distance(np.concatenate(self.truth[pairs]), np.concatenate(self.generated[pairs]))
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Difference of two statistics on the same pairs."""
-
-    minuend: Statistic
-    subtrahend: Statistic
-
-    def __call__(self, pairs: np.ndarray) -> float:
-        return self.minuend(pairs) - self.subtrahend(pairs)
-
-
-def summarise(request: EvaluationRequest, pairs: Sequence[Pair], rows: Mapping[str, Sequence[ClipMetrics]]) -> dict[str, Any]:
-    """For each method: every metric's mean, 95 % interval and per-pair values, and the Frechet distance to the truth.
-
-    Methods after the first also have the `difference` of each metric from the first method's on the same pairs, with its
-    interval. Pairs differ from each other more than methods do, so this interval is narrower than those of the means suggest.
+    Methods after the first also have the `difference` of each figure from the first method's on the pairs that both have, with
+    its interval. Pairs differ from each other more than methods do, so this interval is narrower than those of the means
+    suggest. `pairs` is the number of pairs behind a mean or a difference: a method may lack clips, and a figure may be
+    undefined for a clip.
 
     Args:
         request: the command line.
         pairs: all pairs of the evaluation.
-        rows: the result of `measure`.
+        values: the result of `measure`.
     """
-    groups = bootstrap.groups_of([pair.group for pair in pairs])
-    truth = _features(request, TRUTH, pairs)
-    methods: dict[str, Any] = {}
-    first: dict[str, Statistic] = {}
-    for method, clips in tqdm(rows.items(), desc="intervals", unit="method", leave=False):
-        statistics: dict[str, Statistic] = {name: Mean(np.array([clip[name] for clip in clips])) for name in clips[0]}
-        statistics[FRECHET] = FrechetDistance(truth, _features(request, method, pairs))
-        methods[method] = {
-            name: _summarise_statistic(statistic, first.get(name), groups) for name, statistic in statistics.items()
-        }
-        first = first or statistics
-    return {"encoder": frechet.ENCODER, "independent_groups": len(groups), "methods": methods}
+    methods: dict[str, Any] = {method: {} for method in request.methods}
+    tasks = [(name, method) for name in values.names for method in request.methods]
+    progress = tqdm(tasks, desc="intervals", unit="figure", leave=False, file=sys.stderr)
+    groups = [pair.group for pair in pairs]
+    first: tuple[str, _Summary] | None = None
+    for name, method in progress:
+        summary = _Summary(_statistic(values, method, pairs, name), groups)
+        if first is None or first[0] != name:
+            first = (name, summary)
+            methods[method][name] = summary.to_json()
+        else:
+            methods[method][name] = summary.to_json(first[1])
+    figures = {name: describe(request, name, len(pairs)) for name in values.names}
+    return {
+        "encoder": frechet.ENCODER,
+        "independent_groups": len(bootstrap.groups_of(groups)),
+        "figures": figures,
+        "warnings": [warning for name, facts in figures.items() for warning in catalog.warnings(name, facts)],
+        "left_out": request.figures.left_out,
+        "svdjax": __version__,
+        "methods": methods,
+    }
 
 
-def _features(request: EvaluationRequest, method: str, pairs: Sequence[Pair]) -> np.ndarray:
-    return np.stack([frechet.features(read_clip(request, method, pair)[1:-1]) for pair in pairs])
+def describe(request: EvaluationRequest, name: str, clips: int) -> dict[str, Any]:
+    """What a figure of the results is; see `catalog.describe`."""
+    frames, height, width = request.shape
+    return catalog.describe(name, request.figures, clips=clips, num_frames=frames, size=(width, height))
 
 
-def _summarise_statistic(statistic: Statistic, first: Statistic | None, groups: Sequence[np.ndarray]) -> dict[str, Any]:
-    """A statistic with its interval, for JSON; except for the first method, also its difference from the first method's."""
-    biased = isinstance(statistic, FrechetDistance)
-    resamples = _FRECHET_RESAMPLES if biased else bootstrap.RESAMPLES
-    summary = bootstrap.with_interval(statistic, groups, resamples, biased=biased)
-    if biased:  # a mirrored interval can go below 0, a distance can't
-        summary["interval"] = [max(0.0, bound) for bound in summary["interval"]]
-    if isinstance(statistic, Mean):
-        summary["by_pair"] = statistic.values.tolist()
-    if first is not None:
-        summary["difference"] = bootstrap.with_interval(Difference(statistic, first), groups, resamples, biased=biased)
-    return summary
+def _statistic(values: Measured, method: str, pairs: Sequence[Pair], name: str) -> FigureStatistic:
+    found = [values.value(method, pair, name) for pair in pairs]
+    if catalog.FIGURES[name].table != catalog.SETS:
+        return Mean(np.array([np.nan if value is None else float(value) for value in found]))
+    present = np.array([value is not None for value in found])
+    truth = [values.value(TRUTH, pair, name) for pair in pairs]
+    empty = np.zeros_like(truth[0])
+    return FrechetDistance(
+        truth=np.stack([empty if value is None else value for value in truth]),
+        generated=np.stack([empty if value is None else value for value in found]),
+        present=present,
+    )
+
+
+class _Summary:
+    """A figure of a method with its resamples; those of all its pairs are kept for differences."""
+
+    def __init__(self, statistic: FigureStatistic, groups: Sequence[str]):
+        self.statistic, self.groups = statistic, groups
+        self.own = self.over(statistic.present)
+
+    def over(self, present: np.ndarray) -> Resampled | None:
+        """The figure over some pairs; None for fewer than two."""
+        if present.sum() < 2:
+            return None
+        return statistics.resample(self.statistic, statistics.groups_among(self.groups, present))
+
+    def to_json(self, first: _Summary | None = None) -> dict[str, Any]:
+        """The figure, and its difference from another method's."""
+        present, biased = self.statistic.present, self.statistic.biased
+        found: dict[str, Any] = {"mean": None, "interval": None}
+        if self.own is not None:
+            found = bootstrap.estimate(self.own.value, self.own.values, biased=biased, reference=self.own.reference)
+        if biased and self.own is not None:  # a mirrored interval can go below 0, a distance can't
+            found["interval"] = [max(0.0, bound) for bound in found["interval"]]
+        found["pairs"] = int(present.sum())
+        if isinstance(self.statistic, Mean):
+            found["by_pair"] = [float(value) if ok else None for value, ok in zip(self.statistic.values, present, strict=True)]
+        elif self.own is not None and self.own.captured < 1:
+            found |= {"interval_components": statistics.COMPONENTS, "interval_variance": self.own.captured}
+        if first is not None and (common := present & first.statistic.present).sum() >= 2:
+            mine, its = (s.own if (s.statistic.present == common).all() else s.over(common) for s in (self, first))
+            assert mine is not None
+            assert its is not None
+            found["difference"] = bootstrap.estimate(
+                mine.value - its.value, mine.values - its.values, biased=biased, reference=mine.reference - its.reference
+            ) | {"pairs": int(common.sum())}
+        return found

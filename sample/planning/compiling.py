@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from sample.planning.targets import Card, description
 from svdjax.devices.target import NVIDIA_GPU, made_for
 from svdjax.errors import InputError
 from svdjax.kernels.choice import XLA, kernels
-from svdjax.memory.programs import Compile, Program, ProgramMemory, memory_of
+from svdjax.memory.programs import Program
 
 MOST_DEVICES = 8  # of one host
 # There is no GPU to measure kernels on. jaxlib 0.11 has an option for cuDNN without a GPU,
@@ -89,7 +90,9 @@ def compile_for(device: Any, program: Program) -> Compiled:
         seconds = time.perf_counter() - started
         if kernels() == XLA:
             return Compiled(compiled, flops.count_traced(traced.jaxpr), seconds)
-        return Compiled(compiled, flops.count(functools.partial(jitted, **program.static), *args), seconds)
+        # a jitted function with compiler options can't be traced within another one
+        plain = functools.partial(inspect.unwrap(program.fn), **program.static)
+        return Compiled(compiled, flops.count(plain, *args), seconds)
 
 
 def _compile(lowered: Any, name: str) -> Any:
@@ -106,25 +109,6 @@ def _compile(lowered: Any, name: str) -> Any:
 def announce(program: Program, card: Card) -> None:
     """Report on standard error that a program is going to be compiled, which takes minutes at full size."""
     progress(f"compiling {program.name} for {card.title}")
-
-
-def compiler_for(card: Card, devices: Sequence[Any] | None = None) -> Compile:
-    """A function that compiles programs for a card and returns the memory that they need.
-
-    Args:
-        card: the card.
-        devices: from `devices_of`, if the arguments of programs have shardings on them.
-
-    Raises:
-        InputError: the extra is missing.
-    """
-    device = (devices or devices_of(card))[0]
-
-    def compile_program(program: Program) -> ProgramMemory:
-        announce(program, card)
-        return memory_of(compile_for(device, program).program)
-
-    return compile_program
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from sample.benchmarking.results import TrainingSetup
 from sample.planning import collectives, hbm
 from sample.planning.collectives import Traffic
-from sample.planning.compiling import compile_for
+from sample.planning.compiling import announce, compile_for
 from sample.planning.hbm import Kernels
 from sample.planning.targets import Card
 from svdjax.memory.programs import Phase, Program, ProgramMemory, memory_of, peak_bytes
@@ -90,6 +90,7 @@ class Plan:
         training: settings of a training step.
         phases: the phases of a whole run within a memory limit, if one is given; `phases_name` is `clip` or `train`.
         description: what the run does to stay within the limit.
+        costs: values of `methods.MethodCost` of each method, if methods were asked for.
     """
 
     card: Card
@@ -97,6 +98,7 @@ class Plan:
     training: TrainingSetup | None = None
     phases: Sequence[Phase] = ()
     description: Sequence[str] = ()
+    costs: Sequence[dict[str, Any]] = ()
 
     @property
     def phases_name(self) -> str:
@@ -128,33 +130,79 @@ class Plan:
             ]
             values[f"{self.phases_name}_peak_bytes"] = peak_bytes(self.phases)
             values[f"{self.phases_name}_plan"] = list(self.description)
+        if self.costs:
+            values["methods"] = list(self.costs)
         return values
 
 
-def plan_program(
-    program: Program, card: Card, devices: Sequence[Any], hlo: Path | None, mesh: Mesh | None = None
-) -> PlannedProgram:
-    """Compile a program for a card.
+class Planner:
+    """Compiles programs for a card, each once; a `svdjax.memory.programs.Compile`.
 
     Args:
-        program: its arguments have shardings if there are several devices.
         card: the card.
-        devices: from `devices_of`.
-        hlo: folder for the text of the compiled program, `NAME.txt`; None to keep nothing.
+        devices: from `compiling.devices_of`; programs for several have arguments with shardings.
+        hlo: folder for the texts of the programs, `NAME.txt` and, if there are several of a name, `NAME_2.txt`; None: not kept.
         mesh: names the axes of collectives.
     """
-    compiled = compile_for(devices[0], program)
-    text = compiled.program.as_text()
-    if hlo is not None:
-        hlo.mkdir(exist_ok=True)
-        (hlo / f"{program.name}.txt").write_text(text)
+
+    def __init__(self, card: Card, devices: Sequence[Any], hlo: Path | None = None, mesh: Mesh | None = None):
+        self.card, self.devices, self.hlo, self.mesh = card, devices, hlo, mesh
+        self._planned: dict[Any, PlannedProgram] = {}
+
+    def __call__(self, program: Program) -> ProgramMemory:
+        return self.plan(program).memory
+
+    def plan(self, program: Program) -> PlannedProgram:
+        """Compile a program, unless an equal one has been compiled."""
+        if program.key not in self._planned:
+            announce(program, self.card)
+            self._planned[program.key] = self._plan(program)
+        return self._planned[program.key]
+
+    @property
+    def programs(self) -> list[PlannedProgram]:
+        """The compiled programs; of several with a name only the last."""
+        return list({planned.name: planned for planned in self._planned.values()}.values())
+
+    def _plan(self, program: Program) -> PlannedProgram:
+        compiled = compile_for(self.devices[0], program)
+        text = compiled.program.as_text()
+        if self.hlo is not None:
+            self.hlo.mkdir(exist_ok=True)
+            same = sum(planned.name == program.name for planned in self._planned.values())
+            (self.hlo / f"{program.name}{f'_{same + 1}' if same else ''}.txt").write_text(text)
+        return PlannedProgram(
+            name=program.name,
+            card=self.card,
+            devices=len(self.devices),
+            flops=compiled.flops,
+            memory=memory_of(compiled.program),
+            kernels=hbm.moved(text),
+            traffic=collectives.traffic(text, self.mesh) if len(self.devices) > 1 else None,
+            compile_seconds=compiled.seconds,
+        )
+
+
+def in_turn(name: str, parts: Sequence[tuple[PlannedProgram, int]], phase: Phase) -> PlannedProgram:
+    """Programs that run one after the other, as one.
+
+    Args:
+        name: of all together.
+        parts: the programs, each with its number of runs.
+        phase: their memory; what is resident counts as arguments.
+    """
+    kernels: dict[str, Kernels] = {}
+    for part, runs in parts:
+        for kind in part.kernels:
+            before = kernels.get(kind.kind, Kernels(kind.kind, 0, 0))
+            kernels[kind.kind] = Kernels(kind.kind, before.count + runs * kind.count, before.bytes + runs * kind.bytes)
     return PlannedProgram(
-        name=program.name,
-        card=card,
-        devices=len(devices),
-        flops=compiled.flops,
-        memory=memory_of(compiled.program),
-        kernels=hbm.moved(text),
-        traffic=collectives.traffic(text, mesh) if len(devices) > 1 else None,
-        compile_seconds=compiled.seconds,
+        name=name,
+        card=parts[0][0].card,
+        devices=1,
+        flops=sum(runs * part.flops for part, runs in parts),
+        memory=ProgramMemory(phase.scratch_bytes, phase.resident_bytes, 0),
+        kernels=sorted(kernels.values(), key=lambda kind: -kind.bytes),
+        traffic=None,
+        compile_seconds=sum(part.compile_seconds for part, _ in parts),
     )

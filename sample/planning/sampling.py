@@ -2,43 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from sample.benchmarking import workloads
-from sample.planning import compiling
+from sample.planning import compiling, methods
 from sample.planning.options import TargetOptions
-from sample.planning.plan import Plan, plan_program
+from sample.planning.plan import Plan, PlannedProgram, Planner, in_turn
 from sample.planning.targets import card as card_of
 from svdjax.config import SVDConfig
-from svdjax.devices.budget import GIB
+from svdjax.decoding import staged_decode
+from svdjax.decoding.staged_decode import DecodePlan
+from svdjax.devices.budget import GIB, for_programs
 from svdjax.devices.target import NVIDIA_GPU, made_for
 from svdjax.devices.xla_options import UNET_OPTIONS, channels_last_options
 from svdjax.memory.programs import Program
-from svdjax.models.clip import CLIPVision
-from svdjax.models.initialize import abstract
-from svdjax.sampling.clip_plan import make_plan
-from svdjax.sampling.conditioning import encode_keyframes
+from svdjax.models.svd import abstract_model
+from svdjax.runtime.memory_option import OPTION
+from svdjax.sampling.clip_plan import plan_clips, plan_decoding
+from svdjax.sampling.clip_work import ClipWork, encode_program, sample_programs
+from svdjax.sampling.settings import Settings
+
+DECODE = "staged_decode"  # several programs in turn, as in a run with a plan
 
 
 def programs(config: SVDConfig, size: tuple[int, int], num_frames: int, dtype: Any) -> list[Program]:
-    """Encoding, a step of both directions with guidance, and decoding, as for one clip; see `workloads.make`."""
+    """A step of both directions with guidance, and decoding in one program, as without a plan; see `workloads.make`."""
     shapes = workloads.make(config, size, num_frames, dtype, allocate=False)
-    vae, _ = shapes.decode
-    image_encoder = abstract(CLIPVision, config.image_encoder, jnp.dtype(dtype))
-    width, height = size
-    keyframes = jax.ShapeDtypeStruct((2, 1, height, width, 3), jnp.uint8)
-    noise = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
-    strength = jax.ShapeDtypeStruct((), jnp.float32)
     with made_for(NVIDIA_GPU):
         channels_last = {"compiler_options": channels_last_options()}
     step = {"keep_unused": True, "compiler_options": UNET_OPTIONS}
     return [
-        # without the weights of the decoder, which encoding doesn't use; and the reverse
-        Program(name="encode", fn=encode_keyframes, args=(image_encoder, vae, keyframes, noise, strength)),
         Program(name="dual_step", fn=workloads.dual_step, args=shapes.dual_step, jit=step),
+        # without the weights of the encoder, which decoding doesn't use
         Program(name="decode", fn=workloads.decode, args=shapes.decode, jit=channels_last),
     ]
 
@@ -50,16 +46,27 @@ def plan_for_card(config: SVDConfig, size: tuple[int, int], num_frames: int, dty
         InputError: the extra is missing, or the clip doesn't fit in the memory of the options.
     """
     card = card_of(target.name)
-    devices = compiling.devices_of(card)
-    clip = None
-    if target.memory is not None:
-        with made_for(NVIDIA_GPU):
-            budget = int(target.memory * GIB)
-            clip = make_plan(config, size, num_frames, dtype, budget, compile=compiling.compiler_for(card))
-    planned = []
-    for program in programs(config, size, num_frames, dtype):
-        compiling.announce(program, card)
-        planned.append(plan_program(program, card, devices, target.hlo))
-    if clip is None:
-        return Plan(card=card, programs=planned)
-    return Plan(card=card, programs=planned, phases=clip.phases, description=clip.describe())
+    planner = Planner(card, compiling.devices_of(card), target.hlo)
+    work = ClipWork(model=abstract_model(config, dtype), size=size, settings=Settings(num_frames=num_frames))
+    clip, planned = None, []
+    with made_for(NVIDIA_GPU):
+        if target.memory is None:
+            decode = plan_decoding(work, for_programs(card.usable_bytes), name=f"the memory of {card.title}", compile=planner)
+        else:
+            clip = plan_clips(work, for_programs(target.memory * GIB), name=OPTION, compile=planner)
+            decode = clip.decode
+            planned = [planner.plan(program) for program in sample_programs(work, clip.passes)[0]]
+        encode, staged = planner.plan(encode_program(work)), _staged(work, decode, planner)
+    if target.methods:
+        costs = [methods.cost(name, config, size, num_frames, dtype, planner.plan, [encode, staged]) for name in target.methods]
+        return Plan(card=card, programs=[encode, staged], costs=[dataclasses.asdict(cost) for cost in costs])
+    step, at_once = (planner.plan(program) for program in programs(config, size, num_frames, dtype))
+    whole = Plan(card=card, programs=[encode, step, *planned, at_once, staged])
+    return whole if clip is None else dataclasses.replace(whole, phases=clip.phases, description=clip.describe())
+
+
+def _staged(work: ClipWork, plan: DecodePlan, planner: Planner) -> PlannedProgram:
+    """Decoding as planned: all its programs together."""
+    decoded = work.model.config.vae, (work.batch, *work.latent_shape), work.vae_dtype, plan
+    parts = [(planner.plan(program), runs) for program, _, runs in staged_decode.programs(*decoded)]
+    return in_turn(DECODE, parts, staged_decode.phase(*decoded, planner))

@@ -13,7 +13,7 @@ def rates(plan: Plan) -> list[tuple[str, str]]:
     card = plan.card
     return [
         ("compiled for", f"{card.title}, which was not used: nothing was run and no time measured"),
-        ("memory", f"{card.memory_bytes / 2**30:.1f} GiB, {card.usable_bytes / 2**30:.1f} GiB of it usable"),
+        ("memory", f"{card.memory_bytes / 2**30:.1f} GiB, {card.usable_bytes / 2**30:.1f} GiB of it for JAX by default"),
         (
             "rates",
             f"{card.flops_per_second / 1e12:.1f} TFLOP/s, the vendor's for dense bfloat16 products with float32 sums; "
@@ -35,7 +35,7 @@ def table(plan: Plan) -> str:
         lines += ["", f"{program.name}: kernels by kind{per_device}", *_kernels(program)]
         if program.traffic is not None:
             lines += ["", f"{program.name}: communication", collectives.table(program.traffic)]
-    return "\n".join([*lines, *_phases(plan)])
+    return "\n".join([*lines, *_phases(plan), *_costs(plan)])
 
 
 def _row(program: PlannedProgram) -> str:
@@ -59,4 +59,15 @@ def _phases(plan: Plan) -> list[str]:
     for phase in plan.phases:
         sizes = (phase.resident_bytes, phase.scratch_bytes, phase.peak_bytes)
         lines.append(f"{phase.name:<28}" + "".join(f"{size / 1e9:>11,.2f}" for size in sizes) + f"  {phase.program}")
+    return lines
+
+
+def _costs(plan: Plan) -> list[str]:
+    if not plan.costs:
+        return []
+    columns = ("steps", "clips in UNet", "TFLOP", "moved TB", "floor, sampling", "floor, clip")
+    lines = ["", f"{'method':<44}" + "".join(f"{name:>17}" for name in columns)]
+    for cost in plan.costs:
+        numbers = f"{cost['steps']:>17}{cost['unet_clips']:>17}{cost['flops'] / 1e12:>17,.0f}{cost['hbm_bytes'] / 1e12:>17,.2f}"
+        lines.append(f"{cost['name']:<44}{numbers}{cost['floor_seconds']:>15,.2f} s{cost['clip_floor_seconds']:>15,.2f} s")
     return lines

@@ -15,7 +15,7 @@ class Card:
     Attributes:
         title: its full name.
         capability: CUDA compute capability.
-        memory_bytes: size of its memory.
+        memory_bytes: its memory as CUDA reports it: on Linux, less than the size that the vendor states.
         bandwidth: of its memory, bytes/s.
         flops_per_second: dense matrix products of bfloat16 with sums in float32, FLOP/s as stated by the vendor.
         cores: number of streaming multiprocessors.
@@ -34,12 +34,13 @@ class Card:
 
     @property
     def usable_bytes(self) -> int:
-        """Memory for weights, activations and results."""
+        """Memory that JAX takes of it by default, see `svdjax.devices.budget.take_share`."""
         return self.memory_bytes - RESERVED_BYTES
 
 
 # Sizes and rates: the descriptions in XLA's `xla/backends/gpu/target_config/specs`, NVIDIA's data sheets, and its white papers
-# on GA102 and AD102. GeForce cards compute with sums in float32 at half the rate of sums in float16.
+# on GA102 and AD102. GeForce cards compute with sums in float32 at half the rate of sums in float16. Of cards that XLA doesn't
+# describe, memory is what CUDA's users on Linux report: the driver keeps 0.3 to 0.4 GiB of the stated size.
 CARDS = {
     "h200": Card(
         title="NVIDIA H200 141GB HBM3e",
@@ -84,7 +85,7 @@ CARDS = {
     "rtx3090": Card(
         title="NVIDIA GeForce RTX 3090",
         capability=(8, 6),
-        memory_bytes=24 * 2**30,
+        memory_bytes=int(23.6 * 2**30),
         bandwidth=936e9,
         flops_per_second=71e12,
         cores=82,
@@ -94,7 +95,7 @@ CARDS = {
     "rtx4070": Card(
         title="NVIDIA GeForce RTX 4070",
         capability=(8, 9),
-        memory_bytes=12 * 2**30,
+        memory_bytes=int(11.6 * 2**30),
         bandwidth=504e9,
         flops_per_second=58.3e12,
         cores=46,
@@ -104,7 +105,7 @@ CARDS = {
     "rtx4060": Card(
         title="NVIDIA GeForce RTX 4060",
         capability=(8, 9),
-        memory_bytes=8 * 2**30,
+        memory_bytes=int(7.63 * 2**30),
         bandwidth=272e9,
         flops_per_second=30.2e12,
         cores=24,

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from sample.benchmarking import flops, timing, versus_diffusers, workloads
+from sample.benchmarking.decoding import compile_decode
 from sample.benchmarking.results import Measurements, ProgramResult
 from sample.gpu_report.channel import Reporter, Request
 from sample.report_parts.dual_step import planned
 from sample.report_parts.parity import relative
-from svdjax.devices.xla_options import channels_last_options
 from svdjax.diffusers_layout.config_files import other_json
 from svdjax.memory.precision import stats_dtype
 from svdjax.models.initialize import abstract
@@ -35,7 +35,7 @@ def measure(request: Request, reporter: Reporter) -> None:
     shape = (1, request.num_frames, height, width, request.config.vae.latent_channels)
     latents = jax.random.normal(jax.random.key(1), shape)
     reporter.progress("compiling")
-    program = timing.compile_program(workloads.decode, (vae, latents), warm=True, compiler_options=channels_last_options())
+    program = compile_decode(request.config, vae, latents, request.dtype, warm=True)
     reporter.results(planned("decode", program))
     reporter.progress("timing")
     repeats = min(request.repeats, MOST_REPEATS)
@@ -85,7 +85,10 @@ def _compare(
         runs["diffusers_float16"] = official("float16")
         torch.cuda.reset_peak_memory_stats()
     frames = np.moveaxis(runs[f"diffusers_{own}"]().double().cpu().numpy(), -3, -1)
-    values: dict[str, Any] = {"relative_difference_of_chunks": relative(program.run()[0], frames), "chunk": CHUNK}
+    decoded = program.run()[0]
+    if decoded.dtype == np.uint8:
+        decoded, frames = decoded / 127.5 - 1, frames.clip(-1, 1)
+    values: dict[str, Any] = {"relative_difference_of_chunks": relative(decoded, frames), "chunk": CHUNK}
     if device == "cuda":
         values["diffusers_peak_bytes"] = torch.cuda.max_memory_allocated()
     timings = timing.interleaved(runs, repeats)

@@ -40,8 +40,8 @@ class Info:
         config: the model's configuration.
         dtype: name of the stored dtype.
         backward: origin of the backward weights, with the kinds of tensors under `trained`; None without backward weights.
-        sources: SHA-256 of the files that the checkpoint was converted from, by path; or, for a model trained with svdjax, the
-            `digest` of each network's tensors, by network.
+        sources: SHA-256 of the files that the checkpoint was converted from, by path; or, for a model trained with svdjax or
+            converted from a single file, a hash of each network's tensors, by network.
     """
 
     config: SVDConfig
@@ -57,7 +57,7 @@ def load(path: str | Path, *, dtype: Any = None, backward: str | Path | None = N
         path: a folder that `convert.svd_to_flax` or `train.base` wrote.
         dtype: dtype of computation and parameters; None is the stored dtype. The VAE has at least float32 if its configuration
             sets `force_upcast`, as SVD's does.
-        backward: a folder of backward weights (`svdjax.checkpoints.delta`) to use instead of the checkpoint's own. They are
+        backward: backward weights (`svdjax.checkpoints.delta`) to use instead of the checkpoint's own. They are
             differences that are added to this model's UNet, so they may come from another UNet of the same shapes, also with
             another num_frames.
         shardings: see `svdjax.load`.

@@ -1,6 +1,8 @@
-"""Folders of backward weights, written by training: differences from the UNet that training started from.
+"""Backward weights of training: differences from the UNet that training started from.
 
     OUT/config.json, OUT/delta/
+
+or one file (`svdjax.checkpoints.backward_file`). Every function that reads takes either.
 
 Added to that UNet, they give the trained tensors. Added to another UNet of the same shapes, such as SVD-XT's after
 training from SVD, they are the paper's transfer: v/o_XT + (v/o_tuned - v/o_SVD).
@@ -17,9 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from svdjax.checkpoints import backward_file
 from svdjax.checkpoints.casting import cast_finite
 from svdjax.checkpoints.manifest import BACKWARD, check_backward_info, has_format, read_manifest, write_manifest
-from svdjax.checkpoints.orbax_trees import Shardings, digest, restore_tree, save_tree, tree_shapes
+from svdjax.checkpoints.orbax_trees import Shardings, digest, in_host_memory, restore_tree, save_tree, tree_shapes
 from svdjax.errors import InputError
 from svdjax.models.backward import QUERIES, VALUES, check_backward_tensors, names_of_kinds, tensor_kind, trained_kinds
 from svdjax.runtime.atomic import new_folder
@@ -91,8 +94,10 @@ def read_backward_info(path: Path) -> dict[str, Any]:
     """Read the `info` that `save_backward` stored, with the kinds of tensors that were trained under `trained`.
 
     Raises:
-        InputError: not a folder of backward weights, another format version, or damaged or missing files.
+        InputError: no backward weights, another format version, or damaged or missing files.
     """
+    if backward_file.is_file(path):
+        return backward_file.read_info(path)
     info = read_manifest(path, BACKWARD).get("backward")
     try:
         return check_backward_info(info)
@@ -106,7 +111,30 @@ def content(path: Path) -> list[Any]:
     It reads the tensors, tens of megabytes for SVD. For errors see `read_backward_info` and `restore`.
     """
     info = read_backward_info(path)
-    return [info, digest(restore_tree(path / "delta", tree_shapes(path / "delta")))]
+    stored = backward_file.read(path) if backward_file.is_file(path) else restore_tree(path / "delta", stored_shapes(path))
+    return [info, digest(stored)]
+
+
+def holds_differences(path: Path) -> bool:
+    """Whether a path is a folder or a file of backward weights, of any format version."""
+    return backward_file.is_file(path) or has_format(path, BACKWARD)
+
+
+def stored_shapes(path: Path) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of the stored tensors by dotted name; `InputError` if they are damaged."""
+    return backward_file.shapes(path) if backward_file.is_file(path) else tree_shapes(path / "delta")
+
+
+def read_differences(path: Path, sharding: Shardings | None = in_host_memory) -> dict[str, Any]:
+    """The differences in float32 by dotted name; for `sharding` see `svdjax.checkpoints.orbax_trees.restore_tree`."""
+    if not backward_file.is_file(path):
+        shapes = {name: jax.ShapeDtypeStruct(value.shape, np.float32) for name, value in stored_shapes(path).items()}
+        return restore_tree(path / "delta", shapes, sharding)
+    values = {name: value.astype(np.float32) for name, value in backward_file.read(path).items()}
+    if sharding is None:
+        return {name: jnp.asarray(value) for name, value in values.items()}
+    places = {name: sharding(name, value.shape) for name, value in values.items()}
+    return {name: value if places[name] is None else jax.device_put(value, places[name]) for name, value in values.items()}
 
 
 def transfer_note(path: Path, sources: Mapping[str, str]) -> str | None:
@@ -119,14 +147,15 @@ def transfer_note(path: Path, sources: Mapping[str, str]) -> str | None:
     Raises:
         InputError: see `read_backward_info`.
     """
-    trained_from = _unet_hashes(read_backward_info(path).get("sources") or {})
-    if not trained_from or trained_from == _unet_hashes(sources):
+    trained_from, used_with = _unet_hashes(read_backward_info(path).get("sources") or {}), _unet_hashes(sources)
+    known = trained_from and ("unet" in trained_from) == ("unet" in used_with)  # hashes of files tell nothing about tensors
+    if not known or trained_from == used_with:
         return None
     return f"{path}: trained from another UNet than the model's: transferred as a difference"
 
 
 def _unet_hashes(sources: Mapping[str, str]) -> dict[str, str]:
-    """The hashes of a UNet's weights: files of a converted folder, or the tree `unet` of a model trained with svdjax."""
+    """The hashes of a UNet's weights: of its files, or of its tensors under `unet` (see `checkpoint.Info`)."""
     return {
         name: digest
         for name, digest in sources.items()
@@ -138,29 +167,29 @@ def check_backward_folder(path: Path, unet: Mapping[str, Any]) -> None:
     """Check that backward weights fit a UNet; only their names and shapes are read.
 
     Args:
-        path: the folder of backward weights.
+        path: the folder or file of backward weights.
         unet: the UNet's tensors by dotted name; anything with a `shape`.
 
     Raises:
-        InputError: not a folder of backward weights, damaged, or other names or shapes than the UNet's.
+        InputError: no backward weights, damaged, or other names or shapes than the UNet's.
     """
     read_backward_info(path)
-    check_backward_tensors(tree_shapes(path / "delta"), unet, str(path / "delta"))
+    check_backward_tensors(stored_shapes(path), unet, str(path if backward_file.is_file(path) else path / "delta"))
 
 
 def restore(path: Path, unet_tree: Path, dtype: Any, sharding: Shardings | None = None) -> dict[str, Array]:
     """Read backward weights for a UNet: its stored tensors plus the differences in float32, then cast.
 
     Args:
-        path: a folder that `check_backward_folder` has checked.
+        path: a folder or file that `check_backward_folder` has checked.
         unet_tree: the UNet's tree on disk; only the tensors needed are read.
         dtype: dtype of the result.
         sharding: see `svdjax.checkpoints.orbax_trees.restore_tree`.
     """
-    shapes = tree_shapes(path / "delta")
+    shapes = stored_shapes(path)
     expected = {name: jax.ShapeDtypeStruct(value.shape, np.float32) for name, value in shapes.items()}
     base = restore_tree(unet_tree, expected, sharding, partial=True)
-    difference = restore_tree(path / "delta", expected, sharding)
+    difference = read_differences(path, sharding)
     if any(isinstance(value, np.ndarray) for value in base.values()):  # they stay in host memory
         return _sum(base, difference, jnp.dtype(dtype))
     shardings = {name: value.sharding for name, value in base.items()}

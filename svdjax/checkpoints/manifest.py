@@ -73,7 +73,7 @@ def read_manifest(path: Path, folder_format: FolderFormat) -> dict[str, Any]:
     name = data.get("format")
     if name != folder_format.name:
         raise wrong_folder(path, expected, f"format in config.json is {one_line(repr(name), 80)}, not {folder_format.name!r}")
-    _check_version(file, data.get("version"), folder_format)
+    check_version(file, data.get("version"), folder_format)
     _check_files(path, data.get("files"))
     return data
 
@@ -100,7 +100,8 @@ def check_sources(sources: Any) -> dict[str, str]:
     return sources
 
 
-def _check_version(file: Path, version: Any, folder_format: FolderFormat) -> None:
+def check_version(file: Path, version: Any, folder_format: FolderFormat) -> None:
+    """Raise `InputError` unless a format's version is the one that is read; `file` is for the message."""
     if version != folder_format.version:
         newer = not isinstance(version, int) or version > folder_format.version
         advice = "update svdjax" if newer else f"make it again with {folder_format.made_by}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import re
 from pathlib import Path
 
 from svdjax.errors import InputError
@@ -35,9 +34,8 @@ def check_input_folder(path: Path, expected: str) -> None:
         if path.suffix in _PICKLES:
             raise InputError(f"{path}: {pickle_advice(path)}")
         raise InputError(f"{path}: {_describe_file(path)}, expected {expected}")
-    if not os.path.lexists(path) and re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) and not os.path.lexists(path.parent):
-        advice = "a model of the Hugging Face hub must be downloaded first, for example with hf download"
-        raise InputError(f"{path}: no such folder, expected {expected}: {advice}")
+    if path.suffix == ".safetensors" and not os.path.lexists(path):
+        raise InputError(f"{path}: no such file, expected {expected}")
     check_folder(path, expected)
 
 
@@ -70,7 +68,7 @@ def _describe_file(path: Path) -> str:
     if path.suffix in _ARCHIVES:
         return "is an archive that has to be unpacked"
     if path.suffix == ".safetensors":
-        return "is a checkpoint in a single file, which is not read"
+        return "is a single file of weights"
     return "is a file"
 
 
@@ -88,16 +86,34 @@ def _describe_folder(path: Path) -> tuple[str, str] | None:
 
 
 def _names(folder: Path) -> list[str]:
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+    with contextlib.suppress(OSError, ValueError), os.scandir(folder) as entries:  # ValueError: a null character
         return sorted(entry.name for entry in itertools.islice(entries, _MOST_CHILDREN))
     return []
 
 
-def _hub_cache(path: Path, names: list[str]) -> tuple[str, str] | None:
-    """The cache of the Hugging Face hub: `models--OWNER--NAME` with `blobs/`, `refs/` and `snapshots/`, or a folder of it."""
-    models = [name for name in names if name.startswith("models--")]
-    if models:
-        return "is the cache of the Hugging Face hub", f"give a folder in snapshots/ of one of its models ({_some(models)})"
+def hub_snapshot(path: Path) -> Path | None:
+    """The files of a model in the Hugging Face hub's cache: the folder of the current commit, or of the only one.
+
+    Args:
+        path: `models--OWNER--NAME`, which has `blobs/`, `refs/` and `snapshots/`, or its `snapshots/`.
+
+    Returns:
+        The folder; None if `path` is something else, or holds several commits of which none is current.
+    """
+    found = _snapshots(path, _names(path))
+    return found[1][0] if found and len(found[1]) == 1 else None
+
+
+def only_file(folder: Path) -> Path | None:
+    """The weights of a folder that has one safetensors file and no configuration; None for others."""
+    names = _names(folder)
+    files = [name for name in names if name.endswith(".safetensors")]
+    configured = {"config.json", "model_index.json", "unet"} & {*names}
+    return folder / files[0] if len(files) == 1 and not configured else None
+
+
+def _snapshots(path: Path, names: list[str]) -> tuple[Path, list[Path]] | None:
+    """The `snapshots/` of a model in the hub's cache, and the current commit in it, or all commits if none is."""
     if "snapshots" in names and ("blobs" in names or "refs" in names):
         snapshots = path / "snapshots"
     elif path.name == "snapshots" and os.path.isdir(path.parent / "blobs"):
@@ -108,10 +124,19 @@ def _hub_cache(path: Path, names: list[str]) -> tuple[str, str] | None:
     with contextlib.suppress(OSError, ValueError):
         current = (snapshots.parent / "refs" / "main").read_text()[:100].strip()
         found = [current] if current in found else found
+    return snapshots, [snapshots / name for name in found]
+
+
+def _hub_cache(path: Path, names: list[str]) -> tuple[str, str] | None:
+    """The cache of the Hugging Face hub, or a model in it with several commits."""
+    models = [name for name in names if name.startswith("models--")]
+    if models:
+        return "is the cache of the Hugging Face hub", f"give one of its models ({_some(models)})"
+    if (found := _snapshots(path, names)) is None:
+        return None
+    snapshots, folders = found
     what = "is a folder of the Hugging Face hub's cache"
-    if len(found) == 1:
-        return what, f"give {snapshots / found[0]}"
-    return what, f"give one of the folders in {snapshots} ({_some(found)})"
+    return what, f"give one of the folders in {snapshots} ({_some([folder.name for folder in folders])})"
 
 
 def _run(path: Path, names: list[str]) -> tuple[str, str] | None:
@@ -171,7 +196,7 @@ def _is_model(path: Path) -> bool:
 def _single_files(names: list[str]) -> tuple[str, str] | None:
     files = [name for name in names if name.endswith(".safetensors")]
     if files and "config.json" not in names:
-        return f"holds {_some(files)} without a configuration", "download the model's folders (unet/, vae/, ...) too"
+        return f"holds {_some(files)} without a configuration", "give the file of a whole model"
     return None
 
 

@@ -1,9 +1,10 @@
-"""Size, motion and usable clips of a source, measured by reading it from beginning to end."""
+"""Size, motion, scene cuts and usable clips of a source, measured by reading it from beginning to end."""
 
 from __future__ import annotations
 
 import functools
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from svdjax.data.discover import Candidate
 from svdjax.data.readers import reader
 from svdjax.data.sources import Source
 from svdjax.errors import InputError, one_line
+from svdjax.media.scene_cuts import DETECT, CutFinder
 
 MOTION_HEIGHT = 64  # pixels
 
@@ -20,6 +22,9 @@ UNREADABLE = "unreadable"
 MIXED_SIZES = "frames of different sizes"
 TOO_SHORT = "too short"
 STILL = "too little motion"
+CUT = "scene cuts"
+
+Cuts = Sequence[int] | str  # the first frame of every scene but the first, or `scene_cuts.DETECT`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +33,7 @@ class Skipped:
 
     Attributes:
         name, kind: see `Source`.
-        reason: `UNREADABLE`, `MIXED_SIZES`, `TOO_SHORT` or `STILL`.
+        reason: `UNREADABLE`, `MIXED_SIZES`, `TOO_SHORT`, `CUT` or `STILL`.
         detail: what was found, in a few words.
         frames, width, height, motion: see `Source`; 0 if unknown.
     """
@@ -43,7 +48,7 @@ class Skipped:
     motion: float = 0.0
 
 
-def measure_source(candidate: Candidate, num_frames: int, stride: int, min_motion: float) -> Source | Skipped:
+def measure_source(candidate: Candidate, num_frames: int, stride: int, min_motion: float, cuts: Cuts = ()) -> Source | Skipped:
     """Read a source, measure its motion and decide whether it can be used.
 
     **Motion** between two frames is the mean absolute difference of their luma (ITU-R BT.601, levels 0..255) over all pixels.
@@ -56,13 +61,14 @@ def measure_source(candidate: Candidate, num_frames: int, stride: int, min_motio
         candidate: to read.
         num_frames, stride: of a clip.
         min_motion: clips with less motion are left out.
+        cuts: clips across a scene cut are left out; `DETECT` finds the cuts.
 
     Returns:
         A source with at least one clip, or the reason for skipping it.
     """
     skipped = functools.partial(Skipped, name=candidate.name, kind=candidate.kind)
     try:
-        width, height, differences, frames = _read(candidate, stride)
+        width, height, differences, frames, cuts = _read(candidate, stride, cuts)
         size_in_bytes, digest = reader(candidate.kind).digest(candidate.path)
     except _MixedSizes as e:
         return skipped(reason=MIXED_SIZES, detail=str(e))
@@ -78,9 +84,15 @@ def measure_source(candidate: Candidate, num_frames: int, stride: int, min_motio
         return skipped(reason=TOO_SHORT, detail=f"{frames} frames, a clip of {num_frames} at stride {stride} needs {needed}")
     pairs = (differences[k * stride : k * stride + windows] for k in range(num_frames - 1))
     clip_motion = sum(pairs, np.zeros(windows)) / (num_frames - 1)
-    starts = _ranges(clip_motion >= min_motion)
+    within = np.ones(windows, bool)
+    for cut in cuts:
+        within[max(0, cut - (frames - windows)) : cut] = False  # these clips begin before the cut and end at it or later
+    if not within.any():
+        detail = f"{len(cuts)} cut{'s' * (len(cuts) != 1)}, no clip of {num_frames} frames between them"
+        return skipped(reason=CUT, detail=detail)
+    starts = _ranges(within & (clip_motion >= min_motion))
     if not starts:
-        detail = f"at most {clip_motion.max():.2f} levels in a clip, --min-motion is {min_motion:g}"
+        detail = f"at most {clip_motion[within].max():.2f} levels in a clip, --min-motion is {min_motion:g}"
         return skipped(reason=STILL, detail=detail)
     return Source(
         name=candidate.name,
@@ -100,8 +112,9 @@ class _MixedSizes(Exception):
     pass
 
 
-def _read(candidate: Candidate, stride: int) -> tuple[int, int, np.ndarray, int]:
-    """Width, height, motion from each frame to the frame `stride` later (frames - stride,), number of frames."""
+def _read(candidate: Candidate, stride: int, cuts: Cuts) -> tuple[int, int, np.ndarray, int, Sequence[int]]:
+    """Width, height, motion from each frame to the frame `stride` later (frames - stride,), number of frames, cuts."""
+    finder = CutFinder() if cuts == DETECT else None
     before: deque[np.ndarray] = deque(maxlen=stride)
     differences: list[float] = []
     shape, number = None, -1
@@ -111,13 +124,17 @@ def _read(candidate: Candidate, stride: int) -> tuple[int, int, np.ndarray, int]
         if frame.shape != shape:
             first, other = (f"{s[1]}x{s[0]}" for s in (shape, frame.shape))
             raise _MixedSizes(f"frame 0 is {first}, frame {number} is {other}")
+        if finder is not None:
+            finder.add(frame)
         luma = _reduced_luma(frame)
         if len(before) == stride:
             differences.append(float(np.abs(luma - before[0]).mean()))
         before.append(luma)
     if shape is None:
         raise InputError(f"{candidate.path}: holds no frames")
-    return shape[1], shape[0], np.asarray(differences), number + 1
+    found = finder.cuts() if finder is not None else cuts
+    assert not isinstance(found, str)
+    return shape[1], shape[0], np.asarray(differences), number + 1, found
 
 
 def _reduced_luma(frame: np.ndarray) -> np.ndarray:

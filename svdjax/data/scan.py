@@ -6,20 +6,22 @@ import dataclasses
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from tqdm import tqdm
 
 from svdjax.data import scan_records, world_clips
 from svdjax.data.discover import Candidate, find_sources
-from svdjax.data.motion import UNREADABLE, Skipped, measure_source
+from svdjax.data.motion import UNREADABLE, Cuts, Skipped, measure_source
 from svdjax.data.scan_records import ScanRecords
 from svdjax.data.sources import DataSettings, Source, check_folder, fingerprint
 from svdjax.data.worker_pool import Workers
 from svdjax.errors import InputError, one_line
+from svdjax.media import scene_cuts
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,14 @@ class ScanResult:
         )
 
 
-def scan(settings: DataSettings, workers: int = 0, *, progress: bool = True, records: ScanRecords | None = None) -> ScanResult:
+def scan(
+    settings: DataSettings,
+    workers: int = 0,
+    *,
+    progress: bool = True,
+    records: ScanRecords | None = None,
+    cuts: Mapping[str, Sequence[int]] | str = MappingProxyType({}),
+) -> ScanResult:
     """Read every source of a data folder.
 
     Args:
@@ -82,6 +91,7 @@ def scan(settings: DataSettings, workers: int = 0, *, progress: bool = True, rec
         workers: processes that read; 0 reads in this process.
         progress: whether to show a progress bar (only on a terminal).
         records: of an earlier scan; sources that haven't changed since are not read again. Gets the records of this scan.
+        cuts: scene cuts by the names of sources, or `scene_cuts.DETECT`; no clip crosses one.
 
     Raises:
         InputError: the folder doesn't exist, is a file, is empty, or has no usable source, or only held-out ones.
@@ -93,7 +103,7 @@ def scan(settings: DataSettings, workers: int = 0, *, progress: bool = True, rec
     if not candidates:
         others = f" ({ignored} other file{'s' * (ignored != 1)})" if ignored else ""
         raise InputError(f"{settings.folder}: no videos and no images in it{others}")
-    measured = _measure_all(candidates, settings, workers, progress, records or ScanRecords())
+    measured = _measure_all(candidates, settings, workers, progress, records or ScanRecords(), cuts)
     usable = [item for item in measured if isinstance(item, Source)]
     skipped = [item for item in measured if isinstance(item, Skipped)]
     if not usable:
@@ -108,11 +118,25 @@ def scan(settings: DataSettings, workers: int = 0, *, progress: bool = True, rec
 
 
 def _measure_all(
-    candidates: Sequence[Candidate], settings: DataSettings, workers: int, progress: bool, records: ScanRecords
+    candidates: Sequence[Candidate],
+    settings: DataSettings,
+    workers: int,
+    progress: bool,
+    records: ScanRecords,
+    cuts: Mapping[str, Sequence[int]] | str,
 ) -> list[Source | Skipped]:
     limits = (settings.num_frames, settings.stride, settings.min_motion)
+    of_sources: list[tuple[Cuts, ...]] = [()] * len(candidates)  # an argument only if there are cuts
+    if isinstance(cuts, str):
+        of_sources = [(cuts,)] * len(candidates)
+    elif cuts:
+        of_sources = [(tuple(cuts.get(candidate.name, ())),) for candidate in candidates]
+    detector = [scene_cuts.description()] if isinstance(cuts, str) else []
     # Before reading: if a file changes while it is read, its record is not used later.
-    keys = [scan_records.key(candidate, limits) for candidate in candidates]
+    keys = [
+        scan_records.key(candidate, (*limits, *of_source, *detector))
+        for candidate, of_source in zip(candidates, of_sources, strict=True)
+    ]
     measured = [records.get(key, candidate) if key else None for key, candidate in zip(keys, candidates, strict=True)]
     missing = [i for i, result in enumerate(measured) if result is None]
     with (
@@ -120,7 +144,7 @@ def _measure_all(
         tqdm(total=len(missing), desc="reading data", unit="source", disable=None if progress else True, leave=False) as bar,
     ):
         # Without workers, `submit` reads at once: call it lazily, so that the bar advances. With workers, submit all now.
-        submitted = (pool.submit(measure_source, candidates[i], *limits) for i in missing)
+        submitted = (pool.submit(measure_source, candidates[i], *limits, *of_sources[i]) for i in missing)
         for i, future in zip(missing, list(submitted) if workers else submitted, strict=True):
             measured[i] = _result(candidates[i], future)
             bar.update()

@@ -16,6 +16,11 @@ from svdjax.scalars import real_number
 GIB = 2**30
 # What a GPU needs besides a program's own memory: its context, workspaces of cuDNN, a display.
 RESERVED_BYTES = int(1.2 * GIB)
+# Share of a region of JAX's memory that plans leave free. Its allocator rounds sizes up to 256 bytes, may give an array up to
+# 128 MiB too much, and keeps free memory in the pieces between arrays, while a program's scratch is one piece. In a simulation
+# of the allocator with the arrays of a clip, encoding and sampling needed up to 1 % more than their peak; for decoding, see
+# `svdjax.decoding.staged_decode.UNUSABLE_SHARE`.
+FREE_SHARE = 0.02
 # Share of a GPU's memory that JAX may take if the GPU's memory size isn't known before JAX starts. The rest is 0.8 GiB of
 # 8 GiB, and 2.4 of 24: more would be too much for a small GPU's context, less would be wasted on a large one.
 UNKNOWN_SIZE_SHARE = 0.9
@@ -41,6 +46,8 @@ def memory_in_gib(value: Any, name: str = "memory") -> float:
 def budget_bytes(memory: float | None, name: str = "memory") -> int | None:
     """Bytes that the programs of a run may use on JAX's default device. Starts JAX's backend.
 
+    On an accelerator this is less than `memory`, see `for_programs`.
+
     Args:
         memory: from `memory_in_gib`; None is the default: all that JAX may take of an accelerator, no limit on a CPU.
         name: for the message.
@@ -49,12 +56,18 @@ def budget_bytes(memory: float | None, name: str = "memory") -> int | None:
         InputError: more than the device has.
     """
     available = device_bytes()
+    on_cpu = jax.default_backend() == "cpu"
     if memory is None:
-        return None if jax.default_backend() == "cpu" else available
+        return None if on_cpu or available is None else for_programs(available)
     if available is not None and memory * GIB > available:
         most = f"{int(available / GIB * 10) / 10:g} GiB, which {jax.devices()[0]} has for JAX"
         raise InputError(f"{name} is {memory:g}, expected at most {most}")
-    return int(memory * GIB)
+    return int(memory * GIB) if on_cpu else for_programs(memory * GIB)
+
+
+def for_programs(region: float) -> int:
+    """Bytes that arrays and programs may use of a region of an accelerator's memory."""
+    return int(region * (1 - FREE_SHARE))
 
 
 def device_bytes() -> int | None:

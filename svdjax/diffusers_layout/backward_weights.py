@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from svdjax.checkpoints.manifest import check_backward_info
+from svdjax.checkpoints.safetensors_reader import Weights
 from svdjax.config import UNetConfig
 from svdjax.diffusers_layout.model_folder import UNetFolder, open_unet
 from svdjax.diffusers_layout.name_table import TensorRow, check_tensors
-from svdjax.diffusers_layout.safetensors_reader import Weights
 from svdjax.errors import InputError
 from svdjax.models.backward import QUERIES, VALUES, names_of_kinds, tensor_kind, trained_kinds
 from svdjax.runtime.input_files import read_json

@@ -1,4 +1,4 @@
-"""Load a diffusers folder as a model, without writing a checkpoint."""
+"""Load a model from PyTorch's files, without writing a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
 from svdjax.checkpoints import delta
 from svdjax.checkpoints.checkpoint import network_dtype
-from svdjax.checkpoints.manifest import BACKWARD, has_format
-from svdjax.checkpoints.orbax_trees import Shardings, in_host_memory, restore_tree, tree_shapes
+from svdjax.checkpoints.orbax_trees import Shardings
+from svdjax.checkpoints.safetensors_reader import Weights
 from svdjax.diffusers_layout.backward_weights import open_tuned, read_overlay
 from svdjax.diffusers_layout.importing import network_arrays
 from svdjax.diffusers_layout.model_folder import Model, name_tables
 from svdjax.diffusers_layout.name_table import TensorRow
-from svdjax.diffusers_layout.safetensors_reader import Weights
 from svdjax.models.initialize import abstract
 from svdjax.models.svd import NETWORKS, SVD, fill
 
@@ -38,13 +38,13 @@ def load_folder(
     backward_base: Path | None = None,
     shardings: Shardings | None = None,
 ) -> SVD:
-    """Read the networks of an opened diffusers folder, one tensor at a time.
+    """Read the networks of an opened model, one tensor at a time.
 
     Args:
-        model: from `svdjax.diffusers_layout.model_folder.open_model`.
+        model: from `svdjax.diffusers_layout.model_folder.open_model` or `svdjax.original_layout.single_file.open_file`.
         dtype: dtype of computation and parameters; None is the stored dtype. The VAE has at least float32 if its configuration
             sets `force_upcast`.
-        backward: backward weights: a folder that `train.backward` wrote, or a fine-tuned UNet in diffusers layout.
+        backward: backward weights: what `svdjax.checkpoints.delta` reads, or a fine-tuned UNet in diffusers layout.
         backward_base: the UNet in diffusers layout that `backward` was fine-tuned from, if it is not this model's.
         shardings: see `svdjax.load`.
 
@@ -55,7 +55,9 @@ def load_folder(
     dtype = jnp.dtype(stored_dtype(model) if dtype is None else dtype)
     # checked before gigabytes of networks are read
     read_backward = None if backward is None else _open_backward(model, backward, backward_base, tables["unet"])
-    networks = {name: _network(model, name, tables[name], dtype, shardings) for name in NETWORKS}
+    with tqdm(total=sum(w.nbytes for w in model.weights.values()), unit="B", unit_scale=True, disable=None, leave=False) as bar:
+        bar.set_description("reading the model")
+        networks = {name: _network(model, name, tables[name], dtype, shardings, bar.update) for name in NETWORKS}
     own = None
     if read_backward is not None:
         values = read_backward()
@@ -63,11 +65,18 @@ def load_folder(
     return SVD(config=model.config, **networks, backward=own)
 
 
-def _network(model: Model, name: str, rows: Mapping[str, TensorRow], dtype: Any, shardings: Shardings | None) -> Any:
+def _network(
+    model: Model,
+    name: str,
+    rows: Mapping[str, TensorRow],
+    dtype: Any,
+    shardings: Shardings | None,
+    advance: Callable[[int], object],
+) -> Any:
     used = network_dtype(model.config, name, dtype)
     placed = {
         leaf: _place(f"{name}.{leaf}", values, shardings)
-        for leaf, values in network_arrays(model.weights[name], rows, used, lambda _: None)
+        for leaf, values in network_arrays(model.weights[name], rows, used, advance)
     }
     return fill(abstract(NETWORKS[name], getattr(model.config, name), used), placed)
 
@@ -84,17 +93,13 @@ def _open_backward(
 ) -> Callable[[], dict[str, np.ndarray]]:
     """Open and check backward weights. Returns a function that reads them, in float32."""
     unet = model.weights["unet"]
-    if has_format(backward, BACKWARD):
+    if delta.holds_differences(backward):
         delta.check_backward_folder(backward, rows)
-        return lambda: _add_differences(unet, rows, backward / "delta")
+        return lambda: {
+            leaf: _read(unet, rows[leaf]) + difference for leaf, difference in delta.read_differences(backward).items()
+        }
     tuned = open_tuned(backward, base, model.config.unet, rows)
     return lambda: read_overlay(tuned, unet, rows, lambda _: None).values
-
-
-def _add_differences(unet: Weights, rows: Mapping[str, TensorRow], tree: Path) -> dict[str, np.ndarray]:
-    shapes = {leaf: jax.ShapeDtypeStruct(value.shape, np.float32) for leaf, value in tree_shapes(tree).items()}
-    differences = restore_tree(tree, shapes, in_host_memory)
-    return {leaf: _read(unet, rows[leaf]) + difference for leaf, difference in differences.items()}
 
 
 def _read(weights: Weights, row: TensorRow) -> np.ndarray:

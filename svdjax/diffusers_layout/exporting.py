@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +14,22 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from svdjax.checkpoints import delta
+from svdjax.checkpoints import backward_file, delta
 from svdjax.checkpoints.casting import cast_finite
 from svdjax.checkpoints.checkpoint import Info, read_info
 from svdjax.checkpoints.orbax_trees import stream_tree, tree_shapes
+from svdjax.checkpoints.safetensors_reader import read_header, read_metadata
+from svdjax.checkpoints.safetensors_writer import write_tensors
 from svdjax.diffusers_layout.backward_weights import MARK
 from svdjax.diffusers_layout.config_files import other_json, unet_json
 from svdjax.diffusers_layout.model_folder import WEIGHTS_NAMES
 from svdjax.diffusers_layout.name_table import TensorRow, network_table
-from svdjax.diffusers_layout.safetensors_writer import write_tensors
 from svdjax.errors import InputError
 from svdjax.models.backward import check_backward_tensors, trained_kinds
 from svdjax.models.svd import NETWORKS
-from svdjax.runtime.atomic import new_folder, require_space
+from svdjax.runtime.atomic import new_file, new_folder, require_space
 from svdjax.runtime.input_files import read_json
+from svdjax.runtime.output_paths import check_new_file
 from svdjax.runtime.sizes import bytes_as_text
 from svdjax.version import __version__
 
@@ -41,6 +44,7 @@ class Export:
     out: Path
     whole: bool = False
     only_trained: bool = False
+    single_file: bool = False
     backward: Path | None = None
     dtype: str | None = None
     overwrite: bool = False
@@ -86,13 +90,7 @@ class NetworkPlan:
 
 @dataclass(frozen=True)
 class ExportPlan:
-    """An export with its inputs checked.
-
-    Attributes:
-        info: contents of the checkpoint's `config.json`.
-        dtype: dtype to write.
-        networks: the networks in the order of writing.
-    """
+    """An export with its inputs checked: the checkpoint's `config.json`, the dtype and the networks to write, in order."""
 
     info: Info
     dtype: str
@@ -122,6 +120,45 @@ def export(job: Export) -> None:
     _report(job, plan)
 
 
+def export_backward_file(job: Export) -> None:
+    """Write the backward weights as one file of differences from the UNet's own tensors: `svdjax.checkpoints.backward_file`.
+
+    Raises:
+        InputError: see `export`.
+    """
+    with new_weights_file(job) as path:
+        info = read_info(job.model)
+        rows = network_table("unet", info.config)
+        backward = _read_backward(job, info, rows)
+        assert backward is not None
+        facts, differences = backward.info, backward.tensors
+        if not backward.differences:
+            facts = {"trained": backward.info["trained"], "sources": info.sources}
+            expected = {leaf: jax.ShapeDtypeStruct(rows[leaf].shape, np.float32) for leaf in backward.tensors}
+            own = stream_tree(job.model / "unet", expected, GROUP_BYTES, partial=True)
+            differences = {leaf: backward.tensors[leaf] - value for leaf, value in own}
+        dtype = job.dtype or "float16"
+        cast = {leaf: cast_finite(value, dtype, f"{job.out}: the difference of {leaf}") for leaf, value in differences.items()}
+        nbytes = sum(value.nbytes for value in cast.values())
+        require_space(path.parent, nbytes, job.out)
+        backward_file.write(path, cast, facts)
+    print(f"{job.out}: backward weights {', '.join(trained_kinds(cast))} in {dtype}, {bytes_as_text(nbytes)}")
+
+
+@contextlib.contextmanager
+def new_weights_file(job: Export) -> Iterator[Path]:
+    """Yield the path of a temporary file to be written, which becomes `job.out` at the end of the block.
+
+    Raises:
+        InputError: `job.out` has another ending, can't be written, or exists and may not be replaced.
+    """
+    check_new_file(job.out, "OUT", (backward_file.ENDING,), overwrite=job.overwrite)
+    if os.path.lexists(job.out) and not _is_our_file(job.out):
+        raise InputError(f"{job.out}: exists and was not written by this command: --overwrite does not replace it")
+    with new_file(job.out) as path:
+        yield path
+
+
 def _plan(job: Export) -> ExportPlan:
     """Check the checkpoint and its backward weights, and list the networks to write."""
     info = read_info(job.model)
@@ -139,8 +176,8 @@ def _read_backward(job: Export, model: Info, unet: dict[str, TensorRow]) -> Back
     """The backward weights of `--backward`, or the model's own; None with `--whole` and neither."""
     if job.backward is not None:
         delta.check_backward_folder(job.backward, unet)
-        tree, info = job.backward / "delta", delta.read_backward_info(job.backward)
-    elif model.backward is not None:
+        return BackwardTensors(delta.read_differences(job.backward), True, delta.read_backward_info(job.backward))
+    if model.backward is not None:
         tree, info = job.model / "backward", dict(model.backward)
         check_backward_tensors(tree_shapes(tree), unet, str(tree))
     elif job.whole:
@@ -148,7 +185,7 @@ def _read_backward(job: Export, model: Info, unet: dict[str, TensorRow]) -> Back
     else:
         raise InputError(f"{job.model}: has no backward weights to write: give --backward DIR, or --whole")
     expected = {name: jax.ShapeDtypeStruct(value.shape, np.float32) for name, value in tree_shapes(tree).items()}
-    return BackwardTensors(dict(stream_tree(tree, expected, GROUP_BYTES)), job.backward is not None, info)
+    return BackwardTensors(dict(stream_tree(tree, expected, GROUP_BYTES)), False, info)
 
 
 def _write(job: Export, plan: ExportPlan, folder: Path) -> None:
@@ -191,6 +228,14 @@ def _report(job: Export, plan: ExportPlan) -> None:
     part = "a whole model" if job.whole else "the trained tensors of a UNet" if job.only_trained else "a UNet"
     size = bytes_as_text(plan.nbytes)
     print(f"{job.out}: {part}, {plan.count:,} parameters in {plan.dtype}, {size}, with {trained}")
+
+
+def _is_our_file(path: Path) -> bool:
+    """Whether this command wrote a file."""
+    with contextlib.suppress(InputError):
+        read_header(path)
+        return backward_file.METADATA in read_metadata(path)
+    return False
 
 
 def _is_ours(folder: Path) -> bool:

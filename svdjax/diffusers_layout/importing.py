@@ -1,4 +1,4 @@
-"""Convert Stable Video Diffusion from a diffusers folder to a checkpoint that `svdjax.load` reads."""
+"""Convert Stable Video Diffusion from PyTorch's files to a checkpoint that `svdjax.load` reads."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tqdm import tqdm
 from svdjax.checkpoints.casting import cast_finite
 from svdjax.checkpoints.checkpoint import Info, is_model, write_info
 from svdjax.checkpoints.orbax_trees import save_tree
+from svdjax.checkpoints.safetensors_reader import Weights, sha256
 from svdjax.diffusers_layout.backward_weights import Overlay, TunedUNet, open_tuned, read_overlay
-from svdjax.diffusers_layout.model_folder import Model, UNetFolder, name_tables, open_model, unused_variants
+from svdjax.diffusers_layout.model_folder import Model, UNetFolder, name_tables, open_model, unused_notes
 from svdjax.diffusers_layout.name_table import TensorRow
-from svdjax.diffusers_layout.safetensors_reader import Weights, sha256
 from svdjax.models.backward import VALUES, names_of_kinds, trained_kinds
 from svdjax.runtime.atomic import new_folder, require_space
 from svdjax.runtime.sizes import bytes_as_text
@@ -24,10 +24,11 @@ from svdjax.runtime.sizes import bytes_as_text
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """The arguments of `convert.svd_to_flax`."""
+    """The arguments of `convert.svd_to_flax`; `open_source` opens `source`, by default a diffusers folder."""
 
     source: Path
     out: Path
+    open_source: Callable[[Path], Model] = open_model
     backward: Path | None = None
     backward_base: Path | None = None
     dtype: str = "float32"
@@ -39,7 +40,7 @@ class ConversionPlan:
     """A conversion with its files opened and checked, not yet read.
 
     Attributes:
-        model: the diffusers folder.
+        model: the source.
         tables: the name table of each network.
         tuned: the fine-tuned UNet of `--backward`, if given.
         sizes: bytes to write for each network and for `backward`.
@@ -60,7 +61,7 @@ def convert(job: Conversion) -> None:
     with new_folder(job.out, overwrite=job.overwrite, ours=is_model) as folder:
         plan = _plan(job)
         require_space(folder, sum(plan.sizes.values()), job.out)
-        _report_unused_files(plan)
+        _print_notes(plan)
         overlay = _write(job, plan, folder)
     _report(job, plan, overlay)
 
@@ -91,7 +92,7 @@ def network_arrays(
 
 def _plan(job: Conversion) -> ConversionPlan:
     """Open and check all files of the source."""
-    model = open_model(job.source)
+    model = job.open_source(job.source)
     tables = name_tables(model)
     itemsize = np.dtype(job.dtype).itemsize
     sizes = {network: itemsize * sum(row.size for row in rows.values()) for network, rows in tables.items()}
@@ -120,7 +121,7 @@ def _write(job: Conversion, plan: ConversionPlan, folder: Path) -> Overlay | Non
             cast = {leaf: cast_finite(value, job.dtype, f"{where}: {leaf}") for leaf, value in overlay.values.items()}
             save_tree(folder / "backward", cast)
             bar.update(plan.sizes["backward"])
-    write_info(folder, Info(plan.model.config, job.dtype, _backward_info(job, overlay), _hashes(job, plan)))
+    write_info(folder, Info(plan.model.config, job.dtype, _backward_info(job, overlay), _hashes(plan)))
     return overlay
 
 
@@ -131,14 +132,13 @@ def _backward_info(job: Conversion, overlay: Overlay | None) -> dict[str, Any] |
     return {"trained": trained_kinds(overlay.values), "source": str(job.backward), "base": base}
 
 
-def _hashes(job: Conversion, plan: ConversionPlan) -> dict[str, str]:
-    """SHA-256 of every file that was read, by its path in SOURCE; other files by name after `backward/` or `backward-base/`."""
-    hashes = {str(path.relative_to(job.source)): sha256(path) for path in plan.model.json_files}
-    for weights in plan.model.weights.values():
-        hashes |= {str(path.relative_to(job.source)): digest for path, digest in weights.hashes().items()}
+def _hashes(plan: ConversionPlan) -> dict[str, str]:
+    """SHA-256 of all that was read: files by their paths in a diffusers folder, or networks; `--backward` by name."""
+    hashes = {f"{path.parent.name}/{path.name}": sha256(path) for path in plan.model.json_files}
+    for network, weights in plan.model.weights.items():
+        hashes |= weights.hashes(network)
     for prefix, unet in _backward_folders(plan).items():
-        digests = {unet.json_file: sha256(unet.json_file), **unet.weights.hashes()}
-        hashes |= {f"{prefix}/{path.name}": digest for path, digest in digests.items()}
+        hashes |= {f"{prefix}/{unet.json_file.name}": sha256(unet.json_file), **unet.weights.hashes(prefix)}
     return hashes
 
 
@@ -148,10 +148,9 @@ def _backward_folders(plan: ConversionPlan) -> dict[str, UNetFolder]:
     return {name: unet for name, unet in folders.items() if unet is not None}
 
 
-def _report_unused_files(plan: ConversionPlan) -> None:
-    for weights in (*plan.model.weights.values(), *(unet.weights for unet in _backward_folders(plan).values())):
-        for other in unused_variants(weights):
-            print(f"{weights.where} is used, {other.name} beside it is not")
+def _print_notes(plan: ConversionPlan) -> None:
+    tuned = [note for unet in _backward_folders(plan).values() for note in unused_notes("unet", unet.weights)]
+    print(*plan.model.notes, *tuned, sep="\n", end="\n" if plan.model.notes or tuned else "")
 
 
 def _report(job: Conversion, plan: ConversionPlan, overlay: Overlay | None) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from svdjax.checkpoints.recognize import check_input_folder, pickle_advice, pickles, wrong_folder
+from svdjax.checkpoints.safetensors_reader import Weights
 from svdjax.config import SVDConfig, UNetConfig
 from svdjax.diffusers_layout.config_files import from_pytorch
 from svdjax.diffusers_layout.name_table import TensorRow, check_tensors, network_table
-from svdjax.diffusers_layout.safetensors_reader import Weights
 from svdjax.errors import InputError
 from svdjax.runtime.input_files import check_folder, read_json
 
@@ -22,22 +22,28 @@ from svdjax.runtime.input_files import check_folder, read_json
 WEIGHTS_NAMES = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "image_encoder": "model"}
 # Variants in order of preference: first the one without a name, float32; float16 has more digits than bfloat16.
 VARIANTS = ("", ".fp16", ".bf16")
-WHOLE = "a diffusers folder (unet/, vae/, image_encoder/, scheduler/)"
+WHOLE = "a diffusers folder (unet/, vae/, image_encoder/, scheduler/) or the .safetensors file of a whole model"
 
 
 @dataclass(frozen=True)
 class Model:
-    """An opened diffusers folder.
+    """An opened model in PyTorch's files: a diffusers folder, or one file (`svdjax.original_layout`).
 
     Attributes:
         config: the model's configuration.
-        weights: weights of each network, opened but not read.
+        weights: weights of each network, opened but not read; tensors have their names and shapes in diffusers layout.
         json_files: the configuration files that were read.
+        notes: lines to show to the user: what was found, files that are not used.
     """
 
     config: SVDConfig
     weights: dict[str, Weights]
     json_files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
+
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of all weights, by file or by network."""
+        return {name: digest for network, weights in self.weights.items() for name, digest in weights.hashes(network).items()}
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,8 @@ def open_model(folder: Path) -> Model:
     with _errors_named(folder):
         config = SVDConfig(**configs)
     weights = {network: open_weights(network, folder / network) for network in WEIGHTS_NAMES}
-    return Model(config, weights, tuple(json_files))
+    notes = tuple(note for network, found in weights.items() for note in unused_notes(network, found))
+    return Model(config, weights, tuple(json_files), notes)
 
 
 def name_tables(model: Model) -> dict[str, dict[str, TensorRow]]:
@@ -114,20 +121,19 @@ def open_weights(network: str, folder: Path) -> Weights:
     Raises:
         InputError: no weights, pickled weights, or files that are not complete safetensors files.
     """
-    name = WEIGHTS_NAMES[network]
-    files = _files_of_weights(name, folder)
+    files = _files_of_weights(network, folder)
     if files:
-        return Weights.open(files[0], _files_of_index(files[0]) if files[0].suffix == ".json" else (files[0],))
+        return Weights.open(files[0], files_of_index(files[0]) if files[0].suffix == ".json" else (files[0],))
     for pickled in pickles(folder):
         raise InputError(f"{pickled}: {pickle_advice(pickled)}")
-    expected = " or ".join(f"{name}{variant}.safetensors" for variant in VARIANTS)
+    expected = " or ".join(f"{WEIGHTS_NAMES[network]}{variant}.safetensors" for variant in VARIANTS)
     raise InputError(f"{folder}: holds no weights, expected {expected} (or an index of several files)")
 
 
-def unused_variants(weights: Weights) -> list[Path]:
-    """Files in the same folder that hold the same weights as `weights` and are not read."""
-    name = weights.where.name.partition(".")[0]
-    return [path for path in _files_of_weights(name, weights.where.parent) if path != weights.where]
+def unused_notes(network: str, weights: Weights) -> list[str]:
+    """Lines about files in the same folder that hold the same weights as `weights` and are not read."""
+    others = [path for path in _files_of_weights(network, weights.where.parent) if path != weights.where]
+    return [f"{weights.where} is used, {path.name} beside it is not" for path in others]
 
 
 def read_config(component: str, path: Path) -> Any:
@@ -148,10 +154,14 @@ def _errors_named(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: a setting has the wrong type ({e})") from None
 
 
-def _files_of_weights(name: str, folder: Path) -> list[Path]:
+def weight_file_names(network: str) -> list[str]:
+    """Names that a network's weight file, or its index of several files, may have, the preferred one first."""
+    return [WEIGHTS_NAMES[network] + ending for variant in VARIANTS for ending in _endings(variant)]
+
+
+def _files_of_weights(network: str, folder: Path) -> list[Path]:
     """Existing weight files and indices of a network, the preferred one first; each stands for all weights."""
-    paths = [folder / (name + ending) for variant in VARIANTS for ending in _endings(variant)]
-    return [path for path in paths if os.path.lexists(path)]
+    return [path for name in weight_file_names(network) if os.path.lexists(path := folder / name)]
 
 
 def _endings(variant: str) -> tuple[str, ...]:
@@ -164,8 +174,8 @@ def _endings(variant: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((f"{variant}.safetensors", f"{index}{variant}.json", f"{variant}{index}.json")))
 
 
-def _files_of_index(index: Path) -> tuple[Path, ...]:
-    """The files that an index names."""
+def files_of_index(index: Path) -> tuple[Path, ...]:
+    """The files that an index of several files names."""
     weight_map = read_json(index).get("weight_map")
     names = weight_map.values() if isinstance(weight_map, dict) else ()
     if not names or not all(isinstance(name, str) and name == Path(name).name for name in names):

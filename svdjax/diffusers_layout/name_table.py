@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from svdjax.checkpoints.safetensors_reader import NUMPY_DTYPES
 from svdjax.config import SVDConfig
-from svdjax.diffusers_layout.safetensors_reader import NUMPY_DTYPES
 from svdjax.errors import InputError
 from svdjax.models.initialize import abstract
 from svdjax.models.svd import NETWORKS, leaves
@@ -156,11 +156,28 @@ def check_tensors(network: str, rows: Mapping[str, TensorRow], headers: Mapping[
         InputError: tensors that are missing, unexpected, of another shape, or not of a floating point type.
     """
     expected = {row.torch_name: row.torch_shape for row in rows.values()}
+    ignored = IGNORED.get(network, frozenset())
+    found = {name: header for name, header in headers.items() if name in expected or name not in ignored}
+    check_headers(expected, found, where, f"the {network}'s configuration describes")
+
+
+def check_headers(expected: Mapping[str, Shape], headers: Mapping[str, TensorHeader], where: str, described: str) -> None:
+    """Check names, shapes and types of tensors.
+
+    Args:
+        expected: the shape of each tensor by name.
+        headers: dtype and shape of each tensor in the file.
+        where: the file or index, for messages.
+        described: what the expected weights are, for messages, such as `the configuration describes`.
+
+    Raises:
+        InputError: see `check_tensors`.
+    """
     missing = [name for name in expected if name not in headers]
-    unexpected = [name for name in headers if name not in expected and name not in IGNORED.get(network, ())]
+    unexpected = [name for name in headers if name not in expected]
     problems = [f"lacks {_some(missing)}"] * bool(missing) + [f"has unexpected {_some(unexpected)}"] * bool(unexpected)
     if problems:
-        raise InputError(f"{where}: {' and '.join(problems)}: not the weights that the {network}'s configuration describes")
+        raise InputError(f"{where}: {' and '.join(problems)}: not the weights that {described}")
     shapes = [
         f"{name} is {_by(headers[name].shape)}, expected {_by(shape)}"
         for name, shape in expected.items()

@@ -1,4 +1,4 @@
-"""Compiled programs and the memory that they need; the phases of a run."""
+"""Compiled programs: the memory that they need, the memory layouts of their arguments; the phases of a run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jax.experimental.layout import Format
 
 from svdjax.devices.budget import GIB
 
@@ -29,6 +31,12 @@ class Program:
     args: tuple[Any, ...]
     jit: Mapping[str, Any] = field(default_factory=dict)
     static: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> Any:
+        """Hashable; equal for programs of the same function with arguments of the same shapes."""
+        leaves, tree = jax.tree.flatten((self.args, dict(self.static)))
+        return self.name, self.fn, tree, tuple((x.shape, x.dtype) if hasattr(x, "shape") else x for x in leaves)
 
     def lower(self, place: Callable[[Any], Any] = lambda args: args) -> Any:
         """Lower the program, for compilation.
@@ -71,12 +79,17 @@ def memory_of(compiled: Any) -> ProgramMemory:
 
 def compile_here(program: Program) -> ProgramMemory:
     """Compile a program for JAX's default device; a call with arrays committed to the device finds it in JAX's cache."""
+    return memory_of(lower_here(program).compile())
+
+
+def lower_here(program: Program) -> Any:
+    """Lower a program for JAX's default device; see `compile_here`."""
     here = jnp.zeros(()).sharding
 
     def committed(x: Any) -> Any:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None) or here)
 
-    return memory_of(program.lower(lambda args: jax.tree.map(committed, args)).compile())
+    return program.lower(lambda args: jax.tree.map(committed, args))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,17 +101,24 @@ class Phase:
         resident_bytes: everything on the device besides the program's scratch: weights, latents, buffers, networks not in use.
         scratch_bytes: scratch of the phase's largest program, with its results where they are not resident.
         program: name of that program.
+        unusable_bytes: free memory in pieces that are too small for the scratch of a program, at most.
     """
 
     name: str
     resident_bytes: int
     scratch_bytes: int
     program: str
+    unusable_bytes: int = 0
 
     @property
     def peak_bytes(self) -> int:
         """Peak memory of the phase."""
         return self.resident_bytes + self.scratch_bytes
+
+    @property
+    def needed_bytes(self) -> int:
+        """Memory that a device must have for the phase."""
+        return self.peak_bytes + self.unusable_bytes
 
 
 def peak_bytes(phases: Iterable[Phase]) -> int:
@@ -115,3 +135,22 @@ def plan_lines(budget_bytes: int, how: Sequence[str], phases: Sequence[Phase]) -
     """Lines for the user: what is done within the budget and what it costs, then the peak of each phase."""
     peaks = ", ".join(f"{phase.name} {phase.peak_bytes / GIB:.3g}" for phase in phases)
     return [f"plan for {budget_bytes / GIB:.3g} GiB: {'; '.join(how)}", f"planned peaks in GiB: {peaks}"]
+
+
+def in_formats(tree: Any, formats: Any) -> Any:
+    """Arrays in other memory layouts, moved one after the other. Arrays that have another layout are deleted.
+
+    Args:
+        tree: the arrays.
+        formats: their formats; arrays that the program doesn't use have a format without a layout.
+    """
+    arrays, structure = jax.tree.flatten(tree)
+    return jax.tree.unflatten(structure, [_in_format(x, f) for x, f in zip(arrays, jax.tree.leaves(formats), strict=True)])
+
+
+def _in_format(x: Any, format: Format) -> Array:
+    if format.layout is None or x.format.layout == format.layout:
+        return x
+    moved = jax.device_put(x, format)
+    x.delete()
+    return moved

@@ -57,6 +57,8 @@ class UNet(nnx.Module):
         backward: Backward | None = ...,
         return_attn_maps: Literal[False] = ...,
         run_block: RunBlock = ...,
+        deep: Array | None = ...,
+        return_deep: Literal[False] = ...,
     ) -> Array: ...
 
     @overload
@@ -71,7 +73,25 @@ class UNet(nnx.Module):
         backward: Backward | None = ...,
         return_attn_maps: Literal[True],
         run_block: RunBlock = ...,
+        deep: Array | None = ...,
+        return_deep: Literal[False] = ...,
     ) -> tuple[Array, Maps]: ...
+
+    @overload
+    def __call__(
+        self,
+        sample: Array,
+        c_noise: Array,
+        image_embeds: Array,
+        added_time_ids: Array,
+        *,
+        attn_maps: Mapping[str, Array] | None = ...,
+        backward: Backward | None = ...,
+        return_attn_maps: bool = ...,
+        run_block: RunBlock = ...,
+        deep: Array | None = ...,
+        return_deep: bool = ...,
+    ) -> Array | tuple[Any, ...]: ...
 
     def __call__(
         self,
@@ -84,7 +104,9 @@ class UNet(nnx.Module):
         backward: Backward | None = None,
         return_attn_maps: bool = False,
         run_block: RunBlock = run_plainly,
-    ) -> Array | tuple[Array, Maps]:
+        deep: Array | None = None,
+        return_deep: bool = False,
+    ) -> Array | tuple[Any, ...]:
         """One prediction for a batch of clips.
 
         Args:
@@ -100,9 +122,13 @@ class UNet(nnx.Module):
             return_attn_maps: also return the maps; with `backward` those of the forward half.
             run_block: runs resnets, transformers and the layers between levels. For training,
                 `rematerialise.run_rematerialised` keeps only their inputs and recomputes their activations.
+            deep: deep features of an earlier call to use instead of the layers that compute them: only the first convolution
+                and the last layer of the last level run (DeepCache of Ma et al. 2024, branch 0).
+            return_deep: also return the deep features, the input of the last layer: (b, f, h, w, c).
 
         Returns:
-            The prediction (b, f, h, w, c_out) in the compute dtype; with `return_attn_maps` also the maps by path.
+            The prediction (b, f, h, w, c_out) in the compute dtype; with `return_attn_maps` also the maps by path, of the
+            layers that ran; with `return_deep` also the deep features.
 
         Raises:
             ValueError: a wrong number of channels, a size that the levels cannot halve, more than one token per clip, an
@@ -123,7 +149,16 @@ class UNet(nnx.Module):
             run_block=run_block,
         )
 
-        x = self.conv_in(sample.astype(self.dtype))
+        x = skip = self.conv_in(sample.astype(self.dtype))
+        deep, maps = (deep, {}) if deep is not None else self._deep(x, cond)
+        x, level_maps = self.up_blocks[-1](deep, [skip], cond, slice(-1, None))
+        maps |= level_maps
+        x = self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
+        others = (*([maps] if return_attn_maps else []), *([deep] if return_deep else []))
+        return (x, *others) if others else x
+
+    def _deep(self, x: Array, cond: Conditions) -> tuple[Array, Maps]:
+        """The input of the last layer of the last level, from the result of the first convolution, and temporal maps."""
         skips, maps = [x], {}
         for down in self.down_blocks:
             x, level_skips, level_maps = down(x, cond)
@@ -132,10 +167,10 @@ class UNet(nnx.Module):
         x, level_maps = self.mid_block(x, cond)
         maps |= level_maps
         for up in self.up_blocks:
-            x, level_maps = up(x, [skips.pop() for _ in up.resnets], cond)
+            layers = len(up.resnets) - (up is self.up_blocks[-1])
+            x, level_maps = up(x, [skips.pop() for _ in range(layers)], cond, slice(layers))
             maps |= level_maps
-        x = self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
-        return (x, maps) if return_attn_maps else x
+        return x, maps
 
     def temporal_attention_paths(self) -> list[str]:
         """Paths of the temporal self-attentions, the keys of `attn_maps`, in the order in which they run."""

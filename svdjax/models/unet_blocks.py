@@ -103,10 +103,18 @@ class UpBlock(nnx.Module):
         self.attentions = None if attention is None else _attentions(out_channels, len(inputs), attention, path, kw)
         self.upsamplers = nnx.List([Upsample(out_channels, **kw)]) if upsample else None
 
-    def __call__(self, x: Array, skips: list[Array], cond: Conditions) -> tuple[Array, Maps]:
-        """(b, f, h, w, c) and the level's skip connections, the last one first -> the level's output and its temporal maps."""
+    def __call__(self, x: Array, skips: list[Array], cond: Conditions, layers: slice = slice(None)) -> tuple[Array, Maps]:
+        """(b, f, h, w, c) and skip connections, the last one first -> the level's output and its temporal maps.
+
+        Args:
+            x: the input.
+            skips: skip connections of the layers that run.
+            cond: see `Conditions`.
+            layers: the resnets and transformers that run.
+        """
         maps: Maps = {}
-        for i, (resnet, skip) in enumerate(zip(self.resnets, skips, strict=True)):
+        for i, skip in zip(range(len(self.resnets))[layers], skips, strict=True):
+            resnet = self.resnets[i]
             x = cond.run_block(resnet, x, cond.temb, skip)  # joined within the block: a gradient keeps no copy of the skip
             if self.attentions is not None:
                 x, layer_maps = cond.run_block(self.attentions[i], x, cond)

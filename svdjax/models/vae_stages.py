@@ -8,7 +8,7 @@ The decoder alternates between two kinds of layers:
 The result overwrites the input where shapes allow. All spatial layers between two temporal resnets run as one stage, so no
 tensor wider than a resnet's output is stored for all frames. The memory needed is about one full-size activation of the
 narrowest level. A stage that fits into `block_bytes` is not divided. As one program, `svdjax.models.vae.TemporalDecoder`
-also keeps the input of the widest stage; `svdjax.sampling.staged_decode` runs the same stages as several programs in less
+also keeps the input of the widest stage; `svdjax.decoding.staged_decode` runs the same stages as several programs in less
 memory.
 """
 

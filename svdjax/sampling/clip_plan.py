@@ -10,14 +10,15 @@ import jax
 import jax.numpy as jnp
 
 from svdjax.config import SVDConfig
+from svdjax.decoding.staged_decode import DecodePlan
 from svdjax.devices.budget import GIB, budget_bytes, memory_in_gib
 from svdjax.errors import InputError
 from svdjax.memory.programs import Compile, Phase, compile_here, peak_bytes, plan_lines
 from svdjax.models.svd import abstract_model
-from svdjax.sampling.clip_programs import ClipWork, Phases
+from svdjax.sampling.clip_programs import Phases
+from svdjax.sampling.clip_work import ClipWork
 from svdjax.sampling.passes import PASSES, passes_of
 from svdjax.sampling.settings import Settings
-from svdjax.sampling.staged_decode import DecodePlan
 
 Choice = TypeVar("Choice")
 
@@ -141,15 +142,15 @@ def plan_clips(
     least = offload[-1]
     refuse = _refusal(work, budget, name)
     encode = _first([True], phases_of.encode, least, budget, refuse)
-    passes = _first(passes_of(work.directions, work.guided), phases_of.sample, least, budget, refuse, phases_of.least_sample)
+    passes = _first(passes_of(work.together, work.guided), phases_of.sample, least, budget, refuse, phases_of.least_sample)
     decode = _first(phases_of.decode_plans(), phases_of.decode, least, budget, refuse, phases_of.least_decode)
     assert encode
     if False in offload:  # without transfers, if that needs no more UNet calls or parts
         alike = [plan for plan in phases_of.decode_plans() if plan == decode or not (plan.in_passes or decode.in_passes)]
         hopeful = (plan for plan in alike if phases_of.least_decode(plan, False) <= budget)
-        fitting = (plan for plan in hopeful if phases_of.decode(plan, False).peak_bytes <= budget)
+        fitting = (plan for plan in hopeful if phases_of.decode(plan, False).needed_bytes <= budget)
         others = phases_of.encode(True, False), phases_of.sample(passes, False)
-        if peak_bytes(others) <= budget and (resident := next(fitting, None)) is not None:
+        if max(phase.needed_bytes for phase in others) <= budget and (resident := next(fitting, None)) is not None:
             least, decode = False, resident
     phases = phases_of.encode(True, least), phases_of.sample(passes, least), phases_of.decode(decode, least)
     moved = phases_of.transfer_bytes(decode, least)
@@ -185,9 +186,9 @@ def _first(
             needed.append((estimate, "sampling or decoding"))
             continue
         made = phase(choice, offload)
-        if made.peak_bytes <= budget:
+        if made.needed_bytes <= budget:
             return choice
-        needed.append((made.peak_bytes, made.name))
+        needed.append((made.needed_bytes, made.name))
     smallest, where = min(needed)
     advice = "a smaller size, fewer frames or bfloat16" + ("" if offload else ", or a model that is loaded with offload")
     raise InputError(f"{refuse} at least {smallest / GIB:.3g} GiB for {where} in the smallest plan; try {advice}")

@@ -1,153 +1,25 @@
-"""The programs that make a clip, with the shapes of their arguments: compiled before a model is loaded, and used afterwards."""
+"""Memory of the phases of a clip: its programs are compiled before a model is loaded, and used afterwards."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from svdjax.config import SVDConfig
+from svdjax.decoding import staged_decode
+from svdjax.decoding.staged_decode import DecodePlan
 from svdjax.devices.target import target
-from svdjax.memory.precision import stats_dtype
 from svdjax.memory.programs import Compile, Phase, Program, bytes_of, compile_here
 from svdjax.models.backward import Backward
 from svdjax.models.svd import DECODER, ENCODER, SVD, leaves
-from svdjax.models.vae import encoding_part
-from svdjax.sampling import passes as unet_calls
-from svdjax.sampling import staged_decode
-from svdjax.sampling.conditioning import added_time_ids, encode
-from svdjax.sampling.draws import draw
-from svdjax.sampling.methods import backward_of
-from svdjax.sampling.prediction import Conditioning
-from svdjax.sampling.sampler import evaluations_of, guide_of, scan
-from svdjax.sampling.settings import Settings
-from svdjax.sampling.staged_decode import DecodePlan
+from svdjax.sampling.clip_work import ClipWork, encode_program, sample_programs
 
-# A UNet call needs more scratch than this number of its first level's activations: a feed-forward's hidden values take 8 where
-# they are undivided, as on a GPU. SVD-XT's programs for GPUs needed 13 to 19. Programs that can't fit are not compiled.
-LEAST_ACTIVATIONS, LEAST_ACTIVATIONS_ON_CPU = 10, 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipWork:
-    """A batch of clips to make.
-
-    Attributes:
-        model: its networks and backward tensors may be shapes (`jax.ShapeDtypeStruct`) only.
-        size: (width, height) of the frames in pixels.
-        settings: settings of the sampler.
-        method: a key of `methods.METHODS`.
-        batch: number of clips sampled together.
-        decode_chunk: frames decoded at a time; None is all.
-    """
-
-    model: SVD
-    size: tuple[int, int]
-    settings: Settings
-    method: str = "dual"
-    batch: int = 1
-    decode_chunk: int | None = None
-
-    @functools.cached_property
-    def shapes(self) -> SVD:
-        """The model, shapes only."""
-        networks = {name: _shapes(getattr(self.model, name)) for name in ("unet", "vae", "image_encoder", "backward")}
-        return SVD(config=self.model.config, **networks)
-
-    @property
-    def backward(self) -> Backward | None:
-        """The backward half; None for the forward direction only."""
-        return backward_of(self.method, self.shapes.backward)
-
-    @property
-    def directions(self) -> int:
-        """2, or 1 for the forward direction only."""
-        return 1 if self.method == "forward" else 2
-
-    @property
-    def guided(self) -> bool:
-        """Whether there are predictions without conditioning."""
-        return bool((self.settings.guidance_scale(self.directions) != 1).any())
-
-    @property
-    def vae_dtype(self) -> Any:
-        """Dtype of the VAE."""
-        return next(iter(leaves(self.shapes.vae).values())).dtype
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, 3)."""
-        return self.size[1], self.size[0], 3
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int, int]:
-        """(f, h, w, c)."""
-        return latent_shape(self.model.config, self.settings, (self.size[1], self.size[0]))
-
-
-def latent_shape(config: SVDConfig, settings: Settings, image_size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Shape (f, h, w, c) of the latents of a clip of `image_size` = (height, width) pixels."""
-    height, width = image_size
-    factor = config.vae.down_factor
-    return settings.num_frames, height // factor, width // factor, config.vae.latent_channels
-
-
-def _shapes(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
-
-
-def encode_program(work: ClipWork) -> Program:
-    """Both encoders, of the keyframes of a batch."""
-    keyframes = jax.ShapeDtypeStruct((work.directions, work.batch, *work.image_shape), jnp.uint8)
-    augmentation = jax.ShapeDtypeStruct((work.batch, *work.image_shape), jnp.float32)
-    strength = jax.ShapeDtypeStruct((), jnp.float32)
-    args = work.shapes.image_encoder, encoding_part(work.shapes.vae), keyframes, augmentation, strength
-    return Program(name="encode", fn=encode, args=args)
-
-
-def sample_programs(work: ClipWork, passes: str) -> tuple[list[Program], int]:
-    """The programs of an evaluation, and the bytes that are on the device besides each program's arguments.
-
-    Args:
-        work: the batch of clips.
-        passes: a key of `passes.PASSES`.
-    """
-    settings, unet, backward = work.settings, work.shapes.unet, work.backward
-    plan = settings.schedule(work.model.config.scheduler)
-    dtype = stats_dtype(unet.dtype)
-    draws = jax.eval_shape(lambda: draw([0] * work.batch, work.image_shape, work.latent_shape))
-    embeds, image_latents = jax.eval_shape(encode, *encode_program(work).args)
-    ids = jax.eval_shape(lambda: jnp.broadcast_to(added_time_ids(7, 127, 0.02), (work.batch, 3)))
-    conditioning = Conditioning(embeds, image_latents, ids)
-    guide = jax.eval_shape(lambda: guide_of(settings, work.directions, dtype))
-    at = jax.eval_shape(lambda: evaluations_of(plan, dtype, 0, 1))
-    latents = jax.ShapeDtypeStruct(draws.initial.shape, dtype)
-    if passes == "together":
-        args = unet, backward, latents, at, conditioning, guide, draws
-        static = {"renoises": plan.recurrences > 0, "trajectory": False}
-        return [Program(name="step", fn=scan, args=args, static=static)], 0
-    prepare = functools.partial(unet_calls.prepare, renoises=plan.recurrences > 0, guided=work.guided)
-    latents, clips = jax.eval_shape(prepare, latents, at, conditioning, draws)
-    held = latents, clips, conditioning, draws, clips.sample  # the last: upper bound of the predictions, half as large
-    held_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(held))
-
-    def part(directions: slice) -> Any:
-        return jax.eval_shape(lambda clips: clips.some(directions, slice(0, 1)), clips)
-
-    if passes == "guidance" or work.directions == 1:
-        return [Program(name="half_step", fn=unet_calls.half, args=(unet, backward, part(slice(work.directions))))], held_bytes
-    args = unet, backward, part(slice(0, 1))
-    maps = jax.eval_shape(unet_calls.forward_clip, *args)[1]
-    return [
-        Program(name="forward_clip", fn=unet_calls.forward_clip, args=args),
-        Program(name="backward_clip", fn=unet_calls.backward_clip, args=(unet, backward, part(slice(1, 2)), maps)),
-    ], held_bytes
+# A UNet call needs more scratch than this number of its first level's activations. SVD-XT's programs for GPUs needed 13 to 19,
+# because a feed-forward's hidden values take 8 where they are undivided; with Pallas kernels they needed 10. Programs that
+# can't fit are not compiled.
+LEAST_ACTIVATIONS, LEAST_ACTIVATIONS_ON_CPU = 8, 3
 
 
 class Phases:
@@ -173,7 +45,7 @@ class Phases:
         """Lower bound of the memory that `sample` needs, without compiling."""
         work = self._work
         f, h, w, _ = work.latent_shape
-        together = 1 if passes == "clips" else work.directions * (1 if passes == "guidance" else 1 + work.guided)
+        together = 1 if passes == "clips" else work.together if passes == "guidance" else work.most_clips
         activation = work.batch * f * h * w * work.model.config.unet.block_out_channels[0] * work.shapes.unet.dtype.itemsize
         count = LEAST_ACTIVATIONS_ON_CPU if self._compile is compile_here and target().is_cpu else LEAST_ACTIVATIONS
         return self._weights(offload, self._unet) + count * together * activation

@@ -24,8 +24,9 @@ class Draws:
     Attributes:
         augmentation: (b, H, W, 3), added to both keyframes of a pair before the VAE.
         initial: (b, f, h, w, c), the latents before they are scaled to the first noise level.
-        recurrence: noise of the repeated steps. Either the noise itself, (n, b, f, h, w, c) in the order of use, or (b,) keys:
-            noise k is then drawn when it is needed, so that a run holds only one at a time.
+        recurrence: all noise that is added during the run, see `methods` for the order. Either the noise itself,
+            (n, b, f, h, w, c) in the order of use, or (b,) keys: noise k is then drawn when it is needed, so that a run holds
+            only one at a time.
     """
 
     augmentation: Array
@@ -65,7 +66,7 @@ def draw(seeds: Iterable[int], image_shape: Iterable[int], latent_shape: Iterabl
 
 
 def load_draws(path: str | Path, image_shape: tuple[int, ...], latent_shape: tuple[int, ...], recurrences: int) -> Draws:
-    """Load the draws of one pair from an .npz file: `augmentation`, `initial`, and `recurrence` if any step is repeated.
+    """Load the draws of one pair from an .npz file: `augmentation`, `initial`, and `recurrence` if the run adds noise.
 
     Args:
         path: the file. Its arrays have no batch axis; `recurrence` is (n, f, h, w, c).

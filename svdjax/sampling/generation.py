@@ -7,20 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from svdjax.decoding import staged_decode
+from svdjax.decoding.decode_steps import to_levels
+from svdjax.decoding.staged_decode import DecodePlan
 from svdjax.models.backward import Backward
 from svdjax.models.svd import DECODER, SVD, on_device, part_on_device
 from svdjax.models.vae import VAE, encoding_part
-from svdjax.sampling import staged_decode
 from svdjax.sampling.checks import check_draws, check_image, check_pair, check_progress, decode_chunk_of
 from svdjax.sampling.clip_plan import ClipPlan
-from svdjax.sampling.clip_programs import latent_shape
-from svdjax.sampling.conditioning import added_time_ids, encode, to_levels
+from svdjax.sampling.clip_work import latent_shape
+from svdjax.sampling.conditioning import added_time_ids, encode
 from svdjax.sampling.draws import Draws, draw
-from svdjax.sampling.methods import backward_of
+from svdjax.sampling.methods import Method, backward_of, method_of, needs_keyframe_latents, run_of
 from svdjax.sampling.prediction import Conditioning
-from svdjax.sampling.sampler import Progress, sample
+from svdjax.sampling.sampler import Observe, Progress, sample
 from svdjax.sampling.settings import Settings
-from svdjax.sampling.staged_decode import DecodePlan
 
 SEGMENTS = 20  # progress is reported at most this often during a run
 
@@ -31,22 +32,24 @@ def sample_pair(
     last: np.ndarray,
     settings: Settings,
     *,
-    method: str = "dual",
+    method: str | Method = "dual",
     draws: Draws | None = None,
     progress: Progress | None = None,
     plan: ClipPlan | None = None,
+    observe: Observe | None = None,
 ) -> Array:
     """Sample latents (b, f, h, w, c) between batches of keyframes (b, H, W, 3).
 
     Args:
         plan: how to do it within the device's memory; None: in one UNet call per evaluation, networks are not moved.
+        observe: see `svdjax.sample`.
         model, first, last, settings, method, draws, progress: see `svdjax.interpolate`.
     """
     check_pair(model, first, last)
     backward = backward_of(method, model.backward)
-    if backward is None:
-        return sample_image(model, first, settings, draws=draws, progress=progress, plan=plan)
-    return _sample(model, np.stack([first, last]), settings, draws, backward, progress, plan)
+    if method_of(method).directions == 1:
+        return _sample(model, first[None], settings, method, draws, None, progress, plan)
+    return _sample(model, np.stack([first, last]), settings, method, draws, backward, progress, plan, observe)
 
 
 def sample_image(
@@ -60,26 +63,28 @@ def sample_image(
 ) -> Array:
     """Sample latents (b, f, h, w, c) of clips that start with images (b, H, W, 3); for the arguments see `sample_pair`."""
     check_image(model, "image", image)
-    return _sample(model, image[None], settings, draws, None, progress, plan)
+    return _sample(model, image[None], settings, "forward", draws, None, progress, plan)
 
 
 def _sample(
     model: SVD,
     keyframes: np.ndarray,
     settings: Settings,
+    method: str | Method,
     draws: Draws | None,
     backward: Backward | None,
     progress: Progress | None,
     plan: ClipPlan | None,
+    observe: Observe | None = None,
 ) -> Array:
     """Sample latents (b, f, h, w, c) from keyframes (d, b, H, W, 3): the first and, if d is 2, the last."""
     _, b, height, width, _ = keyframes.shape
     shape = latent_shape(model.config, settings, (height, width))
     check_progress(progress)
-    check_draws(draws, b, (height, width, 3), shape, settings.schedule(model.config.scheduler).recurrences)
+    check_draws(draws, b, (height, width, 3), shape, run_of(method, settings, model.config.scheduler).recurrences)
     if draws is None:
         draws = draw([settings.seed] * b, (height, width, 3), shape)
-    conditioning = _encode(model, keyframes, draws, settings, plan)
+    conditioning = condition_on(model, keyframes, draws, settings, plan, needs_keyframe_latents(method, settings))
     unet, segments = model.unet, 1 if progress is None else SEGMENTS
     if plan is not None or not isinstance(jax.tree.leaves(unet)[0], jax.Array):  # it may be kept in host memory without a plan
         unet, backward, draws = on_device((unet, backward, draws))
@@ -92,14 +97,18 @@ def _sample(
         draws,
         scheduler=model.config.scheduler,
         backward=backward,
+        method=method,
         progress=progress,
         segments=segments,
         passes=None if plan is None else plan.passes,
+        observe=observe,
     )
 
 
-def _encode(model: SVD, keyframes: np.ndarray, draws: Draws, settings: Settings, plan: ClipPlan | None) -> Conditioning:
-    """Encode keyframes (d, b, H, W, 3)."""
+def condition_on(
+    model: SVD, keyframes: np.ndarray, draws: Draws, settings: Settings, plan: ClipPlan | None, clean: bool
+) -> Conditioning:
+    """Encode keyframes (d, b, H, W, 3); `clean`: also without noise, for `Conditioning.keyframe_latents`."""
     strength = settings.noise_aug_strength
     # both keyframes of a pair get the same augmentation noise
     inputs = model.image_encoder, model.vae, jnp.asarray(keyframes), draws.augmentation, strength
@@ -107,7 +116,10 @@ def _encode(model: SVD, keyframes: np.ndarray, draws: Draws, settings: Settings,
         inputs = on_device((inputs[0], encoding_part(model.vae), *inputs[2:4], jnp.float32(strength)))
     embeds, image_latents = encode(*inputs)
     ids = added_time_ids(settings.fps, settings.motion_bucket_id, strength)
-    conditioning = Conditioning(embeds, image_latents, jnp.broadcast_to(ids, (keyframes.shape[1], 3)))
+    keyframe_latents = None
+    if clean:  # the same program
+        keyframe_latents = encode(*inputs[:4], inputs[4] * 0)[1] * model.config.vae.scaling_factor
+    conditioning = Conditioning(embeds, image_latents, jnp.broadcast_to(ids, (keyframes.shape[1], 3)), keyframe_latents)
     # waited for, so that the encoders' memory is free
     return conditioning if plan is None else jax.block_until_ready(on_device(conditioning))
 

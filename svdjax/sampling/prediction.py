@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from svdjax.models.backward import Backward
 from svdjax.models.unet import UNet
@@ -23,11 +23,24 @@ class Conditioning:
         image_embeds: CLIP embeddings of the keyframes, (d, b, 1, c).
         image_latents: VAE latents of the noised keyframes, not scaled, (d, b, h, w, c).
         added_time_ids: fps - 1, motion bucket id, noise augmentation strength, (b, 3).
+        keyframe_latents: VAE latents of the clean keyframes, scaled as the sampler's latents, (d, b, h, w, c), for the methods
+            that need them; None for the others.
     """
 
     image_embeds: Array
     image_latents: Array
     added_time_ids: Array
+    keyframe_latents: Array | None = None
+
+    def only(self, direction: Array) -> Conditioning:
+        """The conditioning of one direction: d is 1, and the direction's own keyframe is the first of `keyframe_latents`."""
+        embeds, latents = (
+            lax.dynamic_index_in_dim(x, direction, keepdims=True) for x in (self.image_embeds, self.image_latents)
+        )
+        keyframes = self.keyframe_latents
+        if keyframes is not None:
+            keyframes = jnp.where(direction == 0, keyframes, keyframes[::-1])
+        return Conditioning(embeds, latents, self.added_time_ids, keyframes)
 
 
 @jax.tree_util.register_dataclass
@@ -109,14 +122,15 @@ def clips_of(latents: Array, sigma: Array, conditioning: Conditioning, guided: b
     return Clips(sample, edm.c_noise(sigma), embeds, conditioning.added_time_ids)
 
 
-def predict_clips(unet: UNet, backward: Backward | None, clips: Clips, **maps: Any) -> Any:
+def predict_clips(unet: UNet, backward: Backward | None, clips: Clips, **options: Any) -> Any:
     """Predictions of clips from one UNet call, (d, g, b, f, h, w, c) in the UNet's dtype.
 
     Args:
         unet: the UNet.
         backward: the backward half if there are two directions, which then run in lock-step; None for one direction.
         clips: the clips.
-        maps: `attn_maps` or `return_attn_maps`, see `UNet.__call__`; with the latter the maps are returned too.
+        options: `attn_maps`, `return_attn_maps`, `deep` or `return_deep`, see `UNet.__call__`; what these return follows the
+            predictions.
     """
     lead = clips.sample.shape[:3]
     n = lead[0] * lead[1] * lead[2]
@@ -127,20 +141,49 @@ def predict_clips(unet: UNet, backward: Backward | None, clips: Clips, **maps: A
         embeds.reshape(n, *embeds.shape[3:]),
         jnp.broadcast_to(clips.added_time_ids, (*lead, 3)).reshape(n, 3),
         backward=backward,
-        **maps,
+        **options,
     )
-    v, *its_maps = result if isinstance(result, tuple) else (result,)
+    v, *others = result if isinstance(result, tuple) else (result,)
     v = v.reshape(*lead, *v.shape[1:])
-    return (v, *its_maps) if its_maps else v
+    return (v, *others) if others else v
 
 
 def fuse(v: Array, guide: Guide) -> Array:
-    """Apply guidance, then combine the directions: (d, g, b, f, h, w, c) -> (b, f, h, w, c) in forward time."""
-    v = v[:, 0] if guide.scale is None else v[:, 0] + _per_frame(guide.scale, v) * (v[:, 1] - v[:, 0])
+    """Apply guidance, then combine the directions: (d, g, b, f, h, w, c) -> (b, f, h, w, c) in forward time.
+
+    Without a guidance scale, or without unconditional predictions, only the conditional ones are used.
+    """
+    v = guided(v, guide)
     if len(v) == 1:
         return v[0]
     weight = _per_frame(guide.weight, v)
     return weight * v[0] + (1 - weight) * reverse_time(v[1])
+
+
+def guided(v: Array, guide: Guide) -> Array:
+    """The predictions of each direction after guidance: (d, g, b, f, h, w, c) -> (d, b, f, h, w, c)."""
+    if guide.scale is None or v.shape[1] == 1:
+        return v[:, -1]
+    return v[:, 0] + _per_frame(guide.scale, v) * (v[:, 1] - v[:, 0])
+
+
+def disagreement(latents: Array, v: Array, sigma: Array, guide: Guide) -> Array:
+    """How far the clean latents of the two directions are apart, relative to the norm of the fused ones: (b,).
+
+    Args:
+        latents: (b, f, h, w, c) at noise level `sigma`.
+        v: predictions of all clips, (2, g, b, f, h, w, c).
+        sigma: scalar.
+        guide: guidance scales and fusion weights.
+    """
+    forward, backward = guided(v, guide)
+    apart = edm.c_out(sigma) * (forward - reverse_time(backward))
+    return _norm(apart) / _norm(edm.denoise(latents, fuse(v, guide), sigma))
+
+
+def _norm(x: Array) -> Array:
+    """The norm of each clip: (b, f, h, w, c) -> (b,)."""
+    return jnp.sqrt(jnp.square(x).sum((1, 2, 3, 4)))
 
 
 def _per_frame(factors: Array, v: Array) -> Array:

@@ -1,11 +1,12 @@
-"""The sampler in both directions of time: Algorithm 2 of Generative Inbetweening, as a jitted scan."""
+"""The sampler: the updates of a run in jitted scans. Euler updates are Algorithm 2 of Generative Inbetweening."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -21,21 +22,20 @@ from svdjax.models.backward import Backward
 from svdjax.models.unet import UNet
 from svdjax.sampling.checks import check_progress
 from svdjax.sampling.draws import Draws
-from svdjax.sampling.edm import Schedule
-from svdjax.sampling.passes import PASSES, add_noise, evaluate, step
-from svdjax.sampling.prediction import Conditioning, Guide, predict_v
+from svdjax.sampling.methods import Method, needs_keyframe_latents, run_of
+from svdjax.sampling.passes import PASSES, add_noise, evaluate, first_row, inputs, predict, step
+from svdjax.sampling.prediction import Conditioning, Guide
+from svdjax.sampling.runs import Kind, fused_directions
 from svdjax.sampling.settings import Settings
 from svdjax.scalars import whole_number
 
 Progress = Callable[[int, int], object]  # called with the UNet evaluations done so far and in total
+Observe = Callable[[np.ndarray], object]  # called with the disagreement of the directions, (n, b)
 
 
 @functools.partial(
     jax.jit,
-    static_argnames=(
-        "renoises",
-        "trajectory",
-    ),
+    static_argnames=("kind", "trajectory"),
     donate_argnames=("latents",),
     compiler_options=UNET_OPTIONS,
 )
@@ -43,47 +43,56 @@ def scan(
     unet: UNet,
     backward: Backward | None,
     latents: Array,
-    evaluations: dict[str, Array],
+    rows: dict[str, Array],
     conditioning: Conditioning,
     guide: Guide,
     draws: Draws,
-    renoises: bool,
+    deep: Array | None = None,
+    *,
+    kind: Kind,
     trajectory: bool,
-) -> tuple[Array, Array | None]:
-    """Run the evaluations in order: add noise if a step is repeated, predict, take an Euler step.
+) -> tuple[Array, Array | None, Array | None, Array | None]:
+    """Run updates of one kind in order: add noise, predict, make the new latents.
+
+    Args:
+        unet: the forward UNet.
+        backward: the backward half for updates with two directions; None for one.
+        latents: (b, f, h, w, c).
+        rows: their numbers, from `Run.rows`.
+        conditioning: of the run's directions.
+        guide: guidance scales and fusion weights.
+        draws: the noise.
+        deep: deep features to reuse, if the kind does.
+        kind: see `Kind`.
+        trajectory: see `sample`.
 
     Returns:
-        The final latents, and the latents after every evaluation, None without `trajectory`.
+        The final latents, the deep features if the kind stores them, and of every update with `trajectory` the latents after
+        it, and with two directions their disagreement, (n, b).
     """
+    store = kind.deep == "store"
 
-    def evaluate(latents: Array, at: dict[str, Array]) -> tuple[Array, Array | None]:
-        latents = add_noise(latents, at, draws) if renoises else latents
-        latents = step(latents, predict_v(unet, backward, latents, at["sigma"], conditioning, guide), at)
-        return latents, latents if trajectory else None
+    def update(
+        carry: tuple[Array, Array | None], at: dict[str, Array]
+    ) -> tuple[tuple[Array, Array | None], tuple[Array | None, Array | None]]:
+        latents, _ = carry
+        latents = add_noise(latents, at, draws) if kind.renoises else latents
+        v, kept = predict(unet, backward, inputs(latents, at, conditioning, kind), deep, store)
+        latents, apart = step(latents, v, at, conditioning, guide, kind)
+        return (latents, kept), (latents if trajectory else None, apart)
 
-    return lax.scan(evaluate, latents, evaluations)
-
-
-def evaluations_of(plan: Schedule, dtype: DTypeLike, start: int, length: int) -> dict[str, Array]:
-    """What `scan` needs of some of a schedule's evaluations: (length,) each."""
-    part = slice(start, start + length)
-    return {
-        "sigma": jnp.asarray(plan.sigma[part], dtype),
-        "sigma_next": jnp.asarray(plan.sigma_next[part], dtype),
-        "renoise": jnp.asarray(plan.renoise[part], dtype),
-        "noise": jnp.asarray((np.cumsum(plan.renoise > 0) - 1)[part], jnp.int32),
-    }
+    if not store:
+        (latents, _), (after, apart) = lax.scan(update, (latents, None), rows)
+        return latents, None, after, apart
+    (_, kept), _ = jax.eval_shape(update, (latents, None), first_row(rows))
+    (latents, kept), (after, apart) = lax.scan(update, (latents, jnp.zeros(kept.shape, kept.dtype)), rows)
+    return latents, kept, after, apart
 
 
 def guide_of(settings: Settings, directions: int, dtype: DTypeLike) -> Guide:
-    """The weights of a run."""
+    """The weights of a run; for `directions` see `runs.fused_directions`."""
     scale = settings.guidance_scale(directions)
     return Guide(None if (scale == 1).all() else jnp.asarray(scale, dtype), jnp.asarray(settings.forward_weight(), dtype))
-
-
-def segment_length(evaluations: int, segments: int) -> int:
-    """Evaluations of one call of `scan`: segments are equal, so that one compilation serves all."""
-    return min(n for n in range(1, evaluations + 1) if evaluations % n == 0 and n * segments >= evaluations)
 
 
 def _replicated_like(unet: UNet) -> jax.sharding.Sharding:
@@ -102,9 +111,11 @@ def sample(
     *,
     scheduler: EDMConfig,
     backward: Backward | None = None,
+    method: str | Method = "dual",
     progress: Progress | None = None,
     segments: int = 1,
     passes: str | None = None,
+    observe: Observe | None = None,
     trajectory: Literal[False] = False,
 ) -> Array: ...
 @overload
@@ -116,9 +127,11 @@ def sample(
     *,
     scheduler: EDMConfig,
     backward: Backward | None = None,
+    method: str | Method = "dual",
     progress: Progress | None = None,
     segments: int = 1,
     passes: str | None = None,
+    observe: Observe | None = None,
     trajectory: Literal[True],
 ) -> tuple[Array, Array]: ...
 def sample(
@@ -129,9 +142,11 @@ def sample(
     *,
     scheduler: EDMConfig,
     backward: Backward | None = None,
+    method: str | Method = "dual",
     progress: Progress | None = None,
     segments: int = 1,
     passes: str | None = None,
+    observe: Observe | None = None,
     trajectory: bool = False,
 ) -> Array | tuple[Array, Array]:
     """Sample the latents of the clips between pairs of keyframes.
@@ -141,21 +156,24 @@ def sample(
     Args:
         unet: the forward UNet.
         conditioning: of b pairs.
-        settings: frames, steps, guidance, fusion, recurrence.
+        settings: see `Settings`.
         draws: the initial and recurrence noise.
         scheduler: the range of noise levels.
-        backward: the backward half; None if `conditioning` has one direction.
-        progress: called after each segment with the UNet evaluations done so far and in total.
-        segments: largest number of jitted scans that the run is divided into. More than one lets `progress` be called between
+        backward: the backward half; None if no update has two directions.
+        method: its updates are run, a key of `METHODS` or a `Method`; `dual` for the other methods of Euler steps too.
+        progress: called at most `segments` times with the UNet evaluations done so far and in total, see `Run.done`.
+        segments: about the number of jitted scans that the run is divided into. More than one lets `progress` be called between
             them. It is not called from inside a scan: JAX never writes a program with Python callbacks to its persistent
             compilation cache, and a UNet takes minutes to compile.
-        passes: a key of `svdjax.sampling.passes.PASSES`: each evaluation is run alone, with these UNet calls, which needs less
+        passes: a key of `svdjax.sampling.passes.PASSES`: each update is run alone, with these UNet calls, which needs less
             memory; None: scans.
-        trajectory: also return the latents after every evaluation.
+        observe: called once with the disagreement of the directions in every update that has two, (n, b), see
+            `prediction.disagreement`.
+        trajectory: also return the latents after every update.
 
     Returns:
         (b, f, h, w, c), before the division by the VAE's scaling factor; with `trajectory` a pair of these latents and
-        (n, b, f, h, w, c), the latents after each of the n evaluations.
+        (n, b, f, h, w, c), the latents after each of the n updates.
 
     Raises:
         InputError: `progress` can't be called, `segments` isn't a whole number of at least 1, or `passes` is unknown.
@@ -166,27 +184,45 @@ def sample(
         raise InputError(f"segments is {segments!r}, expected a whole number of at least 1")
     if passes is not None and passes not in PASSES:
         raise InputError(f"passes is {passes!r}, expected one of {', '.join(PASSES)}, or None")
-    plan = settings.schedule(scheduler)
+    run = run_of(method, settings, scheduler, len(conditioning.image_embeds))
+    if needs_keyframe_latents(method, settings) and conditioning.keyframe_latents is None:
+        raise InputError(
+            "conditioning.keyframe_latents is None, but the method or the prefix needs the keyframes' clean latents"
+        )
     dtype = stats_dtype(unet.dtype)
     # placed like the output of the scan: with another placement, the second segment would compile again
     place = functools.partial(jax.device_put, device=_replicated_like(unet))
-    guide = place(guide_of(settings, len(conditioning.image_embeds), dtype))
-    latents = place(draws.initial.astype(dtype) * math.sqrt(scheduler.sigma_max**2 + 1))
-    length = segment_length(len(plan), parts)
-    steps = []
-    for start in range(0, len(plan), length):
-        calls = [(start, length)] if passes is None else [(i, 1) for i in range(start, start + length)]
-        for first, count in calls:
-            at = place(evaluations_of(plan, dtype, first, count))
-            inputs = unet, backward, latents, at, conditioning, guide, draws
-            if passes in (None, "together"):
-                latents, after = scan(*inputs, renoises=plan.recurrences > 0, trajectory=trajectory)
-            else:
-                latents = evaluate(*inputs, renoises=plan.recurrences > 0, passes=passes)
-                after = latents[None]
-            steps += [after] if trajectory else []
-        if not jnp.isfinite(latents).all():
-            raise FloatingPointError(f"latents are not finite after evaluation {start + length} of {len(plan)}")
-        if progress is not None:
-            progress(start + length, len(plan))
+    guide = place(guide_of(settings, fused_directions(run.updates, run.directions), dtype))
+    latents = place(draws.initial.astype(dtype) * math.sqrt(run.sigmas[0] ** 2 + 1))
+    calls = run.calls(parts)
+    if passes is not None:
+        calls = [(k, k + 1) for start, stop in calls for k in range(start, stop)]
+    kept: dict[Any, Any] = {}  # deep features by stream
+    steps, disagreements, reports = [], [], 0
+    for start, stop in calls:
+        kind, stream = run.kinds[start], run.stream(start)
+        weights = guide if kind.guided else dataclasses.replace(guide, scale=None)
+        at = place(run.rows(start, stop, dtype))
+        call = unet, None if kind.single else backward, latents, at, conditioning, weights, draws
+        deep = kept.get(stream) if kind.deep == "reuse" else None
+        if kind.deep == "store":
+            kept.pop(stream, None)  # its memory is freed before the call
+        if passes in (None, "together"):
+            latents, stored, after, apart = scan(*call, deep, kind=kind, trajectory=trajectory)
+        else:
+            latents, stored, apart = evaluate(*call, deep, kind=kind, passes=passes)
+            after, apart = latents[None], None if apart is None else apart[None]
+        kept |= {} if stored is None else {stream: stored}
+        del stored, deep
+        steps += [after] if trajectory else []
+        disagreements += [] if apart is None else [apart]
+        done = math.ceil(run.done[stop - 1])
+        if (due := stop * parts // len(run)) > reports:
+            reports = due
+            if not jnp.isfinite(latents).all():
+                raise FloatingPointError(f"latents are not finite after evaluation {done} of {run.evaluations}")
+            if progress is not None:
+                progress(done, run.evaluations)
+    if observe is not None:
+        observe(np.concatenate(disagreements) if disagreements else np.zeros((0, len(latents)), np.float32))
     return (latents, jnp.concatenate(steps)) if trajectory else latents

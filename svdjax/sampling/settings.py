@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from svdjax.config import EDMConfig
 from svdjax.errors import InputError, one_line
-from svdjax.sampling.edm import Schedule, schedule
+from svdjax.sampling.edm import SCHEDULES
 from svdjax.scalars import plain, real_number, whole_number
 
 FUSIONS = ("average", "linear")
+PREFIXES = ("mpd",)
 
 _INTEGER_RANGES = {
     "num_frames": (2, None),
@@ -23,6 +23,8 @@ _INTEGER_RANGES = {
     "seed": (0, 2**32 - 1),
     "fps": (1, None),
     "recurrence": (0, None),
+    "prefix_repeats": (1, None),
+    "deep_every": (1, None),
 }
 _LARGEST = {"motion_bucket_id": math.inf, "noise_aug_strength": math.inf, "recurrence_ratio": 1.0}  # the smallest is 0
 
@@ -47,6 +49,15 @@ class Settings:
             at the last.
         recurrence: how often each of the early steps is repeated with new noise (5 in the official script).
         recurrence_ratio: fraction of the steps, from the first, that are repeated.
+        schedule: table of noise levels, a key of `edm.SCHEDULES`: `edm`; `ays`, Align Your Steps; `lcm`, for weights distilled
+            as AnimateLCM's: every step leads to the denoised latents, and fresh noise brings them to the next level.
+        prefix: None, or `mpd`: Motion Prior Distillation, forward updates before the method's own in the early steps.
+        prefix_steps: number of early steps with the prefix; None: a fifth of the steps, rounded up.
+        prefix_repeats: updates of the prefix in each of these steps.
+        guidance_steps: guidance only in the steps i with A <= i < B, counted from 0; None: in all. In the other steps, only
+            the conditional prediction is computed.
+        deep_every: run the UNet's deep layers only in the steps 0, N, 2 N, ...; the steps between reuse their features, which
+            is faster and changes the frames (DeepCache, all but the last layer of the highest resolution).
 
     Raises:
         InputError: a value out of its range; the message names the field.
@@ -62,6 +73,12 @@ class Settings:
     fusion: str = "average"
     recurrence: int = 0
     recurrence_ratio: float = 0.5
+    schedule: str = "edm"
+    prefix: str | None = None
+    prefix_steps: int | None = None
+    prefix_repeats: int = 3
+    guidance_steps: tuple[int, int] | None = None
+    deep_every: int = 1
 
     def __post_init__(self) -> None:
         for name, (smallest, largest) in _INTEGER_RANGES.items():
@@ -79,12 +96,34 @@ class Settings:
         object.__setattr__(self, "guidance", _two_scales(self.guidance))
         if self.guidance[0] > self.guidance[1]:
             raise InputError(f"guidance goes from {self.guidance[0]:g} to {self.guidance[1]:g}, expected MIN <= MAX")
-        if not isinstance(self.fusion, str) or self.fusion not in FUSIONS:
-            raise InputError(f"fusion is {_shown(self.fusion)}, expected one of {', '.join(FUSIONS)}")
+        for name, known in (("fusion", FUSIONS), ("schedule", tuple(SCHEDULES)), ("prefix", (None, *PREFIXES))):
+            value = getattr(self, name)
+            if not isinstance(value, str | None) or value not in known:
+                raise InputError(f"{name} is {_shown(value)}, expected one of {', '.join(map(str, known))}")
+        most = SCHEDULES[self.schedule].most_steps
+        if most is not None and self.steps > most:
+            raise InputError(f"steps is {self.steps}, expected at most {most} with schedule {self.schedule}")
+        if self.prefix_steps is not None:
+            object.__setattr__(self, "prefix_steps", self._step("prefix_steps", self.prefix_steps, 1))
+        if self.guidance_steps is not None:
+            object.__setattr__(self, "guidance_steps", self._guidance_steps())
 
-    def schedule(self, config: EDMConfig) -> Schedule:
-        """The UNet evaluations of the run."""
-        return schedule(self.steps, config, self.recurrence, self.recurrence_ratio)
+    def _step(self, name: str, value: Any, smallest: int) -> int:
+        """A number of steps as a Python int."""
+        whole = whole_number(value)
+        if whole is None or not smallest <= whole <= self.steps:
+            raise InputError(f"{name} is {_shown(value)}, expected a whole number from {smallest} to {self.steps}, the steps")
+        return whole
+
+    def _guidance_steps(self) -> tuple[int, int]:
+        given = plain(self.guidance_steps)
+        ends = [whole_number(end) for end in given] if isinstance(given, Iterable) else []
+        first, stop = ends if len(ends) == 2 else (None, None)
+        if first is None or stop is None or not 0 <= first < stop <= self.steps:
+            raise InputError(
+                f"guidance_steps is {_shown(self.guidance_steps)}, expected two whole numbers with 0 <= A < B <= {self.steps}"
+            )
+        return first, stop
 
     def guidance_scale(self, directions: int = 2) -> np.ndarray:
         """The guidance scale of each frame, in a direction's own time order: (f,).

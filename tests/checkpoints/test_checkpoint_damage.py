@@ -35,11 +35,11 @@ def claim_another_width(folder: Path):
 DAMAGES = {
     "nothing there": (
         shutil.rmtree,
-        ": no such folder, expected a diffusers folder or a folder that convert.svd_to_flax or train.base writes",
+        ": no such folder, expected a diffusers folder, a single file of a model, or a folder that convert.svd_to_flax or ",
     ),
     "no config": (
         lambda f: (f / "config.json").unlink(),
-        ": has no model_index.json, unet/config.json or config.json, expected a diffusers folder or a folder",
+        ": has no model_index.json, unet/config.json or config.json, expected a diffusers folder, a single file",
     ),
     "config cut off": (lambda f: os.truncate(f / "config.json", 100), "/config.json: is not JSON"),
     "config empty": (

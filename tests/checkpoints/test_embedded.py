@@ -174,13 +174,14 @@ def test_each_method_has_its_backward_weights(method):
 
 COMPARISON = """
 import json
+import sys
 import numpy as np
 import svdjax
 from sample import contact_sheet
 from sample.evaluation import keyframe_pairs, metrics
 
 model = svdjax.load("embedded", dtype="float32")
-errors = {name: [] for name in ("dual", "trf", "cross-fade")}
+errors = {name: [] for name in sys.argv[1:]}
 for pair in keyframe_pairs.of_world(3).pairs:
     truth = pair.read()
     for method, found in errors.items():
@@ -194,12 +195,16 @@ print(json.dumps({name: np.mean(found) for name, found in errors.items()}))
 """
 
 
-def test_it_beats_what_it_is_compared_with(optimised):
+@pytest.mark.parametrize(
+    ("other", "share"),
+    [("cross-fade", 0.5), pytest.param("trf", 0.8, marks=pytest.mark.heavy)],  # 0.34 and 0.55 when this was written
+)
+def test_it_beats_what_it_is_compared_with(other, share, optimised):
     """On a few pairs that no training saw; the whole measurement is `sample.evaluate`."""
-    done = subprocess.run([sys.executable, "-c", COMPARISON], env=optimised, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", COMPARISON, "dual", other]
+    done = subprocess.run(command, env=optimised, capture_output=True, text=True, check=True)
     errors = json.loads(done.stdout)
-    assert errors["dual"] < 0.8 * errors["trf"]  # 0.55 when this was written
-    assert errors["dual"] < 0.5 * errors["cross-fade"]  # 0.34
+    assert errors["dual"] < share * errors[other]
 
 
 @pytest.mark.heavy
@@ -219,7 +224,7 @@ def test_the_vae():
     """
     model = svdjax.load("embedded", dtype="float32")
     found = []
-    for pair in keyframe_pairs.of_world(6).pairs:
+    for pair in keyframe_pairs.of_world(3).pairs:
         clip = pair.read()
         found.append(metrics.clip_metrics(clip, reconstruct(model, clip), pair.scene))
     assert np.mean([one["psnr"] for one in found]) > 30

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from svdjax.errors import InputError
-from svdjax.loading import checkpoint_folder, find_model
+from svdjax.loading import checkpoint_folder, find_model, locate
 from svdjax.model_sources import trained_kinds_of
 
 
@@ -50,13 +50,7 @@ def part_of_a_model(folder: Path) -> Path:
 
 
 HINTS: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "hub, one snapshot": (
-        lambda f: hub(f, "abc"),
-        "hub's cache, expected a diffusers folder .*: give {f}/models--.*/snapshots/abc$",
-    ),
-    "hub, the current snapshot": (lambda f: hub(f, "abc", "xyz", main="xyz\n"), ": give {f}/models--.*/snapshots/xyz$"),
     "hub, many": (lambda f: hub(f, "abc", "xyz"), r"give one of the folders in {f}/models--.*/snapshots \(abc, xyz\)$"),
-    "hub, snapshots": (lambda f: hub(f, "abc") / "snapshots", ": give {f}/models--.*/snapshots/abc$"),
     "cache of the hub": (
         lambda f: hub(f, "abc").parent,
         r"is the cache of the Hugging Face hub, .*\(models--stabilityai--svd\)$",
@@ -77,13 +71,9 @@ HINTS: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda f: part_of_a_model(f / "svd"),
         r"/svd/unet: is one part of a model \(UNetSpatioTemporalConditionModel\), expected .*: give {f}/svd$",
     ),
-    "single file": (
-        lambda f: write(f / "svd_xt.safetensors"),
-        "/svd_xt.safetensors: is a checkpoint in a single file, which is not read, expected a diffusers folder",
-    ),
-    "folder of a single file": (
-        lambda f: write(f / "in" / "svd_xt.safetensors").parent,
-        r"/in: holds svd_xt.safetensors without a configuration, expected .*: download the model's folders",
+    "single files": (
+        lambda f: (write(f / "in" / "svd.safetensors"), write(f / "in" / "svd_xt.safetensors").parent)[1],
+        r"/in: holds svd.safetensors, svd_xt.safetensors without a configuration, expected .*: give the file of a whole model$",
     ),
     "archive": (lambda f: write(f / "svd.zip"), "/svd.zip: is an archive that has to be unpacked, expected a diffusers folder"),
     "pickle": (lambda f: write(f / "svd.ckpt"), "/svd.ckpt: .ckpt files are pickles"),
@@ -95,7 +85,6 @@ HINTS: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda f: write(f / "b" / "config.json", format="svdjax-backward").parent,
         "/b: holds backward weights of train.backward, expected a folder that convert.svd_to_flax or train.base writes$",
     ),
-    "name on the hub": (lambda f: Path("stabilityai/svd"), "^stabilityai/svd: no such folder, .* must be downloaded first"),
 }
 
 
@@ -106,6 +95,13 @@ def test_hints(tmp_path, name):
     with pytest.raises(InputError, match=message.replace("{f}", str(tmp_path))) as caught:
         find_model(given)
     assert str(caught.value).startswith(f"{given}: ")
+
+
+def test_current_snapshots_of_the_hub_are_found(tmp_path):
+    for number, (names, main) in enumerate([(("abc",), None), (("abc", "xyz"), "xyz\n")]):
+        model = hub(tmp_path / str(number), *names, main=main)
+        for given in (model, model / "snapshots"):
+            assert locate(given) == model / "snapshots" / names[-1]
 
 
 def test_hints_where_backward_weights_are_expected(tmp_path):

@@ -90,7 +90,7 @@ def test_budget_of_a_gpu(monkeypatch):
 
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "devices", lambda: [Device()])
-    assert budget.budget_bytes(None) == 10 * 2**30
-    assert budget.budget_bytes(8.0) == 2**33
+    assert budget.budget_bytes(None) == int(0.98 * 10 * 2**30)
+    assert budget.budget_bytes(8.0) == int(0.98 * 2**33)
     with pytest.raises(InputError, match="expected at most 10 GiB"):
         budget.budget_bytes(10.1)

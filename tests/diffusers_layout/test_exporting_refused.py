@@ -80,6 +80,6 @@ def test_full_disk(model, tmp_path, capsys, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.undo()
-    monkeypatch.setattr("svdjax.diffusers_layout.safetensors_writer.struct", SimpleNamespace(pack=full))
+    monkeypatch.setattr("svdjax.checkpoints.safetensors_writer.struct", SimpleNamespace(pack=full))
     assert refused(capsys, model, tmp_path / "out").endswith(f"/{UNET_FILE}: can't be written: No space left on device")
     assert not list(tmp_path.iterdir())

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from svdjax.checkpoints.safetensors_reader import Weights
 from svdjax.config import SVDConfig
 from svdjax.diffusers_layout.model_folder import WEIGHTS_NAMES
 from svdjax.diffusers_layout.name_table import network_table
-from svdjax.diffusers_layout.safetensors_reader import Weights
 from svdjax.models.svd import NETWORKS
 
 GIB = 2**30

@@ -42,8 +42,16 @@ def model(tmp_path_factory):
         (["--target", "h200", "--memory", "-1"], "--memory"),
         (
             ["--target", "rtx4070", "--memory", "12"],
-            "--memory is 12, expected at most 10.80 GiB, the usable memory of NVIDIA GeForce RTX 4070",
+            "--memory is 12, expected at most 11.60 GiB, the memory of NVIDIA GeForce RTX 4070",
         ),
+        (["--target", "h200", "--train", "--cache-latents"], "--cache-latents changes only the plan of a run: expected"),
+        (["--target", "h200", "--memory", "80", "--cache-latents"], "--cache-latents applies only to a training step"),
+        (["--method", "dual"], "--method applies only to compiling for a GPU: expected --target"),
+        (
+            ["--target", "h200", "--method", "dual", "--train"],
+            "--method gives lower bounds of the time of sampling: expected no",
+        ),
+        (["--target", "h200", "--method", "dual", "viben"], "--method viben: method 'viben': unknown"),
         (["--target", "h200", "--hlo", "missing/x"], "--hlo missing/x: the folder "),
         (["--target", "h200", "--hlo", "file"], "--hlo file: is a file, expected a folder"),
         (["--target", "h200", "--hlo", "nowhere"], "--hlo nowhere: is a link to nowhere, expected a folder"),
@@ -96,6 +104,8 @@ def test_defaults_and_repetition(tmp_path, monkeypatch):
         ["--target", "h200"],
         ["--target", "rtx4060", "--hlo", "texts", "--memory", "6.8"],
         ["--target", "a100", "--train", "--mesh", "data=2,fsdp=4", "--num-frames", "14"],
+        ["--target", "h200", "--train", "--cache-latents", "--memory", "80"],
+        ["--target", "h200", "--method", "dual:steps=10", "vibid"],
     ):
         given, _ = options.parse(arguments)
         assert options.parse(options.command_line(given).split()[3:])[0] == given
@@ -175,6 +185,19 @@ def test_phases():
     assert "in two halves" in table.table(whole)
 
 
+def test_programs_in_turn():
+    """Operations and bytes of all runs; the memory of the phase."""
+    phase = Phase(name="decode", resident_bytes=30, scratch_bytes=20, program="spatial")
+    copies = planned(name="copies", kernels=[hbm.Kernels("elementwise", 1, 5e9), hbm.Kernels("copy", 2, 1e9)])
+    whole = plan.in_turn("staged_decode", [(planned(), 2), (copies, 3)], phase)
+    assert (whole.name, whole.total_bytes, whole.flops) == ("staged_decode", 50, 5 * planned().flops)
+    assert whole.kernels == [
+        hbm.Kernels("matrix product", 6, 1512e9),
+        hbm.Kernels("elementwise", 11, 519e9),
+        hbm.Kernels("copy", 6, 3e9),
+    ]
+
+
 @pytest.fixture(scope="module")
 def small_model(tmp_path_factory):
     """A model with a small CLIP, which is quicker to plan."""
@@ -191,13 +214,12 @@ def without_compiling(monkeypatch):
     """Every program needs 10 MB of scratch; nothing is compiled. Returns a list of the devices that plans are made for."""
     planned_for = []
 
-    def compile_program(program):
-        return ProgramMemory(10_000_000, bytes_of(program.args), 0)
+    def plan_program(_, program):
+        return planned(name=program.name, memory=ProgramMemory(10_000_000, bytes_of(program.args), 0))
 
     monkeypatch.setattr(compiling, "devices_of", lambda card, count=1: jax.devices()[:count])
-    monkeypatch.setattr(compiling, "compiler_for", lambda *_: compile_program)
+    monkeypatch.setattr(plan.Planner, "_plan", plan_program)
     for module in (sampling, train_benchmark):
-        monkeypatch.setattr(module, "plan_program", lambda program, *_: planned(name=program.name))
         # the real one needs cuDNN
         monkeypatch.setattr(module, "made_for", lambda device: contextlib.nullcontext(planned_for.append(device)))
     return planned_for
@@ -205,7 +227,11 @@ def without_compiling(monkeypatch):
 
 @pytest.mark.parametrize(
     ("arguments", "name", "phases"),
-    [([], "clip", ["encode", "sample", "decode"]), (["--train"], "train", ["encode", "step"])],
+    [
+        ([], "clip", ["encode", "sample", "decode"]),
+        (["--train"], "train", ["encode", "step"]),
+        (["--train", "--cache-latents"], "train", ["cache latents", "encode", "step"]),
+    ],
 )
 def test_plan_of_a_run(arguments, name, phases, small_model, tmp_path, without_compiling, capsys):
     file = tmp_path / "numbers.json"
@@ -221,4 +247,4 @@ def test_plan_of_a_run(arguments, name, phases, small_model, tmp_path, without_c
     shown = capsys.readouterr().out
     assert all(line in shown for line in lines)
     assert benchmark.main([*line, "--memory", "0.001"]) == 2
-    assert re.fullmatch(r"error: .*memory.* at least .* GiB .*\n", capsys.readouterr().err)
+    assert re.search(r"^error: .*memory.* at least .* GiB .*\n$", capsys.readouterr().err, re.MULTILINE)

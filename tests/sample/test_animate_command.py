@@ -83,6 +83,9 @@ def test_a_clip_for_every_image_and_seed(lively_model, photos, tmp_path, capsys)
         "motion_bucket_id": "127",
         "noise_aug_strength": "0.02",
         "guidance": "1 3",
+        "schedule": "edm",
+        "guidance_steps": "None",
+        "deep_every": "1",
         "playback_fps": "5",
     }
     printed = capsys.readouterr()

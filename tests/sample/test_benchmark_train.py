@@ -14,9 +14,11 @@ from unittest import mock
 
 import benchmark_model
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from benchmark_model import TINY
+from jax.experimental.layout import Format, Layout
 from jax.sharding import AbstractMesh
 
 from sample import benchmark
@@ -86,9 +88,9 @@ def tiny():
 def test_disagreement_stops_the_comparison(tiny):
     """Different steps are not compared; here the frames have another order."""
     pytest.importorskip("diffusers")
-    state, unet, carried, examples = tiny.arguments
+    state, frozen, examples = tiny.arguments
     other = dataclasses.replace(examples, latents=examples.latents[:, ::-1])
-    program = timing.compile_program(tiny.update, (state, unet, carried, other), warm=False, steps=False)
+    program = timing.compile_program(tiny.update, (state, frozen, other), warm=False, steps=False)
     with pytest.raises(RuntimeError, match=r"(losses|gradients) of svdjax and diffusers differ by"):
         train_versus_diffusers.compare(tiny, program, "float32", 1)
 
@@ -97,7 +99,7 @@ def test_official_step_updates_the_same_tensors(tiny):
     torch = pytest.importorskip("torch")
     from sample.benchmarking.torch_train_step import OfficialTrainStep
 
-    state, unet, carried, examples = tiny.arguments
+    state, (unet, carried), examples = tiny.arguments
     forward, backward = (versus_diffusers.to_torch(x, "float32", "cpu") for x in (leaves(unet), {**state.trained, **carried}))
     before = {name: value.clone() for name, value in {**forward, **backward}.items()}
     step = OfficialTrainStep(dataclasses.asdict(TINY.unet), forward, backward, 1e-4)
@@ -118,7 +120,7 @@ def test_official_step_updates_the_same_tensors(tiny):
 @pytest.mark.heavy
 def test_each_run_is_one_more_step(tiny):
     fresh = train_workload.make(TINY, SETTINGS, "float32", one_device(), allocate=True)
-    program = timing.compile_program(fresh.update, fresh.arguments, warm=False, steps=True, **fresh.jit_options())
+    program = timing.compile_program(fresh.update, fresh.arguments, warm=False, steps=True, **fresh.jit)
     losses = []
     for i in range(3):
         state, result = program.run()
@@ -138,7 +140,7 @@ def test_activations_cost_operations_or_memory():
         settings = FinetuningSettings(batch_size=1, num_frames=3, size=(96, 64), remat=remat)
         load = train_workload.make(TINY, settings, "float32", one_device(), allocate=False)
         count[remat] = flops.count(load.update, *load.arguments)
-        program = timing.compile_program(load.update, load.arguments, warm=False, steps=True, **load.jit_options())
+        program = timing.compile_program(load.update, load.arguments, warm=False, steps=True, **load.jit)
         scratch[remat] = program.plan.scratch_bytes
     # two forward passes and one backward pass (as much as a forward pass, without gradients of weights); then one more
     assert 1.1 < count[True] / count[False] < 1.5
@@ -167,10 +169,23 @@ def test_compile_only_on_a_simulated_mesh(model, tmp_path):
     mesh = AbstractMesh((2, 2, 1), AXES)
     settings = FinetuningSettings(batch_size=4, num_frames=3, size=(24, 16))
     load = train_workload.make(TINY, settings, "bfloat16", one_device(), allocate=False)
-    unet = sharding.device_bytes(leaves(load.arguments[1]), mesh)
+    unet = sharding.device_bytes(leaves(load.arguments[1][0]), mesh)
     assert unet < results["train_step_argument_bytes"] < 1.6 * unet
     assert "MB sent by each device" in done.stdout
     assert "data=2 fsdp=2" in done.stdout
+
+
+def test_layouts_that_a_program_chooses():
+    """An array in another layout is moved before the first run, as in training."""
+    x = jnp.arange(6.0).reshape(2, 3)
+    columns = Format(Layout((1, 0)), x.sharding)
+    program = timing.compile_program(
+        lambda total, x: (total + x, None), (x + 0, x), warm=False, steps=True, in_shardings=(x.sharding, columns)
+    )
+    assert x.is_deleted()
+    assert program.arguments[1].format.layout.major_to_minor == (1, 0)
+    program.run()
+    np.testing.assert_array_equal(program.run()[0], 3 * np.arange(6.0).reshape(2, 3))
 
 
 def test_abstract_and_real_arguments_agree(tiny):
@@ -180,7 +195,7 @@ def test_abstract_and_real_arguments_agree(tiny):
         for load in (tiny, abstract)
     ]
     assert jax.tree.leaves(described[0]) == jax.tree.leaves(described[1])
-    assert np.abs(tiny.arguments[3].latents).mean() > 0.1
+    assert np.abs(tiny.arguments[2].latents).mean() > 0.1
 
 
 @pytest.mark.parametrize(

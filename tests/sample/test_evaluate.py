@@ -31,7 +31,8 @@ def run(training_model, training_clips, tmp_path_factory):
 
 def command(model, clips, out, *more, methods=METHODS, pairs=3):
     words = ["--model", model, "--data", clips, "--out", out, "--pairs", pairs, "--methods", methods, "--steps", 2]
-    return main([*map(str, words), "--size", "32x32", "--batch-size", "2", "--workers", "1", *map(str, more)])
+    words += ["--size", "32x32", "--batch-size", 2, "--workers", 1, "--figures", "frechet", "--cuts", "none"]
+    return main([*map(str, words), *map(str, more)])
 
 
 def frames(folder):
@@ -40,7 +41,7 @@ def frames(folder):
 
 def test_what_is_written(run):
     assert sorted(p.name for p in run.iterdir()) == sorted(
-        [*METHODS.split(","), "truth", "results.json", "table.md", "sheet.png"]
+        [*METHODS.split(","), "truth", "results.json", "table.md", "sheet.png", "pairs.csv", "scan.json"]
     )
     for name in (*METHODS.split(","), "truth"):
         assert sorted(p.name for p in (run / name).iterdir() if p.is_dir()) == ["0000", "0001", "0002"]
@@ -59,10 +60,13 @@ def test_what_is_written(run):
     assert difference["mean"] == pytest.approx((psnr["cross-fade"] - psnr["trf"]).mean())
     assert np.sign(difference["interval"]).tolist() == [1, 1]  # a cross-fade against noise
     assert "difference" not in results["methods"]["trf"]["psnr"]
-    *lines, _, note = (run / "table.md").read_text().splitlines()
-    assert [line.split("|")[1].strip() for line in lines] == ["3 pairs", "---", *NAMES]
-    assert lines[-2].split("|")[3].endswith(") * ")
+    frames_table, sets_table, note, warning, definitions = (run / "table.md").read_text().split("\n\n")
+    for table in (frames_table, sets_table):
+        assert [line.split("|")[1].strip() for line in table.splitlines()] == ["3 pairs", "---", *NAMES]
+    assert frames_table.splitlines()[-2].split("|")[3].endswith(") * ")
     assert "differs from TRF" in note
+    assert warning.startswith("Warning: Frechet distance (edges): 3 samples for 12 features")
+    assert len(definitions.splitlines()) == len(results["figures"]) == 4
 
 
 def test_frames_depend_on_the_seed_of_their_pair(run, training_model):
@@ -78,6 +82,7 @@ def test_frames_depend_on_the_seed_of_their_pair(run, training_model):
 def test_the_embedded_world(tmp_path, training_model):
     """Positions and headings, and the metrics of the object, for a method that needs no model."""
     words = ["--model", str(training_model), "--num-frames", "8", "--size", "64x64", "--workers", "1", "--data", "world"]
+    words += ["--figures", "frechet"]
     assert main([*words, "--methods", "cross-fade", "--pairs", "4", "--out", str(tmp_path / "out")]) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     for number, pair in enumerate(results["pairs"]):
@@ -106,8 +111,8 @@ def test_a_second_run_continues_the_first(run, training_model, training_clips, c
     assert json.loads((run / "results.json").read_text())["methods"] == results["methods"]
     capsys.readouterr()
     for options, part in (
-        (("--seed", 5), "truth: its frames were made with pairs' seed 0, not 5"),
-        (("--stride", 2), "truth: its frames were made with "),
+        (("--seed", 5), "truth/0000: was made from "),
+        (("--stride", 2), "truth: its frames were made with stride 1, not 2"),
         (("--recurrence", 1), "trf: its frames were made with settings "),
     ):
         assert command(training_model, training_clips, run, *options) == 2
@@ -183,7 +188,7 @@ def test_results_are_not_replaced_by_less(run, training_model, training_clips, c
 
 def test_more_pairs_than_clips(training_model, training_clips, tmp_path, capsys):
     assert command(training_model, training_clips, tmp_path / "out", pairs=100) == 2
-    assert " has 16 clips of 3 frames at stride 1" in one_line(capsys.readouterr().err)
+    assert " has 8 clips of 3 frames at stride 1 that don't overlap, in 4 videos" in one_line(capsys.readouterr().err)
 
 
 def test_within_the_data(training_model, training_clips, capsys):
@@ -202,7 +207,7 @@ REFUSED = {
     ),
     "a stride of the world": (
         ["--num-frames", "8", "--size", "64x64", "--stride", "2"],
-        "--stride and --fit: apply only to the clips of --data",
+        "--stride: applies only to the clips of --data",
     ),
     "chunks": (["--decode-chunk", "2"], "--decode-chunk: changes the picture and is not evaluated"),
     "no parent": (["--out", "nowhere/out"], "nowhere/out: the folder"),

@@ -15,6 +15,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor
 from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import AutoencoderKLTemporalDecoder
 from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionModel
 from jax import lax
+from jax.sharding import AbstractMesh
 from torch.utils.flop_counter import FlopCounterMode
 
 from sample.benchmarking import flops
@@ -184,3 +185,10 @@ def test_full_size_savings():
     count = flops.count(lambda unet, *args: unet(*args), unet, *args)
     # the three numbers are rounded to 0.01 TFLOP each
     assert abs(count - (79.95e12 - 2.99e12 - 1.99e12)) < 0.02e12
+
+
+def test_shares_of_devices():
+    """Every device of a mesh computes its share: together as much as one device alone."""
+    mesh = AbstractMesh((2,), ("rows",))
+    product = jax.shard_map(lambda x, w: x @ w, mesh=mesh, in_specs=(jax.P("rows"), jax.P()), out_specs=jax.P("rows"))
+    assert flops.count(product, array(8, 4), array(4, 6)) == 2 * 8 * 4 * 6

@@ -23,7 +23,7 @@ def model(monkeypatch):
     def sample(*args, **kwargs):
         raise AssertionError("sampled before the check")
 
-    for name in ("_encode", "sample"):
+    for name in ("condition_on", "sample"):
         monkeypatch.setattr(generation, name, sample)
     return goldens.svd()
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 
+import goldens
 import jax
 import numpy as np
 import pytest
 
 import svdjax
+from svdjax.decoding.staged_decode import DecodePlan
 from svdjax.devices.budget import GIB
 from svdjax.errors import InputError
 from svdjax.memory.programs import Phase, Program, ProgramMemory, bytes_of
@@ -17,13 +20,16 @@ from svdjax.models.svd import abstract_model
 from svdjax.presets import TINY
 from svdjax.sampling import clip_programs
 from svdjax.sampling.clip_plan import ClipPlan, make_plan, plan_clips, plan_for
-from svdjax.sampling.clip_programs import ClipWork
+from svdjax.sampling.clip_work import ClipWork, sample_programs
+from svdjax.sampling.generation import sample_pair
+from svdjax.sampling.methods import settings_of
+from svdjax.sampling.passes import passes_of
 from svdjax.sampling.settings import Settings
-from svdjax.sampling.staged_decode import DecodePlan
 
 SIZE, FRAMES = (64, 64), 8
 # scratch in MiB
 SCRATCH = {"encode": 6, "step": 44, "half_step": 24, "forward_clip": 13, "backward_clip": 14, "stage": 2**-20}
+SCRATCH |= {"direction_step": 24, "direction_half_step": 13}
 TRANSFERS = 10**9
 
 
@@ -124,6 +130,40 @@ def test_only_passes_that_differ(stand_ins):
     assert not {"half_step", "forward_clip"} & set(compiler.compiled)
 
 
+@pytest.mark.parametrize(
+    ("method", "given", "names"),
+    [
+        ("vibid", {"prefix": "mpd"}, [{"direction_step"}, {"direction_half_step"}]),
+        (
+            "dual",
+            {"prefix": "mpd"},
+            [
+                {"direction_step", "step"},
+                {"direction_half_step", "half_step"},
+                {"direction_half_step", "forward_clip", "backward_clip"},
+            ],
+        ),
+    ],
+)
+def test_every_program_of_a_run_is_planned(method, given, names):
+    """The programs for each of the passes that differ."""
+    work = ClipWork(model=tiny(), size=SIZE, settings=settings_of(method, given, {"num_frames": FRAMES}), method=method)
+    passes = passes_of(work.together, work.guided)
+    found = [{program.name for program in sample_programs(work, one)[0]} for one in passes]
+    assert found == names
+    phases = clip_programs.Phases(work, Compiler())
+    needed = [phases.sample(one, True).peak_bytes for one in passes]
+    assert needed == sorted(needed, reverse=True)
+    assert all(phases.least_sample(one, True) <= phases.sample(one, True).peak_bytes for one in passes)
+
+
+def test_kept_deep_features_need_memory():
+    works = [ClipWork(model=tiny(), size=SIZE, settings=Settings(num_frames=FRAMES, deep_every=every)) for every in (1, 2)]
+    plain, kept = (clip_programs.Phases(work, Compiler()).sample("together", True).resident_bytes for work in works)
+    f, h, w, _ = works[0].latent_shape
+    assert kept - plain == 4 * f * h * w * TINY.unet.block_out_channels[0] * 4  # four clips, float32
+
+
 def test_too_little_memory_is_refused_in_one_line_with_the_numbers(stand_ins):
     with pytest.raises(InputError) as e:
         plan(needed("clips", True) - 2**20)
@@ -178,3 +218,26 @@ def test_frames_are_equal_under_every_plan():
         assert np.abs(frames - expected).max() <= 1, passes
     assert "together" in used
     assert len(used) > 1
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    ("method", "given"),
+    [("vibid", {"prefix": "mpd", "steps": 1}), ("dual", {"prefix": "mpd", "steps": 3, "prefix_repeats": 1, "deep_every": 2})],
+)
+def test_latents_of_other_methods_are_equal_under_every_plan(method, given):
+    """The embedded model with its weights in host memory."""
+    first, last = np.random.default_rng(0).integers(0, 256, (2, 1, 64, 64, 3), np.uint8)
+    model = svdjax.load("embedded", offload=True)
+    settings = settings_of(method, given, {"num_frames": FRAMES})
+    work = ClipWork(model=model, size=SIZE, settings=settings, method=method)
+    plain = ClipPlan(
+        passes="together", offload=True, decode=DecodePlan(block_bytes=2**30), phases=(), transfer_bytes=0, budget_bytes=0
+    )
+
+    def latents(plan: ClipPlan | None) -> np.ndarray:
+        return np.asarray(sample_pair(model, first, last, settings, method=method, plan=plan))
+
+    expected = latents(None)
+    for passes in passes_of(work.together, work.guided):
+        assert goldens.relative(latents(dataclasses.replace(plain, passes=passes)), expected) < 1e-5, passes

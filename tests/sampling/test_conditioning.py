@@ -15,8 +15,14 @@ from networks import ENCODE_TOLERANCE, make_clip, make_vae
 from PIL import Image
 
 from svdjax.config import CLIPConfig
-from svdjax.sampling.conditioning import added_time_ids, clip_pixels, encode_keyframes, to_signed_unit
-from svdjax.sampling.resize import resize_matrix, resize_with_antialiasing
+from svdjax.sampling.conditioning import (
+    added_time_ids,
+    clip_pixels,
+    encode_keyframes,
+    resize_matrix,
+    resize_with_antialiasing,
+    to_signed_unit,
+)
 
 # PyTorch computes the positions of its bicubic taps in float32. At position 1000 the rounding error is 6e-5 of a pixel, and the
 # error of the result is that times the slope. Our matrices are float64. Measured: 1.7e-5 on 1024 pixels of noise, which has the

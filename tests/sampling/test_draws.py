@@ -1,11 +1,18 @@
 """Random draws: from one seed per pair, independent of the batch, or from a file."""
 
+from dataclasses import replace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from svdjax.errors import InputError
-from svdjax.sampling.draws import draw, load_draws
+from svdjax.memory.programs import bytes_of
+from svdjax.models.svd import abstract_model
+from svdjax.presets import TINY
+from svdjax.sampling.clip_work import ClipWork, sample_programs
+from svdjax.sampling.draws import Draws, draw, load_draws
+from svdjax.sampling.settings import Settings
 
 IMAGE, LATENT = (16, 24, 3), (3, 2, 3, 4)
 
@@ -89,3 +96,16 @@ def test_other_files_are_refused(tmp_path):
     for name in ("text.npz", "one.npy", "empty.npz", "missing.npz"):
         with pytest.raises(InputError, match=name):
             load_draws(tmp_path / name, IMAGE, LATENT, 0)
+
+
+def test_given_draws_are_planned_for():
+    """Noise from a file is an argument of the step, instead of the key that it is drawn from."""
+    seeded = ClipWork(
+        model=abstract_model(TINY, "float32"), size=(64, 64), settings=Settings(num_frames=8, steps=4, recurrence=2)
+    )
+    augmentation, initial = np.zeros((1, *seeded.image_shape)), np.zeros((1, *seeded.latent_shape))
+    noise = np.zeros((seeded.run.recurrences, *initial.shape))
+    draws = Draws(*(jnp.asarray(x, jnp.float32) for x in (augmentation, initial, noise)))
+    sizes = [bytes_of(sample_programs(work, "together")[0][0].args) for work in (seeded, replace(seeded, draws=draws))]
+    assert noise.shape[0] > 1
+    assert sizes[1] - sizes[0] == draws.recurrence.nbytes - 8  # a key has 8 bytes

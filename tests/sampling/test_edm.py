@@ -46,26 +46,3 @@ def test_euler_step_to_zero_is_the_denoised_image():
     noisy, denoised = np.random.default_rng(0).standard_normal((2, 8))
     np.testing.assert_allclose(edm.euler_step(noisy, denoised, 3.0, 0.0), denoised, atol=1e-12)
     np.testing.assert_allclose(edm.euler_step(noisy, denoised, 3.0, 3.0), noisy)
-
-
-def test_schedule_repeats_early_steps_with_new_noise():
-    plan = edm.schedule(5, EDMConfig(), recurrence=2, recurrence_ratio=0.5)
-    sigmas = edm.karras_sigmas(5, EDMConfig())
-    # int(5 * 0.5) = 2 steps, three times each
-    np.testing.assert_array_equal(plan.sigma, sigmas[[0, 0, 0, 1, 1, 1, 2, 3, 4]])
-    np.testing.assert_array_equal(plan.sigma_next, sigmas[[1, 1, 1, 2, 2, 2, 3, 4, 5]])
-    first, second = np.sqrt(sigmas[:2] ** 2 - sigmas[1:3] ** 2)
-    np.testing.assert_allclose(plan.renoise, [0, first, first, 0, second, second, 0, 0, 0])
-    assert plan.recurrences == 4
-
-
-def test_last_step_can_be_repeated():
-    plan = edm.schedule(2, EDMConfig(), recurrence=1, recurrence_ratio=1.0)
-    sigmas = edm.karras_sigmas(2, EDMConfig())
-    np.testing.assert_allclose(plan.renoise[-1], sigmas[1])
-    assert len(plan) == 4
-
-
-@pytest.mark.parametrize(("steps", "evaluations"), [(50, 175), (4, 14)])
-def test_official_settings(steps, evaluations):
-    assert len(edm.schedule(steps, EDMConfig(), 5, 0.5)) == evaluations

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -76,8 +77,11 @@ def test_command(model, training_model, tmp_path, capsys):
     assert run(model, "--method", "no-rotation") == 2
     line = training.one_line(capsys.readouterr().err)
     assert line.startswith(f"error: {model}: method no-rotation: the backward weights were trained with rotated maps")
-    assert run(training_model) == 2
+    assert run(training_model, "--method", "dual") == 2
     assert "method dual: the model has no backward weights" in training.one_line(capsys.readouterr().err)
     assert not os.path.exists(tmp_path / "out")
+    assert run(training_model) == 0
+    assert "no backward weights: method vibid with prefix mpd" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "out")
     assert run(model, "--method", "forward") == 0
     assert len(os.listdir(tmp_path / "out")) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import goldens
@@ -18,8 +19,10 @@ from svdjax.models.unet import UNet
 from svdjax.sampling.draws import draw
 from svdjax.sampling.passes import backward_clip, evaluate, forward_clip, half
 from svdjax.sampling.prediction import Conditioning, Guide, clips_of
+from svdjax.sampling.runs import Kind
 from svdjax.sampling.sampler import sample, scan
 from svdjax.sampling.settings import Settings
+from svdjax.sampling.updates import euler
 
 FRAMES = 3
 ALL_LAYERS = ("to_q", "to_k", "to_v", "to_out")
@@ -68,9 +71,10 @@ def test_evaluations_are_equal(method, guided, passes):
     at = {name: jnp.asarray([value]) for name, value in AT.items()}
     latents = 2 * draws.initial
     inputs = at, conditioning(1 if backward is None else 2), guide(guided), draws
-    together, _ = scan(unet(), backward, latents + 0, *inputs, renoises=True, trajectory=False)
+    kind = Kind(step=euler, single=False, unconditional=guided, guided=guided, renoises=True)
+    together, *_ = scan(unet(), backward, latents + 0, *inputs, kind=kind, trajectory=False)
     for name in passes:
-        in_turn = evaluate(unet(), backward, latents, *inputs, renoises=True, passes=name)
+        in_turn, *_ = evaluate(unet(), backward, latents, *inputs, kind=kind, passes=name)
         assert goldens.relative(in_turn, together) < 1e-5, name
 
 
@@ -130,3 +134,31 @@ def test_parts_need_less_scratch():
     )
     assert two < 0.6 * whole
     assert max(forward, reverse) < 0.75 * two
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("method", ["dual", "no-finetune"])
+def test_reused_deep_features_are_equal_in_all_passes(method):
+    settings = Settings(num_frames=FRAMES, steps=3, seed=11, deep_every=2)
+    draws = draw([settings.seed], (32, 48, 3), (FRAMES, 4, 6, 4))
+
+    def run(passes: str | None, settings: Settings = settings) -> np.ndarray:
+        given = {"scheduler": EDMConfig(), "backward": METHODS[method](), "passes": passes, "trajectory": True}
+        return np.asarray(sample(unet(), conditioning(2, b=1), settings, draws, **given)[1])
+
+    expected = run(None)
+    for passes in ("together", "guidance", "clips"):
+        assert goldens.relative(run(passes), expected) < 1e-5, passes
+    plain = run(None, dataclasses.replace(settings, deep_every=1))
+    assert goldens.relative(expected[0], plain[0]) < 1e-6
+    assert goldens.relative(expected[1], plain[1]) > 1e-4
+
+
+@pytest.mark.heavy
+def test_own_deep_features_change_nothing():
+    clips = clips_of(draw([4], (32, 48, 3), (FRAMES, 4, 6, 4)).initial, jnp.float32(1.5), conditioning(2, b=1), guided=True)
+    backward = METHODS["dual"]()
+    v, deep = half(unet(), backward, clips, store=True)
+    again, _ = half(unet(), backward, clips, deep)
+    assert goldens.relative(again, v) < 1e-6
+    assert goldens.relative(half(unet(), backward, clips, 1.1 * deep)[0], v) > 1e-4

@@ -8,6 +8,7 @@ import pytest
 
 from svdjax.config import EDMConfig
 from svdjax.errors import InputError
+from svdjax.sampling.methods import run_of
 from svdjax.sampling.settings import FUSIONS, Settings
 
 BAD = {
@@ -24,6 +25,12 @@ BAD = {
         np.array(3), np.array([1.0, np.nan]),
     ],
     "fusion": ["mean", "", None, ["average"], np.array(["average"])],
+    "schedule": ["karras", None, ["edm"], 3],
+    "prefix": ["", "vibid", ["mpd"], False],
+    "prefix_steps": [0, -1, 1.5, True, "3"],
+    "prefix_repeats": [0, None, 1.5],
+    "guidance_steps": [(2, 2), (3, 1), (-1, 3), (0, 1.5), (1,), (1, 2, 3), 3, "12", (True, 3)],
+    "deep_every": [0, -1, None, 2.5],
 }  # fmt: skip
 
 
@@ -84,6 +91,18 @@ def test_as_text_holds_every_field():
 
 
 def test_recurrence_ratio_is_a_fraction_of_the_steps_not_of_the_frames():
-    plan = Settings(num_frames=25, steps=10, recurrence=2, recurrence_ratio=0.5).schedule(EDMConfig())
+    plan = run_of("dual", Settings(num_frames=25, steps=10, recurrence=2, recurrence_ratio=0.5), EDMConfig())
     assert len(plan) == 10 + 2 * 5
     assert len(np.unique(plan.sigma)) == 10
+
+
+def test_limits_that_depend_on_the_steps():
+    assert Settings(steps=40, schedule="lcm").steps == 40
+    assert Settings(steps=5, guidance_steps=np.array([1, 5]), prefix_steps=5).guidance_steps == (1, 5)
+    for given, message in (
+        ({"steps": 41, "schedule": "lcm"}, "steps is 41, expected at most 40 with schedule lcm"),
+        ({"steps": 5, "prefix_steps": 6}, "prefix_steps is 6, expected a whole number from 1 to 5"),
+        ({"steps": 5, "guidance_steps": (0, 6)}, "guidance_steps is .*, expected two whole numbers with 0 <= A < B <= 5"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Settings(**given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import goldens
@@ -12,11 +13,17 @@ import pytest
 from networks import make_vae
 
 from svdjax.config import VAEConfig
-from svdjax.memory.programs import compile_here
+from svdjax.decoding import decode_steps, staged_decode
+from svdjax.decoding.decode_steps import DecodePlan, to_levels
+from svdjax.devices.target import Target
+from svdjax.errors import InputError
+from svdjax.memory.programs import ProgramMemory, compile_here
+from svdjax.models.svd import abstract_model
 from svdjax.models.vae import VAE
-from svdjax.sampling import decode_steps, staged_decode
-from svdjax.sampling.conditioning import to_levels
-from svdjax.sampling.decode_steps import DecodePlan
+from svdjax.presets import TINY
+from svdjax.sampling.clip_plan import plan_decoding
+from svdjax.sampling.clip_work import ClipWork
+from svdjax.sampling.settings import Settings
 
 # A small VAE with an upsampler, a change of width, and temporal resnets at two sizes.
 CONFIG = {
@@ -28,7 +35,6 @@ CONFIG = {
 }
 SCALING_FACTOR = 0.18215
 
-STAGES = 6
 
 IN_PARTS = DecodePlan(block_bytes=2**14)  # three frames and one row at a time at the small size, one frame at the full size
 IN_PASSES = replace(IN_PARTS, in_passes=True)
@@ -64,15 +70,24 @@ def latents(*shape: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", PLANS)
-def test_plans_give_the_same_frames(vae, name):
-    """Two clips of three frames and rows; progress counts the stages of both."""
+def test_plans_give_the_same_frames(vae, name, monkeypatch):
+    """Two clips of three frames and rows, by as many runs of each function as `programs` says."""
     z = latents(2, 3, 3, 4, 4)
-    calls = []
-    frames = staged_decode.decode(vae, jnp.asarray(z), SCALING_FACTOR, PLANS[name], lambda *call: calls.append(call))
+    calls, planned = Counter(), Counter()
+
+    def counted(fn):
+        compiled = decode_steps.jitted(fn)
+        return lambda *args, **static: calls.update([compiled]) or compiled(*args, **static)
+
+    monkeypatch.setattr(staged_decode, "jitted", counted)
+    frames = staged_decode.decode(vae, jnp.asarray(z), SCALING_FACTOR, PLANS[name])
+    monkeypatch.undo()
     expected = whole(vae, z)
     assert np.std(expected.astype(float)) > 20  # the comparison says something
     assert_same(frames, expected)
-    assert calls == [(done, 2 * STAGES) for done in range(1, 2 * STAGES + 1)]
+    for program, _, runs in staged_decode.programs(vae.config, z.shape, jnp.float32, PLANS[name]):
+        planned[program.fn] += runs
+    assert calls == planned
 
 
 def test_single_frame(vae):
@@ -134,3 +149,23 @@ def test_memory(vae):
         plan = DecodePlan(block_bytes=2**19, in_passes=in_passes)
         peak = staged_decode.phase(vae.config, shape, jnp.float32, plan, compile_here).peak_bytes
         assert staged_decode.least_bytes(vae.config, shape, jnp.float32, plan) < peak < most * buffer
+
+
+def test_unusable_memory_of_an_accelerator(monkeypatch):
+    """Free memory is in pieces there: a plan is taken only if the device has more than its peak."""
+
+    def compile_nothing(program):
+        return ProgramMemory(2**20, 0, 0)
+
+    work = ClipWork(model=abstract_model(TINY, "float32"), size=(64, 64), settings=Settings(num_frames=8), method="forward")
+    decoded = TINY.vae, (1, *work.latent_shape), work.vae_dtype
+    first, *_ = staged_decode.candidates(*decoded)
+    on_cpu = staged_decode.phase(*decoded, first, compile_nothing)
+    assert on_cpu.needed_bytes == on_cpu.peak_bytes
+    assert plan_decoding(work, on_cpu.peak_bytes, compile=compile_nothing) == first
+    monkeypatch.setattr(staged_decode, "target", lambda: Target("gpu"))
+    needed = staged_decode.phase(*decoded, first, compile_nothing).needed_bytes
+    assert needed == on_cpu.peak_bytes + int(0.16 * on_cpu.peak_bytes)
+    assert plan_decoding(work, needed, compile=compile_nothing) == first
+    with pytest.raises(InputError, match="need at least"):  # a tiny model's other plans need no less
+        plan_decoding(work, needed - 1, compile=compile_nothing)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -22,9 +23,10 @@ from svdjax.checkpoints.checkpoint import Info, read_info, write_info
 from svdjax.checkpoints.delta import read_backward_info
 from svdjax.checkpoints.manifest import BACKWARD, write_manifest
 from svdjax.checkpoints.orbax_trees import restore_tree, save_tree, tree_shapes
+from svdjax.checkpoints.safetensors_reader import NUMPY_DTYPES
 from svdjax.config import SVDConfig
 from svdjax.diffusers_layout.model_folder import open_model, open_weights
-from svdjax.diffusers_layout.safetensors_reader import NUMPY_DTYPES
+from svdjax.loading import find_model
 from svdjax.model_sources import trained_kinds_of
 from svdjax.presets import TINY
 from train.run.metrics_table import read as read_metrics
@@ -52,6 +54,9 @@ def subjects(folder: Path, source: Path) -> dict[str, Subject]:
         "safetensors bytes": Subject(
             damaged_bytes({WEIGHTS: save(tensors())}), functools.partial(read_weights, folder / "weights"), 40
         ),
+        "single files": Subject(
+            single_files(), functools.partial(open_single_file, folder / "weights" / "svd.safetensors"), 20
+        ),
         "configurations": Subject(damaged_json(configs), functools.partial(open_damaged, model), 100),
         "manifests": Subject(damaged_json(manifests), functools.partial(read_manifests, folder), 40),
         "Orbax trees": Subject(
@@ -78,6 +83,29 @@ def headers(draw: st.DrawFn) -> bytes:
     _, text = draw(damaged_json({"header": json.loads(data[8 : 8 + length])}))
     claimed = draw(st.just(len(text)) | st.sampled_from(NUMBERS) | st.integers(0, 2 * len(text)))
     return claimed.to_bytes(8, "little") + text + data[8 + length :]
+
+
+with np.load(Path(__file__).parents[1] / "data" / "original_layout.npz") as recorded:
+    SINGLE_FILE: dict[str, list[int]] = json.loads(recorded["tiny"].tobytes())  # shapes of the tensors of a small model
+
+
+@st.composite
+def single_files(draw: st.DrawFn) -> bytes:
+    """The header of a model in one file, with numbers at limits and changed names."""
+    header, stop = {}, 0
+    for name, shape in SINGLE_FILE.items():
+        start, stop = stop, stop + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, stop]}
+    _, text = draw(damaged_json({"header": header}))
+    return len(text).to_bytes(8, "little") + text
+
+
+def open_single_file(path: Path, header: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(header)
+    os.truncate(path, len(header) + 4 * sum(math.prod(shape) for shape in SINGLE_FILE.values()))
+    found = answer(find_model, path, folder=path.parent)
+    assert found is None or SVDConfig.from_json(json.loads(json.dumps(found.config.to_json()))) == found.config
 
 
 def read_header(folder: Path, data: bytes) -> None:

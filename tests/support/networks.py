@@ -1,13 +1,15 @@
-"""Small networks shared by several test files, and random backward tensors for any UNet."""
+"""Small networks shared by several test files, a stand-in for the UNet, and random backward tensors for any UNet."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import goldens
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from svdjax.diffusers_layout.config_files import from_pytorch
 from svdjax.models import svd
@@ -54,3 +56,45 @@ def backward_tensors(unet: UNet, layers: tuple[str, ...] = ("to_v", "to_out"), s
     ]
     noise = {name: rng.standard_normal(tensors[name].shape).astype(tensors[name].dtype) for name in names}
     return {name: tensors[name] + scale * noise[name] for name in names}
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PlainUNet:
+    """A stand-in for the UNet that compiles at once, for tests of what the sampler does around it.
+
+    v depends on the latents, the time order of their frames, sigma, the keyframe and its embedding. The second half of a batch
+    with `backward` depends on the first. Deep features are the cumulative sum over the frames.
+
+    Attributes:
+        weight: any number.
+        dtype: compute dtype.
+    """
+
+    weight: Array
+    dtype: Any = field(default=jnp.float32, metadata={"static": True})
+
+    def __call__(
+        self,
+        sample: Array,
+        c_noise: Array,
+        image_embeds: Array,
+        added_time_ids: Array,
+        *,
+        backward: Any = None,
+        deep: Array | None = None,
+        return_deep: bool = False,
+    ) -> Any:
+        noisy, image = jnp.split(sample, 2, -1)
+        deep = jnp.cumsum(noisy, 1) / noisy.shape[1] if deep is None else deep
+        sigma = jnp.exp(4 * c_noise)[:, None, None, None, None]
+        known = image + image_embeds.mean((1, 2))[:, None, None, None, None]
+        v = jnp.tanh(self.weight * deep + 0.3 * known) + noisy * sigma / jnp.sqrt(1 + sigma**2) * 0.2
+        if backward is not None:
+            half = len(v) // 2
+            v = v.at[half:].add(0.1 * jnp.flip(v[:half], 1))
+        return (v, deep) if return_deep else v
+
+
+def plain_unet() -> PlainUNet:
+    return PlainUNet(jnp.float32(0.7))

@@ -14,24 +14,26 @@ from svdjax.checkpoints import checkpoint
 from svdjax.config import CLIPConfig, SVDConfig, UNetConfig, VAEConfig
 from svdjax.devices.budget import GIB
 from svdjax.errors import InputError
-from svdjax.memory.programs import ProgramMemory
+from svdjax.memory.programs import ProgramMemory, in_formats
 from svdjax.parallel.mesh import make_mesh
 from train import backward
 from train.batches.loader import Batch
 from train.run.result import Result
 from train.steps import state as states
-from train.steps.placing import device_bytes, in_formats
+from train.steps.finetuning import TrainWork
+from train.steps.placing import device_bytes
 from train.steps.settings import FinetuningSettings
 from train.steps.step import Step
-from train.steps.train_plan import TrainWork, plan_training
+from train.steps.train_plan import plan_training
 
 ENCODE, UPDATE = 10 * GIB, 40 * GIB  # scratch of the programs, with a step in one part
 
 
 def compile_nothing(program):
     """Stands in for a compiler: more parts divide the scratch of a step."""
-    parts = program.fn.__self__.settings.accumulate
-    return ProgramMemory(ENCODE if program.name == "encode" else UPDATE // parts, 0, 0)
+    if program.name != "train_step":
+        return ProgramMemory(ENCODE, 0, 0)
+    return ProgramMemory(UPDATE // program.fn.__self__.settings.accumulate, 0, 0)
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +83,23 @@ def test_what_a_step_keeps_on_the_device(work):
     encode, update = cached.step(1, False).programs(cached.arrays())
     assert encode.args[1]["keyframes"].shape == (4, 2, 64, 64, 3)
     assert update.args[2].latents.shape == (4, 8, 32, 32, 4)
+
+
+def test_filling_the_latent_cache(work):
+    """Both encoders are on the device with the training state, also where a step uses only one of them."""
+    cached = TrainWork(config=work.config, settings=work.settings, dtype="float32", mesh=work.mesh, cached=True)
+    made = plan(cached, 100 * GIB)
+    filling, encode, _ = made.phases
+    assert (filling.name, encode.name) == ("cache latents", "encode")
+    image_encoder, _ = work.step(1, False).encoders
+    (step, cached_step), frames = (x.step(1, False) for x in (work, cached)), 8 * 64 * 64 * 3
+    state = device_bytes((step.frozen, step.abstract_state))
+    assert filling.resident_bytes == state + device_bytes(step.encoders) + frames
+    assert filling.resident_bytes - frames == state + device_bytes(image_encoder) + device_bytes(cached_step.encoders)
+    assert (filling.scratch_bytes, filling.program) == (ENCODE, "cache_latents")
+    program = cached.cache_program()
+    compiled = program.lower().compile()  # of a tiny model
+    assert compiled.memory_analysis().temp_size_in_bytes > 0
 
 
 @pytest.mark.parametrize("gib", ["0", "-1", "nan", "much"])

@@ -9,20 +9,18 @@ from pathlib import Path
 import jax
 import numpy as np
 from jax.experimental.multihost_utils import process_allgather
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from svdjax.checkpoints.checkpoint import Info
 from svdjax.data.clip_order import Order
 from svdjax.data.sources import fingerprint
-from svdjax.losses import finetuning
 from svdjax.models.clip import CLIPVision
 from svdjax.models.vae import VAE, encoding_part
 from svdjax.parallel import cluster
 from train.batches.latent_cache import LatentCache
 from train.batches.loader import CachedLoader
 from train.run.session import Setup
-
-FRAMES_PER_DEVICE = 8  # number of frames that a device encodes together
+from train.steps.encoders import FRAMES_PER_DEVICE, jitted_frame_encoder
 
 
 @contextlib.contextmanager
@@ -64,13 +62,9 @@ def frame_encoder(image_encoder: CLIPVision, vae: VAE) -> Callable[[np.ndarray],
     It runs on the devices of this process only; n must be a multiple of their number. The networks may be in host memory;
     copies of them stay on the devices as long as the function exists.
     """
-    local_mesh = Mesh(np.asarray(jax.local_devices()), ("frames",))
-    replicated, divided = (NamedSharding(local_mesh, PartitionSpec(*axes)) for axes in ([], ["frames"]))
+    encode, replicated, divided = jitted_frame_encoder(Mesh(np.asarray(jax.local_devices()), ("frames",)))
     networks = image_encoder, encoding_part(vae)
     if jax.process_count() > 1:  # processes encode different frames, so no program may use all devices
         networks = jax.tree.map(lambda x: x if isinstance(x, np.ndarray) else process_allgather(x, tiled=True), networks)
     networks = jax.device_put(networks, replicated)
-    # With shard_map, because the VAE loops over groups of large frames; a loop over frames of all devices would gather them.
-    specs = {"in_specs": (replicated.spec, replicated.spec, divided.spec), "out_specs": divided.spec}
-    encode = jax.jit(jax.shard_map(finetuning.encode_frames, mesh=local_mesh, **specs, check_vma=False))
     return lambda frames: jax.device_get(encode(*networks, jax.device_put(frames, divided)))

@@ -1,11 +1,17 @@
-"""The frozen encoders of a training step: the parts that it uses, and their placement."""
+"""The frozen encoders of a training step: the parts that it uses, their placement, and the encoding of single frames."""
 
 from __future__ import annotations
 
-from jax.sharding import Mesh, NamedSharding
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from svdjax.checkpoints.orbax_trees import Shardings
+from svdjax.losses import finetuning
 from svdjax.parallel import sharding
+
+FRAMES_PER_DEVICE = 8  # number of frames that a device encodes together for the latent cache
 
 
 def where_for(mesh: Mesh, *, cached: bool, offload: bool) -> Shardings:
@@ -16,3 +22,15 @@ def where_for(mesh: Mesh, *, cached: bool, offload: bool) -> Shardings:
         return None if name.startswith(tuple(idle)) else sharding.sharding_of(name, shape, mesh)
 
     return where
+
+
+def jitted_frame_encoder(devices: Mesh) -> tuple[Any, NamedSharding, NamedSharding]:
+    """The jitted `finetuning.encode_frames` on a mesh, with the shardings of its networks and of its frames and results.
+
+    Args:
+        devices: a mesh of one axis; each device encodes its share of the frames.
+    """
+    replicated, divided = NamedSharding(devices, PartitionSpec()), NamedSharding(devices, PartitionSpec(*devices.axis_names))
+    # With shard_map, because the VAE loops over groups of large frames; a loop over frames of all devices would gather them.
+    specs = {"in_specs": (replicated.spec, replicated.spec, divided.spec), "out_specs": divided.spec}
+    return jax.jit(jax.shard_map(finetuning.encode_frames, mesh=devices, **specs, check_vma=False)), replicated, divided

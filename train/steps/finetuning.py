@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
+from svdjax.config import SVDConfig
 from svdjax.losses import finetuning
 from svdjax.losses.finetuning import Examples, Moments
+from svdjax.memory.programs import Program
+from svdjax.models.backward import QUERIES, VALUES, names_of_kinds
 from svdjax.models.clip import CLIPVision
-from svdjax.models.svd import SVD, fill, leaves
+from svdjax.models.svd import NETWORKS, SVD, abstract_model, fill, leaves
 from svdjax.models.unet import UNet
 from svdjax.models.vae import VAE, encoding_part
 from svdjax.parallel import sharding
+from svdjax.parallel.mesh import BATCH_AXES
+from svdjax.sampling.settings import Settings
 from train.run.result import Result
+from train.steps.encoders import FRAMES_PER_DEVICE, jitted_frame_encoder
+from train.steps.placing import placed_as
 from train.steps.settings import FinetuningSettings
 from train.steps.state import State
 from train.steps.step import Step, finish, run_blocks
@@ -130,3 +143,72 @@ class Finetuning(Step):
 
 def _without(tensors: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in tensors.items() if name not in others}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainWork:
+    """A fine-tune before anything is loaded.
+
+    Attributes:
+        config: shapes of the model.
+        settings: settings of a step.
+        dtype: dtype of frozen weights and computation.
+        mesh: the devices.
+        cached: whether clips come from the latent cache.
+        validation: settings of validation clips; None without them.
+    """
+
+    config: SVDConfig
+    settings: FinetuningSettings
+    dtype: Any
+    mesh: Mesh
+    cached: bool = False
+    validation: Settings | None = None
+
+    @functools.cached_property
+    def model(self) -> SVD:
+        """Shapes of the networks, placed on the mesh."""
+        model = abstract_model(self.config, self.dtype, None)
+        networks = {name: getattr(model, name) for name in NETWORKS}
+        placed = {name: placed_as(network, sharding.like_tree(network, self.mesh)) for name, network in networks.items()}
+        return dataclasses.replace(model, **placed)
+
+    def step(self, accumulate: int, offload: bool) -> Finetuning:
+        """The step, made from shapes with their shardings."""
+        tensors = leaves(self.model.unet)
+        start = {
+            name: jax.ShapeDtypeStruct(tensors[name].shape, jnp.float32, sharding=tensors[name].sharding)
+            for name in names_of_kinds(tensors, self.kinds)
+        }
+        settings = dataclasses.replace(self.settings, accumulate=accumulate)
+        return Finetuning(self.model, self.mesh, settings, start, self.cached, offload)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of backward tensors that the step starts from."""
+        return VALUES if self.settings.rotation else VALUES + QUERIES
+
+    def arrays(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of the arrays of a batch (see `train.batches.loader`)."""
+        b, f, (width, height) = self.settings.batch_size, self.settings.num_frames, self.settings.size
+        if not self.cached:
+            return {"clips": jax.ShapeDtypeStruct((b, f, height, width, 3), np.uint8)}
+        factor, vae = self.config.vae.down_factor, self.config.vae
+        moments = jax.ShapeDtypeStruct((b, f, height // factor, width // factor, vae.latent_channels), np.float32)
+        embeds = jax.ShapeDtypeStruct((b, 2, 1, self.config.image_encoder.projection_dim), np.float32)
+        keyframes = jax.ShapeDtypeStruct((b, 2, height, width, 3), np.uint8)
+        return {"keyframes": keyframes, "image_embeds": embeds, "mean": moments, "logvar": moments}
+
+    def cache_program(self) -> Program:
+        """The program that fills the latent cache."""
+        devices = Mesh(np.asarray(self.mesh.local_devices), ("frames",))
+        encode, replicated, divided = jitted_frame_encoder(devices)
+        width, height = self.settings.size
+        frames = jax.ShapeDtypeStruct((FRAMES_PER_DEVICE * devices.size, height, width, 3), np.uint8, sharding=divided)
+        networks = placed_as((self.model.image_encoder, encoding_part(self.model.vae)), replicated)
+        return Program(name="cache_latents", fn=encode, args=(*networks, frames))
+
+    def parts(self) -> list[int]:
+        """Numbers of parts that a step can be done in, from the one of the settings."""
+        per_device = self.settings.batch_size // math.prod(self.mesh.shape[axis] for axis in BATCH_AXES)
+        return [n for n in range(self.settings.accumulate, per_device + 1) if per_device % n == 0]

@@ -19,13 +19,13 @@ from svdjax.config import SVDConfig
 from svdjax.devices import xla_options
 from svdjax.devices.target import target
 from svdjax.losses.training_noise import TrainingDraws, draw_training_noise
-from svdjax.memory.programs import Program, ProgramMemory, memory_of
+from svdjax.memory.programs import Program, ProgramMemory, in_formats, memory_of
 from svdjax.memory.rematerialise import RunBlock, run_plainly, run_rematerialised
 from svdjax.parallel import sharding
 from train.batches.loader import Batch
 from train.run.result import Result
 from train.steps import state as states
-from train.steps.placing import in_formats, placed_as
+from train.steps.placing import placed_as
 from train.steps.settings import FinetuningSettings, PretrainingSettings
 from train.steps.state import State
 

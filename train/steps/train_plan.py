@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import math
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from svdjax.config import SVDConfig
 from svdjax.devices.budget import GIB
 from svdjax.errors import InputError
-from svdjax.memory.programs import Compile, Phase, Program, ProgramMemory, peak_bytes, plan_lines
-from svdjax.models.backward import QUERIES, VALUES, names_of_kinds
-from svdjax.models.svd import NETWORKS, SVD, abstract_model, leaves
-from svdjax.parallel import sharding
-from svdjax.parallel.mesh import BATCH_AXES
+from svdjax.memory.programs import Compile, Phase, Program, ProgramMemory, compile_here, peak_bytes, plan_lines
+from svdjax.models.svd import abstract_model
 from svdjax.sampling.clip_plan import ClipPlan, plan_clips
-from svdjax.sampling.clip_programs import ClipWork
-from svdjax.sampling.settings import Settings
-from train.steps.finetuning import Finetuning
-from train.steps.placing import device_bytes, placed_as
+from svdjax.sampling.clip_work import ClipWork
+from train.steps.finetuning import Finetuning, TrainWork
+from train.steps.placing import device_bytes
 from train.steps.settings import FinetuningSettings
 
 
@@ -37,7 +28,8 @@ class TrainPlan:
         accumulate: number of parts of a step.
         offload: whether the encoders are on the device only while they encode.
         validation: how validation clips are made, with the UNet in host memory while it isn't used; None without them.
-        phases: encode, step and, with validation, its phases, with their memory per device.
+        phases: filling the latent cache, if there is one, encode, step and, with validation, its phases, with their memory per
+            device.
         transfer_bytes: bytes of weights that a step moves to each device.
         budget_bytes: what the run may use.
     """
@@ -64,66 +56,6 @@ class TrainPlan:
         return plan_lines(self.budget_bytes, how, self.phases)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainWork:
-    """A fine-tune before anything is loaded.
-
-    Attributes:
-        config: shapes of the model.
-        settings: settings of a step.
-        dtype: dtype of frozen weights and computation.
-        mesh: the devices.
-        cached: whether clips come from the latent cache.
-        validation: settings of validation clips; None without them.
-    """
-
-    config: SVDConfig
-    settings: FinetuningSettings
-    dtype: Any
-    mesh: Mesh
-    cached: bool = False
-    validation: Settings | None = None
-
-    @functools.cached_property
-    def model(self) -> SVD:
-        """Shapes of the networks, placed on the mesh."""
-        model = abstract_model(self.config, self.dtype, None)
-        networks = {name: getattr(model, name) for name in NETWORKS}
-        placed = {name: placed_as(network, sharding.like_tree(network, self.mesh)) for name, network in networks.items()}
-        return dataclasses.replace(model, **placed)
-
-    def step(self, accumulate: int, offload: bool) -> Finetuning:
-        """The step, made from shapes with their shardings."""
-        tensors = leaves(self.model.unet)
-        start = {
-            name: jax.ShapeDtypeStruct(tensors[name].shape, jnp.float32, sharding=tensors[name].sharding)
-            for name in names_of_kinds(tensors, self.kinds)
-        }
-        settings = dataclasses.replace(self.settings, accumulate=accumulate)
-        return Finetuning(self.model, self.mesh, settings, start, self.cached, offload)
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """Kinds of backward tensors that the step starts from."""
-        return VALUES if self.settings.rotation else VALUES + QUERIES
-
-    def arrays(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of the arrays of a batch (see `train.batches.loader`)."""
-        b, f, (width, height) = self.settings.batch_size, self.settings.num_frames, self.settings.size
-        if not self.cached:
-            return {"clips": jax.ShapeDtypeStruct((b, f, height, width, 3), np.uint8)}
-        factor, vae = self.config.vae.down_factor, self.config.vae
-        moments = jax.ShapeDtypeStruct((b, f, height // factor, width // factor, vae.latent_channels), np.float32)
-        embeds = jax.ShapeDtypeStruct((b, 2, 1, self.config.image_encoder.projection_dim), np.float32)
-        keyframes = jax.ShapeDtypeStruct((b, 2, height, width, 3), np.uint8)
-        return {"keyframes": keyframes, "image_embeds": embeds, "mean": moments, "logvar": moments}
-
-    def parts(self) -> list[int]:
-        """Numbers of parts that a step can be done in, from the one of the settings."""
-        per_device = self.settings.batch_size // math.prod(self.mesh.shape[axis] for axis in BATCH_AXES)
-        return [n for n in range(self.settings.accumulate, per_device + 1) if per_device % n == 0]
-
-
 def plan_training(
     work: TrainWork, budget: int, *, name: str = "--memory", compile: Compile | None = None
 ) -> tuple[TrainPlan, Finetuning]:
@@ -143,6 +75,9 @@ def plan_training(
     """
     needed: list[int] = []
     memory: dict[str, ProgramMemory] = {}
+    filling = work.cache_program() if work.cached else None
+    if filling is not None:
+        memory["cache"] = (compile or compile_here)(filling)
     update: ProgramMemory | None = None
     for accumulate in work.parts():
         step = work.step(accumulate, offload=False)
@@ -152,12 +87,14 @@ def plan_training(
             needed.append(least)  # the scratch of a step is at most divided by its parts
             continue
         compile_program = compile or step.compile
-        if not memory or compile is None:
+        if "encode" not in memory or compile is None:
             memory["encode"] = compile_program(encode)
         memory["step"] = compile_program(train)
         update = update or memory["step"]
         for offload in (False, True):
             phases = _phases(step, encode, train, memory, offload)
+            if filling is not None:
+                phases = (_filling(step, filling, memory["cache"], offload), *phases)
             needed.append(peak_bytes(phases))
             if needed[-1] <= budget:
                 step.offload = offload
@@ -192,6 +129,15 @@ def _phases(
             program="train_step",
         ),
     )
+
+
+def _filling(step: Finetuning, program: Program, memory: ProgramMemory, offload: bool) -> Phase:
+    """The latent cache is filled after the UNet and the training state are on the device, before the first step."""
+    weights, copies = device_bytes((step.frozen, step.abstract_state)), device_bytes(program.args)
+    # on one device the encoders that a step uses are not copied
+    encoders = 0 if offload or step.mesh.size == 1 else device_bytes(step.encoders)
+    scratch = memory.scratch_bytes + memory.result_bytes
+    return Phase(name="cache latents", resident_bytes=weights + encoders + copies, scratch_bytes=scratch, program=program.name)
 
 
 def _with_validation(

@@ -13,12 +13,13 @@ from jax import Array
 
 from svdjax.config import SVDConfig
 from svdjax.data.readers import read_clip
+from svdjax.decoding.decode_steps import to_levels
 from svdjax.errors import InputError
 from svdjax.losses.autoencoding import crop_around_motion, reconstruct
 from svdjax.models.vae import VAE
 from svdjax.parallel import sharding
 from svdjax.parallel.main_process import say
-from svdjax.sampling.conditioning import to_levels, to_signed_unit
+from svdjax.sampling.conditioning import to_signed_unit
 from train.options.base import BaseOptions
 from train.steps.optimizer import average_of
 from train.steps.settings import PretrainingSettings

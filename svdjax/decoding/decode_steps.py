@@ -33,7 +33,6 @@ from svdjax.models.vae_stages import (
     temporal_clip,
     temporal_rows,
 )
-from svdjax.sampling.conditioning import to_levels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,32 +144,30 @@ class Step:
         source, result = (x.nbytes if x.in_host else 0 for x in (self.source, self.result))
         return source + result + (3 * result if self.temporal is not None else 0)
 
-    def programs(self) -> Iterator[tuple[Program, int]]:
-        """The programs, each with the size of the activations that are on the device while it runs."""
+    def programs(self) -> Iterator[tuple[Program, int, int]]:
+        """The programs, the size of the activations that are on the device while they run, and their number of runs."""
+        groups = self.result.shape[FRAMES] // self.result.frames
         number = jax.ShapeDtypeStruct((), jnp.int32)
         group = self.source.group
         spatial = (self.layers, self.norm, group, number)
-        yield (
-            Program(name="spatial", fn=jitted(spatial_block), args=spatial, static={"frames": self.result.frames}),
-            (self.spatial_bytes),
-        )
+        program = Program(name="spatial", fn=jitted(spatial_block), args=spatial, static={"frames": self.result.frames})
+        yield program, self.spatial_bytes, groups
         if self.temporal is None:
             return
         _, statistics = jax.eval_shape(functools.partial(spatial_block, frames=self.result.frames), *spatial)
-        first = (statistics,) * (self.result.shape[FRAMES] // self.result.frames)
+        first = (statistics,) * groups
         if not self.result.in_host:
-            groups = (self.result.group,) * len(first)
+            args = self.temporal, (self.result.group,) * groups, first
             static = {"size": self.rows, "store": self.store}
-            yield (
-                Program(name="temporal", fn=jitted(temporal_clip), args=(self.temporal, groups, first), static=static),
-                (self.temporal_bytes),
-            )
+            yield Program(name="temporal", fn=jitted(temporal_clip), args=args, static=static), self.temporal_bytes, 1
             return
         rows = self.result.rows(self.rows)
-        second = (statistics,) * (self.result.shape[ROWS] // self.rows)
-        statistics_program = Program(name="statistics", fn=jitted(hidden_statistics), args=(self.temporal, rows, first))
-        yield statistics_program, self.temporal_bytes
-        yield Program(name="rows", fn=jitted(temporal_rows), args=(self.temporal, rows, first, second)), self.temporal_bytes
+        blocks = self.result.shape[ROWS] // self.rows
+        second = (statistics,) * blocks
+        program = Program(name="statistics", fn=jitted(hidden_statistics), args=(self.temporal, rows, first))
+        yield program, self.temporal_bytes, blocks
+        program = Program(name="rows", fn=jitted(temporal_rows), args=(self.temporal, rows, first, second))
+        yield program, self.temporal_bytes, blocks
 
 
 def steps_of(vae: VAE, latent_shape: Sequence[int], plan: DecodePlan) -> Iterator[Step]:
@@ -215,6 +212,11 @@ def _stage_shapes(config: VAEConfig, image: tuple[int, ...], dtype: Any) -> list
         x = jax.eval_shape(run_layers, stage.layers, x)
         shapes.append((x, widest))
     return shapes
+
+
+def to_levels(images: Array) -> Array:
+    """Convert floating point images in [-1, 1] to uint8, clipped and rounded as in diffusers' `VaeImageProcessor`."""
+    return jnp.round(jnp.clip(images / 2 + 0.5, 0, 1) * 255).astype(jnp.uint8)
 
 
 def finish(time_conv_out: TemporalConv, groups: tuple[Array, ...]) -> Array:

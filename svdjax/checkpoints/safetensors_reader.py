@@ -115,9 +115,9 @@ class Weights:
                     advance(tensor.nbytes)
             self._hashes[path] = digest.hexdigest()
 
-    def hashes(self) -> dict[Path, str]:
-        """SHA-256 of each file and of their index. Files that were not streamed are read again."""
-        return {path: self._hashes.get(path) or sha256(path) for path in (self.where, *self.paths)}
+    def hashes(self, prefix: str) -> dict[str, str]:
+        """SHA-256 of each file and of their index, by name after `prefix/`. Files that were not streamed are read again."""
+        return {f"{prefix}/{path.name}": self._hashes.get(path) or sha256(path) for path in (self.where, *self.paths)}
 
 
 def sha256(path: Path) -> str:
@@ -147,6 +147,12 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         start, stop = (data + offset for offset in entry["data_offsets"])
         tensors[name] = StoredTensor(dtype=entry["dtype"], shape=tuple(entry["shape"]), path=path, start=start, stop=stop)
     return tensors
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The strings in the header of a file that `read_header` has checked."""
+    metadata = json.loads(_header_text(path)[0]).get("__metadata__") or {}
+    return {str(key): str(value) for key, value in metadata.items()}
 
 
 def _what_is_wrong(path: Path, text: bytes, length: int) -> str | None:

