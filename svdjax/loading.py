@@ -90,7 +90,7 @@ def find_model(model: str | Path | None, method: str = "dual") -> ModelSource:
     path = locate(model)
     if is_single_file(path):
         opened = open_file(path)
-        keep = f"python -m convert.svd_to_flax {path} OUT keeps it as a checkpoint, which training needs"
+        keep = f"python -m convert.svd_to_flax {path} OUT keeps it as a checkpoint, which loads faster"
         return DiffusersFolder(
             name=path.stem, folder=path, config=opened.config, opened=opened, notes=(*opened.notes[:1], keep)
         )
