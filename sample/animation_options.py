@@ -191,8 +191,11 @@ def describe_skipped(path: Path, kind: str, metadata: Mapping[str, str]) -> str:
     except (OSError, ValueError, SyntaxError, AttributeError):  # from Pillow or PyAV, for damaged or foreign files
         found = {}
     found = found if isinstance(found, dict) else {}
-    # without --playback-fps, the file has the rate of --fps
-    found, current = ({**({"playback_fps": facts["fps"]} if "fps" in facts else {}), **facts} for facts in (found, metadata))
+    # without --playback-fps, the file has the rate of --fps; guidance_steps are stored only if they were given
+    found, current = (
+        {**({"playback_fps": facts["fps"], "guidance_steps": "all"} if "fps" in facts else {}), **facts}
+        for facts in (found, metadata)
+    )
     others = [
         f"{key} {found[key]} instead of {value}"
         for key, value in current.items()

@@ -94,12 +94,14 @@ def choose_pairs(request: EvaluationRequest) -> Pairs:
         return keyframe_pairs.of_manifest(request.data, request.count, request.manifest)
     assert request.cuts is not None
     records = scan_records.read(request.out / SCAN)
-    chosen = keyframe_pairs.of_folder(
-        request.data, request.count, request.settings.seed, request.cuts, request.workers, records
-    )
-    request.out.mkdir(exist_ok=True)
-    scan_records.write(records, request.out / SCAN)
-    return chosen
+    try:
+        return keyframe_pairs.of_folder(
+            request.data, request.count, request.settings.seed, request.cuts, request.workers, records
+        )
+    finally:  # also after Ctrl-C or with too few pairs: the next run need not read the videos again
+        if records.found:
+            request.out.mkdir(exist_ok=True)
+            scan_records.write(records, request.out / SCAN)
 
 
 def command(argv: list[str] | None) -> None:

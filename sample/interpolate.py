@@ -53,24 +53,24 @@ def run(request: InterpolationRequest) -> None:
     )
     plan = plans[width, height]
     with console.progress_bar("sampling" if pairs == 1 else f"sampling {pairs} clips", evaluations) as progress:
-        clips = list(
-            chain.interpolate_pairs(
-                model,
-                [image[None] for image in request.keyframes],
-                settings,
-                method=request.method,
-                draws=request.noise,
-                decode_chunk=request.decode_chunk,
-                progress=progress,
-                loop=request.loop,
-                keep_keyframes=request.keep_keyframes,
-                plan=plan,
-                rate=request.factor,
-            )
+        clips = chain.interpolate_pairs(
+            model,
+            [image[None] for image in request.keyframes],
+            settings,
+            method=request.method,
+            draws=request.noise,
+            decode_chunk=request.decode_chunk,
+            progress=progress,
+            loop=request.loop,
+            keep_keyframes=request.keep_keyframes,
+            plan=plan,
+            rate=request.factor,
         )
-    movie = chain.join([clip.frames for clip in clips], loop=request.loop)[0]
+        # copied to the host, so that a long chain's latents don't stay on the device
+        movies, latents = zip(*((clip.frames, np.asarray(clip.latents[0])) for clip in clips), strict=True)
+    movie = chain.join(movies, loop=request.loop)[0]
     metadata = request.metadata | ({} if plan is None else plan.as_text())
-    write(dataclasses.replace(request, metadata=metadata), movie, [np.asarray(clip.latents[0]) for clip in clips], started)
+    write(dataclasses.replace(request, metadata=metadata), movie, list(latents), started)
 
 
 def write(request: InterpolationRequest, movie: np.ndarray, latents: list[np.ndarray], started: float) -> None:

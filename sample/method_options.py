@@ -58,8 +58,8 @@ def choose_method(args: argparse.Namespace, model: ModelSource) -> tuple[str, Se
         prefix = "" if settings.prefix is None else f" with prefix {settings.prefix}"
         notes.insert(
             0,
-            f"no backward weights: method {method.name}{prefix}, which needs none; with --backward DIR the method is dual, "
-            "whose backward direction is fine-tuned for motion in reversed time",
+            f"no backward weights: method {method.name}{prefix}, which has the best published FVD of the methods without them; "
+            "with --backward DIR the method is dual: its backward direction is fine-tuned for motion in reversed time",
         )
     return method.name, settings, notes
 
@@ -70,7 +70,8 @@ def check_effect(args: argparse.Namespace, run: Run, settings: Settings) -> list
         if settings.prefix is None and getattr(args, name, None) is not None:
             raise InputError(f"{_option(name)}: there is no prefix; give --prefix {PREFIXES[0]} or leave it out")
     useless = {
-        "fusion": run.directions == 2 and all(kind.single for kind in run.kinds),
+        # at a higher frame rate, both directions are fused with every method that has them
+        "fusion": run.directions == 1 or (all(kind.single for kind in run.kinds) and getattr(args, "rate", 1) == 1),
         "guidance_steps": not any(kind.guided for kind in run.kinds),
         "recurrence_ratio": settings.recurrence == 0,
     }

@@ -42,7 +42,8 @@ def add_sampling(p: cli.Parser, *, steps: int | None = None, evaluation: bool = 
     used = "" if evaluation else "; also that of the file, without --playback-fps"
     p.add_argument("--num-frames", type=int, metavar="N", help="frames of a clip, keyframes included (default: the model's)")
     p.add_argument("--size", metavar="WxH", help=f"size of the video (default: the model's{oriented})")
-    p.add_argument("--fit", choices=fit.FITS, default="crop", help="how to fit images of another shape (default: %(default)s)")
+    default_fit = None if evaluation else "crop"  # None: a manifest may have another
+    p.add_argument("--fit", choices=fit.FITS, default=default_fit, help="how to fit images of another shape (default: crop)")
     add_steps(p, steps)
     p.add_argument("--seed", type=int, default=Settings.seed, help="seed of all random draws (default: %(default)s)")
     p.add_argument("--fps", type=int, default=Settings.fps, help=f"frame rate given to the model{used} (default: %(default)s)")
@@ -122,7 +123,7 @@ def playback_rate(args: argparse.Namespace, output_format: str, factor: int = 1)
         InputError: not a rate, or one that the format can't store.
     """
     if args.playback_fps is None:
-        return check_fps(args.fps if factor == 1 else args.fps * factor, output_format)
+        return check_fps(args.fps * factor, output_format, "fps" if factor == 1 else "--fps times --rate")
     return check_fps(args.playback_fps, output_format, "--playback-fps")
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +36,13 @@ def package_file(package: str, module: str, name: str) -> Path:
     return path
 
 
-def version(package: str) -> str:
-    """The package and its installed version, for reports."""
-    try:
-        return f"{package} {importlib.metadata.version(package)}"
-    except importlib.metadata.PackageNotFoundError:
-        return package
+def version(*packages: str) -> str:
+    """The package and its installed version, for reports; of several packages with one module, those that are installed."""
+    found = []
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.append(f"{package} {importlib.metadata.version(package)}")
+    return " and ".join(found) or f"{' or '.join(packages)}, version unknown"
 
 
 def sha256(path: Path) -> str:
@@ -54,19 +58,35 @@ def torch_arrays(path: Path) -> dict[str, np.ndarray]:
     Raises:
         InputError: PyTorch is not installed, or the file is no state dictionary.
     """
+    return {name: tensor.float().numpy() for name, tensor in _torch_tensors(path).items()}
+
+
+def check_torch_file(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Check that `torch_arrays` can read a file and that it has the tensors that a network needs.
+
+    Raises:
+        InputError: see `torch_arrays`; or a tensor is missing or has another shape.
+    """
+    tensors = Tensors(_torch_tensors(path), path)
+    for name, shape in shapes.items():
+        tensors.take(name, shape)
+
+
+def _torch_tensors(path: Path) -> dict[str, Any]:
+    """PyTorch's tensors of a file; their values are read at the first use if the file's format (zip) allows it."""
     try:
         import torch
     except ImportError:
         raise InputError(f"{path}: PyTorch is not installed, but reads this file: pip install torch") from None
     try:
-        tree: Any = torch.load(path, map_location="cpu", weights_only=True)
+        tree: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as e:  # damaged files raise nearly any kind of exception
         raise InputError(f"{path}: can't be read ({one_line(e, 80)}), expected a PyTorch state dictionary") from None
     for key in ("model", "module"):
         tree = tree[key] if isinstance(tree, dict) and key in tree else tree
     if not isinstance(tree, dict) or not any(torch.is_tensor(value) for value in tree.values()):
         raise InputError(f"{path}: holds {type(tree).__name__}, expected a PyTorch state dictionary")
-    return {name: value.float().numpy() for name, value in tree.items() if torch.is_tensor(value)}
+    return {name: value for name, value in tree.items() if torch.is_tensor(value)}
 
 
 class Tensors(dict[str, np.ndarray]):
@@ -84,6 +104,6 @@ class Tensors(dict[str, np.ndarray]):
         """
         if name not in self:
             raise InputError(f"{self.file}: lacks the tensor {name}, which the network needs")
-        if self[name].shape != shape:
-            raise InputError(f"{self.file}: {name} has the shape {self[name].shape}, expected {shape}")
+        if tuple(self[name].shape) != shape:
+            raise InputError(f"{self.file}: {name} has the shape {tuple(self[name].shape)}, expected {shape}")
         return self[name]

@@ -25,7 +25,7 @@ def _new_array(kind: Any, shape: tuple[int, ...], code: bytes) -> np.ndarray:
 def _new_dtype(code: Any, *_: Any) -> np.dtype:
     if not isinstance(code, str) or np.dtype(code).kind not in "biufc":
         raise pickle.UnpicklingError(f"the dtype {code!r}")
-    return np.dtype(code)
+    return np.dtype(code, copy=True)  # the pickle sets the byte order of the result, which must not be NumPy's own object
 
 
 _ALLOWED = {

@@ -55,5 +55,7 @@ def with_interval(
 
 def groups_of(names: Sequence[Hashable]) -> list[np.ndarray]:
     """Indices of pairs grouped by name. If all names are equal, every pair is a group: resampling one group gives no spread."""
-    groups = [np.array([i for i, other in enumerate(names) if other == name]) for name in dict.fromkeys(names)]
-    return groups if len(groups) > 1 else [np.array([i]) for i in range(len(names))]
+    groups: dict[Hashable, list[int]] = {}
+    for i, name in enumerate(names):
+        groups.setdefault(name, []).append(i)
+    return [np.array(group) for group in groups.values()] if len(groups) > 1 else [np.array([i]) for i in range(len(names))]

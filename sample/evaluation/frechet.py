@@ -7,7 +7,8 @@ The distances can be compared only with each other, not with FID or FVD.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -42,28 +43,66 @@ def distance(first: np.ndarray, second: np.ndarray, weights: np.ndarray | None =
         first, second: features, (n, c).
         weights: how often each row counts, (n,); the same for both sets. Default: once.
     """
+    if min(len(first), len(second)) >= first.shape[1]:
+        return distance_of_moments(*(moments([(x, np.ones(len(x)) if weights is None else weights)]) for x in (first, second)))
     (mean_1, factor_1), (mean_2, factor_2) = (_factor(x, weights) for x in (first, second))
-    if min(len(factor_1), len(factor_2)) < first.shape[1]:
-        cross = np.linalg.svd(factor_1 @ factor_2.T, compute_uv=False).sum()
-    else:
-        root = _square_root(factor_1.T @ factor_1)
-        # (C1 C2)^(1/2) has the trace of (C1^(1/2) C2 C1^(1/2))^(1/2), which is symmetric
-        cross = np.sqrt(np.linalg.eigvalsh(root @ (factor_2.T @ factor_2) @ root).clip(0)).sum()
+    cross = np.linalg.svd(factor_1 @ factor_2.T, compute_uv=False).sum()
     return float(np.square(mean_1 - mean_2).sum() + np.square(factor_1).sum() + np.square(factor_2).sum() - 2 * cross)
 
 
-def leading_components(sets: Sequence[np.ndarray], count: int) -> tuple[np.ndarray, float]:
+class Moments(NamedTuple):
+    """Weight of a set of features, their mean (c,), and the sum of the weighted products of deviations from it, (c, c)."""
+
+    weight: float
+    mean: np.ndarray
+    products: np.ndarray
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """Unbiased."""
+        return self.products / (self.weight - 1)
+
+
+def moments(blocks: Iterable[tuple[np.ndarray, np.ndarray]]) -> Moments:
+    """Moments of features that need not be in memory together, in float64.
+
+    Args:
+        blocks: features, (n, c), and how often each row counts, (n,).
+    """
+    weight, shift, total, products = 0.0, None, np.zeros(()), np.zeros(())
+    for rows, counts in blocks:
+        if shift is None:  # near the mean: without it, the mean's square would cancel most digits of small variances
+            shift = rows.mean(0, dtype=np.float64)
+        roots = np.sqrt(counts)
+        deviations = (rows - shift) * roots[:, None]
+        weight += counts.sum()
+        total = total + roots @ deviations
+        products = products + deviations.T @ deviations
+    assert shift is not None
+    return Moments(float(weight), shift + total / weight, products - np.outer(total, total) / weight)
+
+
+def distance_of_moments(first: Moments, second: Moments) -> float:
+    """See `distance`; less exact if a set has fewer rows than features."""
+    root = _square_root(first.covariance)
+    # (C1 C2)^(1/2) has the trace of (C1^(1/2) C2 C1^(1/2))^(1/2), which is symmetric
+    cross = np.sqrt(np.linalg.eigvalsh(root @ second.covariance @ root).clip(0)).sum()
+    traces = np.trace(first.covariance) + np.trace(second.covariance)
+    return float(np.square(first.mean - second.mean).sum() + traces - 2 * cross)
+
+
+def leading_components(sets: Sequence[Moments], count: int) -> tuple[np.ndarray, float]:
     """The leading principal components of several sets of features together.
 
     Args:
-        sets: features, (n, c) each.
+        sets: their moments.
         count: number of components.
 
     Returns:
         The components, (c, count), and their share of the variance.
     """
-    mean = np.sum([x.sum(0, dtype=np.float64) for x in sets], 0) / sum(map(len, sets))
-    covariance = np.sum([(x - mean).T @ (x - mean) for x in sets], 0)
+    mean = np.sum([x.weight * x.mean for x in sets], 0) / sum(x.weight for x in sets)
+    covariance = np.sum([x.products + x.weight * np.outer(x.mean - mean, x.mean - mean) for x in sets], 0)
     values, vectors = np.linalg.eigh(covariance)
     return vectors[:, -count:], float(values[-count:].sum() / max(values.sum(), 1e-300))
 

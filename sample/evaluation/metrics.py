@@ -92,12 +92,13 @@ def _track_metrics(scene: Scene, frames: np.ndarray) -> dict[str, float]:
 
 
 def _psnr(truth: np.ndarray, frames: np.ndarray, region: np.ndarray | None) -> dict[str, float]:
-    squared = np.square(frames.astype(float) - truth).mean(-1)
-    values = {"psnr": float(np.mean([_decibels(errors) for errors in squared]))}
-    if region is not None:
-        within = [_decibels(errors[mask]) for errors, mask in zip(squared, region, strict=True)]
-        values["region_psnr"] = float(np.mean(within))
-    return values
+    whole, within = [], []
+    for i, (a, b) in enumerate(zip(truth, frames, strict=True)):
+        squared = np.square(b.astype(float) - a).mean(-1)
+        whole.append(_decibels(squared))
+        if region is not None:
+            within.append(_decibels(squared[region[i]]))
+    return _means(psnr=whole, region_psnr=within)
 
 
 def _decibels(squared_errors: np.ndarray) -> float:
@@ -107,14 +108,16 @@ def _decibels(squared_errors: np.ndarray) -> float:
 def _ssim(truth: np.ndarray, frames: np.ndarray, region: np.ndarray | None) -> dict[str, float]:
     from skimage.metrics import structural_similarity
 
-    means, maps = [], []
-    for a, b in zip(truth, frames, strict=True):
+    whole, within = [], []
+    for i, (a, b) in enumerate(zip(truth, frames, strict=True)):
         # the stub doesn't know that `full` alone returns two values
         mean, pixels = structural_similarity(a, b, channel_axis=-1, full=True, **_WANG)  # pyright: ignore[reportAssignmentType]
-        means.append(mean)
-        maps.append(pixels)
-    values = {"ssim": float(np.mean(means))}
-    if region is not None:
-        within = [pixels[mask].mean() for pixels, mask in zip(maps, region, strict=True)]
-        values["region_ssim"] = float(np.mean(within))
-    return values
+        whole.append(mean)
+        if region is not None:
+            within.append(pixels[region[i]].mean())
+    return _means(ssim=whole, region_ssim=within)
+
+
+def _means(**values: list[float]) -> dict[str, float]:
+    """Means over frames of the figures that have values."""
+    return {name: float(np.mean(found)) for name, found in values.items() if found}

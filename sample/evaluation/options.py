@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sample import sampling_options
-from sample.evaluation import clip_folders, figure_options, keyframe_pairs
+from sample.evaluation import clip_folders, figure_options, keyframe_pairs, run_folder
 from sample.evaluation.method_models import MethodModel, choose_model
 from sample.evaluation.request import DEFAULT_METHODS, METHODS, RECONSTRUCTION, RIFE, WITHOUT_MODEL, EvaluationRequest
 from sample.other_methods import given_clips, rife
@@ -90,7 +90,8 @@ def parse(argv: list[str] | None) -> EvaluationRequest:
     check_numbers(args, batch_size)
     check_clip_options(args)
     names = parse_methods(args.methods)
-    clips = given_clips.parse(args.clips, (*METHODS, clip_folders.TRUTH))
+    report = args.html.name if isinstance(args.html, Path) else "report.html"
+    clips = given_clips.parse(args.clips, (*METHODS, *names, clip_folders.TRUTH, *run_folder.FILES, report))
     cuts = pair_options.cut_rule(args, given)
     memory_option.take_share(args.memory)
     check_packages()

@@ -55,6 +55,8 @@ def interval_note(results: Mapping[str, Any]) -> str:
     """What the intervals and stars in the tables are."""
     groups = results["independent_groups"]
     over = "" if groups == len(results["pairs"]) else f" over {groups} videos"
+    if results["videos"] == 1:
+        over = " (all pairs are of one video and treated as independent: too narrow for other videos)"
     first = label(next(iter(results["methods"])))
     return f"95 % bootstrap intervals{over}; * differs from {first} on the same pairs (the difference's interval excludes 0)."
 

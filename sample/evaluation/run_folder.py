@@ -26,6 +26,7 @@ from svdjax.sampling.settings import Settings
 
 RESULTS, TABLE, SHEET = "results.json", "table.md", "sheet.png"
 PAIRS, SCAN = "pairs.csv", "scan.json"
+FILES = (RESULTS, TABLE, SHEET, PAIRS, SCAN)
 SETTINGS = "settings"
 CLIPS = "clips"  # in `identity`: what the clip of each pair was made from
 MADE = "made.json"  # in the folder of each method: everything that its frames depend on
@@ -120,7 +121,7 @@ def check_writable_results(out: Path) -> None:
     Raises:
         InputError: such a file, or a folder in its place.
     """
-    for name in (RESULTS, TABLE, SHEET, PAIRS, SCAN):
+    for name in FILES:
         file = out / name
         check_new_file(file, "--out", (file.suffix,), overwrite=True)
 

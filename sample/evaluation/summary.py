@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -49,12 +50,14 @@ def summarise(request: EvaluationRequest, pairs: Sequence[Pair], values: Measure
             methods[method][name] = summary.to_json()
         else:
             methods[method][name] = summary.to_json(first[1])
-    figures = {name: describe(request, name, len(pairs)) for name in values.names}
+    fewest = {name: min(found[name]["pairs"] for found in methods.values()) for name in values.names}
+    warnings = [text for name in values.names for text in catalog.warnings(name, describe(request, name, fewest[name]))]
     return {
         "encoder": frechet.ENCODER,
+        "videos": len(set(groups)),
         "independent_groups": len(bootstrap.groups_of(groups)),
-        "figures": figures,
-        "warnings": [warning for name, facts in figures.items() for warning in catalog.warnings(name, facts)],
+        "figures": {name: describe(request, name, len(pairs)) for name in values.names},
+        "warnings": warnings,  # for the method with the fewest clips
         "left_out": request.figures.left_out,
         "svdjax": __version__,
         "methods": methods,
@@ -68,17 +71,29 @@ def describe(request: EvaluationRequest, name: str, clips: int) -> dict[str, Any
 
 
 def _statistic(values: Measured, method: str, pairs: Sequence[Pair], name: str) -> FigureStatistic:
-    found = [values.value(method, pair, name) for pair in pairs]
     if catalog.FIGURES[name].table != catalog.SETS:
+        found = [values.value(method, pair, name) for pair in pairs]
         return Mean(np.array([np.nan if value is None else float(value) for value in found]))
-    present = np.array([value is not None for value in found])
-    truth = [values.value(TRUTH, pair, name) for pair in pairs]
-    empty = np.zeros_like(truth[0])
     return FrechetDistance(
-        truth=np.stack([empty if value is None else value for value in truth]),
-        generated=np.stack([empty if value is None else value for value in found]),
-        present=present,
+        truth=_SavedFeatures(values, TRUTH, pairs, name),
+        generated=_SavedFeatures(values, method, pairs, name),
+        present=np.array([values.has(method, pair) for pair in pairs]),
     )
+
+
+@dataclass(frozen=True)
+class _SavedFeatures:
+    """Features of a method's clips, read from the clip's file at each use."""
+
+    values: Measured
+    method: str
+    pairs: Sequence[Pair]
+    name: str
+
+    def __getitem__(self, pair: int) -> np.ndarray:
+        found = self.values.value(self.method, self.pairs[pair], self.name)
+        assert found is not None
+        return found
 
 
 class _Summary:

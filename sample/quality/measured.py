@@ -11,9 +11,9 @@ import functools
 import hashlib
 import multiprocessing
 import sys
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,12 +26,13 @@ from sample.evaluation.figure_options import FLICKER, FLOW, FRECHET
 from sample.evaluation.keyframe_pairs import Pair
 from sample.evaluation.options import EvaluationRequest
 from sample.quality import catalog, motion, networks
+from svdjax.errors import InputError
 from svdjax.runtime.atomic import new_file
 from svdjax.world.scene import Scene
 
 FILE = "measured.npz"
 BASIC = "basic"  # the values of `metrics.clip_metrics`, measured together
-_BASIC_KEY = f"{BASIC}-1"  # count up when their definitions change
+_BASIC_VERSION = 1  # count up when their definitions change
 _STAMP = "stamp"
 
 Values = dict[str, np.ndarray]
@@ -47,18 +48,24 @@ class Measured:
     def __init__(self, request: EvaluationRequest, pairs: Sequence[Pair]):
         self._request = request
         self._keys = {name: catalog.key(name, request.figures) for name in request.figures.names}
-        self._keys |= {name: f"{_BASIC_KEY}/{name}" for name in metrics.METRICS}
+        self._keys |= {name: f"{_basic_key(request)}/{name}" for name in metrics.METRICS}
         scene = pairs[0].scene is not None
         track = catalog.names_in(catalog.TRACK, tuple(catalog.FIGURES))
         self.names = [name for name in catalog.FIGURES if name in self._keys and (scene or name not in track)]
 
     def value(self, method: str, pair: Pair, name: str) -> np.ndarray | None:
         """A figure of a clip, (), or features of its frames, (m, c); None if the method lacks the clip."""
-        file = self._request.out / method / pair.name / FILE
-        if not file.exists():
+        if not self.has(method, pair):
             return None
-        with np.load(file) as values:
+        with np.load(self._file(method, pair)) as values:
             return values[self._keys[name]]
+
+    def has(self, method: str, pair: Pair) -> bool:
+        """Whether the method has the clip."""
+        return self._file(method, pair).exists()
+
+    def _file(self, method: str, pair: Pair) -> Path:
+        return self._request.out / method / pair.name / FILE
 
 
 def measure(request: EvaluationRequest, pairs: Sequence[Pair]) -> Measured:
@@ -67,16 +74,26 @@ def measure(request: EvaluationRequest, pairs: Sequence[Pair]) -> Measured:
     simple = [job.of(SIMPLE) for job in jobs if job.of(SIMPLE).names]
     if simple:
         context = multiprocessing.get_context("spawn")  # a fork of a process with JAX's threads can hang
-        with ProcessPoolExecutor(request.workers, context) as pool:
-            done = pool.map(_measure_simple, simple, chunksize=4)
-            for job, values in zip(simple, _progress(done, len(simple), "measuring"), strict=True):
-                job.save(values)
+        try:
+            with ProcessPoolExecutor(request.workers, context) as pool:
+                done = pool.map(_measure_simple, simple, chunksize=4)
+                for job, values in zip(simple, _progress(done, len(simple), "measuring"), strict=True):
+                    job.save(values)
+        except BrokenProcessPool:
+            raise InputError(
+                f"--workers {request.workers}: a process that measures was killed (out of memory?); give fewer and run again"
+            ) from None
     deep = [job.of(networks.NAMES) for job in jobs if job.of(networks.NAMES).names]
     loaded = networks.Networks(request.figures)
     for job in _progress(deep, len(deep), "measuring with networks"):
         truth, frames = job.clips()
         job.save({job.keys[name]: loaded(name, truth, frames) for name in job.names})
     return Measured(request, pairs)
+
+
+def _basic_key(request: EvaluationRequest) -> str:
+    """The name of the saved values of `BASIC`; it depends on the package that computes SSIM."""
+    return f"{BASIC}-{_BASIC_VERSION}-{catalog.key('ssim', request.figures)}"
 
 
 def _progress(values: Iterable, total: int, title: str) -> Iterable:
@@ -119,13 +136,14 @@ class Job:
         try:
             with (self.folder / FILE).open("rb") as file, np.load(file) as values:
                 return dict(values) if values[_STAMP] == self.stamp() else {}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except Exception:  # missing, or damaged: the readers of npz files raise nearly any kind of exception
             return {}
 
     def save(self, values: Values) -> None:
         """Add values to the file."""
         with new_file(self.folder / FILE) as temporary, temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **(self.saved() | values | {_STAMP: self.stamp()}))
+            # without allow_pickle: before NumPy 2.2 it would be the name of an array
+            np.savez(file, **(self.saved() | values | {_STAMP: self.stamp()}))  # pyright: ignore[reportArgumentType]
 
 
 @functools.lru_cache(maxsize=100_000)
@@ -137,7 +155,7 @@ def _stamp(folder: Path) -> str:
 
 def _jobs(request: EvaluationRequest, pairs: Sequence[Pair]) -> Iterator[Job]:
     """A job for each clip that lacks values, the true ones first."""
-    keys = {name: catalog.key(name, request.figures) for name in request.figures.names} | {BASIC: _BASIC_KEY}
+    keys = {name: catalog.key(name, request.figures) for name in request.figures.names} | {BASIC: _basic_key(request)}
     sets = catalog.names_in(catalog.SETS, request.figures.names)
     _stamp.cache_clear()
     for method in (TRUTH, *request.methods):

@@ -26,12 +26,10 @@ def flow_agreement(truth: np.ndarray, frames: np.ndarray) -> float:
     import cv2  # pyright: ignore[reportMissingImports]  # of an extra
 
     cv2.setNumThreads(1)  # clips are measured in several processes
-    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     grey = [[cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip] for clip in (truth, frames)]
     moving = agreeing = pixels = 0
     for step in range(len(truth) - 1):
-        # a new empty flow each time: none is the initial value of another
-        true, made = (method.calc(clip[step], clip[step + 1], None) for clip in grey)  # pyright: ignore
+        true, made = (_flow(clip[step], clip[step + 1]) for clip in grey)
         long, its_length = np.linalg.norm(true, axis=-1), np.linalg.norm(made, axis=-1)
         motion = long > MOVING
         same = (true * made).sum(-1) >= np.cos(np.radians(ANGLE)) * long * its_length
@@ -39,6 +37,15 @@ def flow_agreement(truth: np.ndarray, frames: np.ndarray) -> float:
         moving += int(motion.sum())
         agreeing += int((motion & (its_length > STILL) & same).sum())
     return agreeing / moving if moving > LEAST_MOVING * pixels else float("nan")
+
+
+def _flow(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Optical flow between two grey frames, uint8 (H, W) -> (H, W, 2), pixels."""
+    import cv2  # pyright: ignore[reportMissingImports]
+
+    # A new object each time: with small frames (56x88), an object changes its scales at its first use.
+    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    return method.calc(first, second, None)  # pyright: ignore
 
 
 def flicker(truth: np.ndarray, frames: np.ndarray) -> float:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -11,6 +13,7 @@ from sample.evaluation import bootstrap, frechet
 
 FRECHET_RESAMPLES = 200  # fewer than for means, because a distance takes longer
 COMPONENTS = 400  # features beyond this number are reduced to as many principal components for resampling
+BLOCK = 8192  # rows of features that are in memory as float64
 
 
 @dataclass(frozen=True)
@@ -34,38 +37,80 @@ class Mean:
         return self
 
 
+class Features(Protocol):
+    """Features of clips: the number of a pair gives the rows of its clip, (m, c). An array (n, m, c), or a reader of files."""
+
+    def __getitem__(self, pair: int, /) -> Any: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class FrechetDistance:
     """Frechet distance over pairs.
 
+    Features are read in blocks: those of FID for 5,000 clips of 25 frames take 1 GB a set, and twice that as float64.
+
     Attributes:
-        truth, generated: features, (n, m, c): pairs, rows of features of a clip, features.
+        truth, generated: features; those of pairs without a clip are not read.
         present: whether each pair has a clip, (n,).
         captured: share of the variance that the features hold, below 1 after `for_resampling`.
     """
 
-    truth: np.ndarray
-    generated: np.ndarray
+    truth: Features
+    generated: Features
     present: np.ndarray
     captured: float = 1.0
     resamples: int = field(default=FRECHET_RESAMPLES, init=False)
     biased: bool = field(default=True, init=False)
 
     def __call__(self, pairs: np.ndarray) -> float:
-        counts = np.bincount(pairs, minlength=len(self.truth)).astype(float)
-        chosen = counts > 0
-        first, second = (x[chosen].reshape(-1, x.shape[-1]) for x in (self.truth, self.generated))
-        return frechet.distance(first, second, np.repeat(counts[chosen], self.truth.shape[1]))
+        counts = np.bincount(pairs, minlength=len(self.present))
+        rows, features = self.truth[int(pairs[0])].shape
+        if rows * np.count_nonzero(counts) < features:
+            (first, weights), (second, _) = (next(_blocks(x, counts, features)) for x in (self.truth, self.generated))
+            return frechet.distance(first, second, weights)
+        whole = np.array_equal(counts, self.present)
+        return frechet.distance_of_moments(*(self._whole if whole else self._moments(counts)))
 
-    @property
+    @cached_property
     def for_resampling(self) -> FrechetDistance:
         """The same distance, of at most `COMPONENTS` principal components of both sets: 200 resamples stay affordable."""
-        if self.truth.shape[-1] <= COMPONENTS:
+        example = self.truth[int(self.present.argmax())]
+        (rows, features), components, captured = example.shape, None, 1.0
+        if features > COMPONENTS:
+            components, captured = frechet.leading_components(self._whole, COMPONENTS)
+            components = components.astype(example.dtype)
+        elif isinstance(self.truth, np.ndarray):
             return self
-        sets = [x[self.present].reshape(-1, x.shape[-1]) for x in (self.truth, self.generated)]
-        components, captured = frechet.leading_components(sets, COMPONENTS)
-        truth, generated = (x @ components.astype(np.float32) for x in (self.truth, self.generated))
-        return FrechetDistance(truth=truth, generated=generated, present=self.present, captured=captured)
+        held = []
+        for source in (self.truth, self.generated):
+            held.append(np.zeros((len(self.present), rows, min(features, COMPONENTS)), example.dtype))
+            for i in np.flatnonzero(self.present).tolist():
+                held[-1][i] = source[i] if components is None else source[i] @ components
+        return FrechetDistance(truth=held[0], generated=held[1], present=self.present, captured=captured)
+
+    @cached_property
+    def _whole(self) -> list[frechet.Moments]:
+        """Moments of both sets over the pairs that are present."""
+        return self._moments(self.present)
+
+    def _moments(self, counts: np.ndarray) -> list[frechet.Moments]:
+        return [frechet.moments(_blocks(x, counts, BLOCK)) for x in (self.truth, self.generated)]
+
+
+def _blocks(features: Features, counts: np.ndarray, rows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Features of clips, about `rows` rows at a time, (r, c), and how often each row counts, (r,).
+
+    Args:
+        features: of all pairs.
+        counts: how often each pair counts, (n,).
+        rows: of a block.
+    """
+    chosen = np.flatnonzero(counts)
+    each = len(features[int(chosen[0])])
+    size = max(1, rows // each)
+    for start in range(0, len(chosen), size):
+        some = chosen[start : start + size]
+        yield np.concatenate([features[i] for i in some.tolist()]), np.repeat(counts[some].astype(float), each)
 
 
 FigureStatistic = Mean | FrechetDistance

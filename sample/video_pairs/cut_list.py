@@ -52,7 +52,7 @@ def parse(text: str) -> CutRule:
     except OSError as e:
         raise InputError(f"--cuts {text}: can't be read ({e.strerror or e}), expected {DETECT}, {NONE} or a CSV file") from None
     try:
-        rows = list(csv.reader(content.decode("utf-8", "surrogateescape").splitlines()))
+        rows = list(csv.reader(content.decode("utf-8-sig", "surrogateescape").splitlines()))
     except csv.Error as e:
         raise InputError(f"--cuts {text}: can't be read as CSV ({e})") from None
     if rows[:1] != [_COLUMNS]:

@@ -74,7 +74,7 @@ def read(path: Path) -> Manifest:
         InputError: it can't be read, isn't a manifest, or its rows differ in gap, stride, size or fit.
     """
     try:
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             table = csv.DictReader(file)
             missing = [name for name in COLUMNS if name not in (table.fieldnames or ())]
             if missing:

@@ -76,7 +76,7 @@ def prepare(args: argparse.Namespace) -> Manifest | None:
     given = None
     if in_world(args):
         wrong = [name for name in ("stride", "cuts", "min_motion", "manifest") if getattr(args, name) is not None]
-        wrong += ["fit"] if args.fit != "crop" else []
+        wrong += ["fit"] if args.fit not in (None, "crop") else []
         if wrong:
             option = f"--{wrong[0].replace('_', '-')}"
             raise InputError(f"{option}: applies only to the clips of --data, not to the embedded world; leave it out")
@@ -90,6 +90,7 @@ def prepare(args: argparse.Namespace) -> Manifest | None:
             raise InputError(f"--num-frames {args.num_frames}: a --gap of {args.gap} has {args.gap + 1} frames; leave it out")
         args.num_frames = args.gap + 1
     _default(args, "stride", 1)
+    _default(args, "fit", "crop")
     _default(args, "min_motion", MIN_MOTION)
     _default(args, "pairs", WORLD_PAIRS if given is None else len(given.rows))
     if given is not None and args.pairs > len(given.rows):
@@ -121,12 +122,11 @@ def _follow(args: argparse.Namespace, given: Manifest) -> None:
     for name in ("cuts", "min_motion"):
         if getattr(args, name) is not None:
             raise InputError(f"--{name.replace('_', '-')}: the pairs are those of --manifest {given.path}; leave it out")
-    default_fit = "crop"
     size = "x".join(map(str, given.size))
     shared: dict[str, Any] = {"gap": given.gap, "stride": given.stride, "size": size, "fit": given.fit}
     for name, value in shared.items():
         own = getattr(args, name)
-        if own not in (None, value) and not (name == "fit" and own == default_fit):
+        if own not in (None, value):
             raise InputError(f"--{name} {own}: --manifest {given.path} has {value}; leave it out")
         setattr(args, name, value)
 

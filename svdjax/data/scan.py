@@ -139,6 +139,9 @@ def _measure_all(
     ]
     measured = [records.get(key, candidate) if key else None for key, candidate in zip(keys, candidates, strict=True)]
     missing = [i for i, result in enumerate(measured) if result is None]
+    for key, result in zip(keys, measured, strict=True):
+        if key and result is not None:
+            records.add(key, result)
     with (
         Workers(min(workers, len(missing))) as pool,
         tqdm(total=len(missing), desc="reading data", unit="source", disable=None if progress else True, leave=False) as bar,
@@ -146,13 +149,11 @@ def _measure_all(
         # Without workers, `submit` reads at once: call it lazily, so that the bar advances. With workers, submit all now.
         submitted = (pool.submit(measure_source, candidates[i], *limits, *of_sources[i]) for i in missing)
         for i, future in zip(missing, list(submitted) if workers else submitted, strict=True):
-            measured[i] = _result(candidates[i], future)
+            measured[i] = result = _result(candidates[i], future)
+            if key := keys[i]:
+                records.add(key, result)  # now: an interrupted scan keeps its records
             bar.update()
-    results = [result for result in measured if result is not None]
-    for key, result in zip(keys, results, strict=True):
-        if key:
-            records.add(key, result)
-    return results
+    return [result for result in measured if result is not None]
 
 
 def _result(candidate: Candidate, future: Future[Source | Skipped]) -> Source | Skipped:

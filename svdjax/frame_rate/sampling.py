@@ -92,7 +92,7 @@ def refine(
         progress: called after each UNet evaluation with their number.
 
     Returns:
-        (b, rate * (f - 1) + 1, h, w, c); every `rate`-th frame equals the one of `latents`.
+        (b, rate * (f - 1) + 1, h, w, c); every `rate`-th frame equals the one of `latents`, up to rounding.
 
     Raises:
         FloatingPointError: latents that are not finite.

@@ -34,7 +34,10 @@ def description() -> str:
 
 
 class CutFinder:
-    """Finds the cuts of a video from its frames, in order. Cuts in the first and last two frames are not found."""
+    """Finds the cuts of a video from its frames, in order.
+
+    Cuts in the first and last two frames are not found, and cuts around scenes of one or two frames can be missed.
+    """
 
     def __init__(self) -> None:
         from scenedetect.detectors import AdaptiveDetector

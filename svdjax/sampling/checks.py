@@ -76,7 +76,12 @@ def check_draws(draws: Any, batch: int, image_shape: tuple[int, ...], latent_sha
     for name, shape in expected.items():
         if jnp.shape(getattr(draws, name)) != shape:
             raise InputError(f"draws.{name} has shape {jnp.shape(getattr(draws, name))}, expected {shape}")
+    check_recurrence(draws, recurrences)
+
+
+def check_recurrence(draws: Draws, recurrences: int) -> None:
+    """Raise `InputError` unless draws have the noise of a run with `recurrences` recurrence noises, or keys for it."""
     if recurrences and not jnp.issubdtype(draws.recurrence.dtype, jax.dtypes.prng_key):
-        shape = jnp.shape(draws.recurrence)
-        if shape[1:] != (batch, *latent_shape) or shape[0] < recurrences:
-            raise InputError(f"draws.recurrence has shape {shape}, expected {(recurrences, batch, *latent_shape)}, or keys")
+        shape, of_each = jnp.shape(draws.recurrence), jnp.shape(draws.initial)
+        if shape[1:] != of_each or shape[0] < recurrences:
+            raise InputError(f"draws.recurrence has shape {shape}, expected {(recurrences, *of_each)}, or keys")

@@ -165,14 +165,18 @@ def settings_of(method: str | Method, given: Mapping[str, Any], model: Mapping[s
         InputError: see `Settings`, or a prefix that the method can't have.
     """
     method = method_of(method)
-    schedule = given.get("schedule", Settings.schedule)
-    known = isinstance(schedule, str) and schedule in SCHEDULES  # an unknown name is refused below
-    levels = SCHEDULES[schedule].defaults if known else {}
-    own = {**method.defaults, **(CFG_PLUS_PLUS if given.get("prefix") else {}), **levels}
-    settings = Settings(**{**model, **own, **given})
+    settings = Settings(**{**_with_defaults(model), **_with_defaults(method.defaults), **_with_defaults(given)})
     check_prefix(method, settings)
     method.updates(settings)  # it may refuse settings too
     return settings
+
+
+def _with_defaults(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of `Settings`, and the defaults of the levels and the prefix among them."""
+    schedule = fields.get("schedule")
+    known = isinstance(schedule, str) and schedule in SCHEDULES  # `Settings` refuses an unknown name
+    levels = SCHEDULES[str(schedule)].defaults if known else {}
+    return {**(CFG_PLUS_PLUS if fields.get("prefix") else {}), **levels, **fields}
 
 
 def run_of(method: str | Method, settings: Settings, config: EDMConfig, directions: int | None = None) -> Run:

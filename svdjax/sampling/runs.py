@@ -170,14 +170,12 @@ def make_run(updates: Sequence[Update], sigmas: np.ndarray, settings: Settings, 
     scaled = bool((settings.guidance_scale(fused_directions(updates, directions)) != 1).any())
     first, stop = settings.guidance_steps or (0, settings.steps)
     start, after = (sigmas[[getattr(update, name) for update in updates]] for name in ("start", "stop"))
-    adds = renoise(start, after) > 0
+    noised = {(u.step, u.direction is None) for u, added in zip(updates, renoise(start, after), strict=True) if added > 0}
     kinds: list[Kind] = []
     kept: dict[tuple[int | None, bool], int] = {}  # the step of the latest deep features of each stream
     for update in updates:
         guided = scaled and first <= update.start < stop
         unconditional = update.unconditional or guided
-        # any update of the program adds noise
-        alike = [(u.step, u.direction is None) == (update.step, update.direction is None) for u in updates]
         deep = "run"
         if settings.deep_every > 1:
             due = update.start - update.start % settings.deep_every
@@ -190,7 +188,7 @@ def make_run(updates: Sequence[Update], sigmas: np.ndarray, settings: Settings, 
                 single=update.direction is not None,
                 unconditional=unconditional,
                 guided=guided,
-                renoises=bool(adds[alike].any()),
+                renoises=(update.step, update.direction is None) in noised,  # any update of the program adds noise
                 deep=deep,
             )
         )

@@ -20,7 +20,7 @@ from svdjax.errors import InputError
 from svdjax.memory.precision import stats_dtype
 from svdjax.models.backward import Backward
 from svdjax.models.unet import UNet
-from svdjax.sampling.checks import check_progress
+from svdjax.sampling.checks import check_progress, check_recurrence
 from svdjax.sampling.draws import Draws
 from svdjax.sampling.methods import Method, needs_keyframe_latents, run_of
 from svdjax.sampling.passes import PASSES, add_noise, evaluate, first_row, inputs, predict, step
@@ -176,7 +176,8 @@ def sample(
         (n, b, f, h, w, c), the latents after each of the n updates.
 
     Raises:
-        InputError: `progress` can't be called, `segments` isn't a whole number of at least 1, or `passes` is unknown.
+        InputError: `progress` can't be called, `segments` isn't a whole number of at least 1, `passes` is unknown, or `draws`
+            have too few noises.
         FloatingPointError: the latents are not finite; the message gives the number of the evaluation.
     """
     check_progress(progress)
@@ -185,6 +186,7 @@ def sample(
     if passes is not None and passes not in PASSES:
         raise InputError(f"passes is {passes!r}, expected one of {', '.join(PASSES)}, or None")
     run = run_of(method, settings, scheduler, len(conditioning.image_embeds))
+    check_recurrence(draws, run.recurrences)  # an index beyond the last noise would give the last
     if needs_keyframe_latents(method, settings) and conditioning.keyframe_latents is None:
         raise InputError(
             "conditioning.keyframe_latents is None, but the method or the prefix needs the keyframes' clean latents"
@@ -193,7 +195,7 @@ def sample(
     # placed like the output of the scan: with another placement, the second segment would compile again
     place = functools.partial(jax.device_put, device=_replicated_like(unet))
     guide = place(guide_of(settings, fused_directions(run.updates, run.directions), dtype))
-    latents = place(draws.initial.astype(dtype) * math.sqrt(run.sigmas[0] ** 2 + 1))
+    latents = place(draws.initial.astype(dtype) * math.sqrt(run.sigma[0] ** 2 + 1))
     calls = run.calls(parts)
     if passes is not None:
         calls = [(k, k + 1) for start, stop in calls for k in range(start, stop)]

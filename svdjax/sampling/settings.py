@@ -143,10 +143,11 @@ class Settings:
         return np.linspace(1.0, 0.0, self.num_frames)
 
     def as_text(self) -> dict[str, str]:
-        """All fields as text, for the metadata of a file."""
+        """The fields as text, for the metadata of a file; without those that are None."""
         return {
             name: " ".join(f"{x:g}" for x in value) if isinstance(value, tuple) else str(value)
             for name, value in dataclasses.asdict(self).items()
+            if value is not None
         }
 
 

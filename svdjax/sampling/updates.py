@@ -71,7 +71,8 @@ def bridge(predicted: Predicted) -> Array:
     With 1 it is that of Motion Prior Distillation: one image is added to all frames, such that the last is the last keyframe's,
     and the first frame is replaced.
     """
-    assert predicted.keyframes is not None
+    if predicted.keyframes is None:
+        raise InputError("step bridge needs the keyframes' latents: declare the Method with keyframe_latents=True")
     first, last = predicted.keyframes
     clean = predicted.denoised()
     shifted = (clean + (last - clean[:, -1])[:, None]).at[:, 0].set(first)

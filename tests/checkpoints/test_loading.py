@@ -73,6 +73,7 @@ def assert_in_host_memory(model: svdjax.SVD) -> None:
     assert all(isinstance(x, np.ndarray) for x in tensors)
 
 
+@pytest.mark.heavy
 def test_a_trained_difference_beside_a_diffusers_folder(folder, tmp_path):
     base = base_tensors(folder / "checkpoint")
     values = {name: value + 0.25 for name, value in base.items()}

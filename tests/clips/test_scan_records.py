@@ -64,6 +64,26 @@ def test_unchanged(rescan):
     assert rescan(stride=2, num_frames=2) == NAMES
 
 
+def test_interrupted(data, monkeypatch):
+    """The sources that were read before Ctrl-C have records."""
+    from svdjax.data.motion import measure_source
+
+    def measure(candidate, *limits):
+        if candidate.name == "c":
+            raise KeyboardInterrupt
+        return measure_source(candidate, *limits)
+
+    monkeypatch.setattr("svdjax.data.scan.measure_source", measure)
+    records = scan_records.ScanRecords()
+    with pytest.raises(KeyboardInterrupt):
+        scan(settings(data), records=records)
+    assert [found["name"] for found in records.found.values()] == ["a.mp4", "b.gif"]
+    again = scan_records.ScanRecords(records.found)
+    with pytest.raises(KeyboardInterrupt):
+        scan(settings(data), records=again)
+    assert again.found == records.found
+
+
 def touched(path):
     os.utime(path)
 

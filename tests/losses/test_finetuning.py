@@ -166,6 +166,7 @@ def batch(small) -> Examples:
     )
 
 
+@pytest.mark.heavy
 def test_rematerialised_gradients_are_those_of_kept_activations(small, batch):
     loss, losses, gradients = jax.jit(finetuning.loss_and_gradients)(start(small)[0], small, batch)
     step = jax.jit(finetuning.loss_and_gradients, static_argnames="run_block")

@@ -94,6 +94,7 @@ def test_both_directions(unet, inputs, given, monkeypatch):
     assert relative(fused, plain) < 1e-5
 
 
+@pytest.mark.heavy
 def test_maps_are_computed_where_they_are_asked_for(unet, inputs, monkeypatch):
     with_kernel(monkeypatch)
     _, maps = for_gpu(lambda unet, *x: unet(*x, return_attn_maps=True), unet, *inputs)

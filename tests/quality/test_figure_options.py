@@ -5,7 +5,9 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import torch
 
+from sample.encoders import inception, videomae
 from sample.evaluation import figure_options
 from sample.evaluation.figure_options import CHOICES, FigureOptions
 from sample.quality import catalog
@@ -70,15 +72,28 @@ def test_without_packages(installed):
         parse("--figures", "frechet_efficientnet")
 
 
+def save(file, shapes):
+    """A small PyTorch file with tensors of these shapes."""
+    torch.save({name: torch.zeros(1).expand(shape) for name, shape in shapes.items()}, file)
+
+
 def test_weights_files(installed, tmp_path):
-    file = tmp_path / "inception.pth"
-    file.write_bytes(b"weights")
+    file, giant, text = (tmp_path / name for name in ("inception.pth", "giant.pth", "text.pth"))
+    save(file, inception.shapes())
+    save(giant, {**videomae.shapes(), "blocks.39.mlp.fc2.bias": (6144,)})
+    text.write_text("weights")
     assert parse("--fid-weights", file).names[-1] == "fid"
     assert parse("--figures", "fid", "--fid-weights", file).files == {"fid": file}
     for words, expected in (
         (("--figures", "fid"), "--figures fid: its weights are in no package: give --fid-weights FILE"),
         (("--figures", "cd_fvd"), "--figures cd_fvd: its weights are in no package: give --cd-fvd-weights FILE"),
         (("--fid-weights", tmp_path / "none.pth"), f"--fid-weights {tmp_path}/none.pth: no such file"),
+        (("--fid-weights", text), f"--fid-weights {text}: can't be read ("),
+        (("--fid-weights", giant), f"--fid-weights {giant}: lacks the tensor Conv2d_1a_3x3.conv.weight"),
+        (
+            ("--cd-fvd-weights", giant),
+            f"--cd-fvd-weights {giant}: blocks.39.mlp.fc2.bias has the shape (6144,), expected (1408,)",
+        ),
         (("--figures", "fvd", "--fid-weights", file), "--fid-weights: is given, but --figures lacks fid"),
         (("--figures", "magic"), "--figures: 'magic' is unknown, expected some of lpips,"),
     ):

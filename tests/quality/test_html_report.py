@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sample.evaluation import clip_folders
+from sample.evaluation import clip_folders, report
 from sample.evaluation.keyframe_pairs import Pair
 from sample.quality import catalog, html_report
 
@@ -32,7 +32,8 @@ def request_and_results(tmp_path):
     methods["b"]["psnr"] = methods["b"]["psnr"] | {"by_pair": [1.0, 2.0, None]}
     options = types.SimpleNamespace(files={})
     facts = {name: catalog.describe(name, options, clips=3, num_frames=5, size=(40, 20)) for name in ("psnr", "fvd")}
-    results = {"methods": methods, "pairs": PAIRS, "independent_groups": 3, "figures": facts, "warnings": ["FVD: few"]}
+    results = {"methods": methods, "pairs": PAIRS, "figures": facts, "warnings": ["FVD: few"]}
+    results |= {"videos": 3, "independent_groups": 3}
     settings = types.SimpleNamespace(num_frames=5)
     request = types.SimpleNamespace(out=tmp_path, shape=SHAPE, size=(40, 20), methods=("a", "b"), settings=settings)
     return request, results
@@ -80,3 +81,9 @@ def test_bounded_size(request_and_results, monkeypatch):
         data = data_of(html_report.page(request, PAIRS, results))
         assert len(data["pairs"]) == expected
         assert f"Clips of {expected} of 3 pairs are shown" in data["facts"]
+
+
+def test_note_of_one_video(request_and_results):
+    results = request_and_results[1]
+    assert "one video" not in report.interval_note(results)
+    assert "all pairs are of one video and treated as independent" in report.interval_note(results | {"videos": 1})

@@ -1,15 +1,17 @@
 """Measured values are kept beside the frames: a later run measures only what is new or has changed."""
 
 import types
+from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pytest
 
+from sample.encoders import packaged
 from sample.evaluation import clip_folders, summary
 from sample.evaluation.clip_folders import TRUTH
 from sample.evaluation.figure_options import FigureOptions
 from sample.evaluation.keyframe_pairs import Pair
-from sample.quality import measured
+from sample.quality import catalog, measured
 
 SHAPE = (9, 16, 16)
 PAIRS = [Pair(name=f"000{i}", title=f"clip {i}", group=f"video {i}", read=lambda: np.zeros(SHAPE)) for i in range(3)]
@@ -101,6 +103,31 @@ def test_other_weights(run, calls):
     changed.figures = FigureOptions(names=("fvd",), files={"fvd": other}, left_out={}, html=None)
     measured.measure(changed, PAIRS)
     assert calls == ["fvd"] * 6
+
+
+def test_another_version_of_a_package(run, calls, monkeypatch):
+    """An update of scikit-image, and opencv-python instead of opencv-python-headless: values are measured again."""
+    versions = {"scikit-image": "0.25", "opencv-python-headless": "4.10"}
+
+    def version(package):
+        if package not in versions:
+            raise PackageNotFoundError
+        return versions[package]
+
+    monkeypatch.setattr(packaged.importlib.metadata, "version", version)
+    measured.measure(request(run, "flicker"), PAIRS)
+    keys = {catalog.key("flow_agreement", request(run, "flicker").figures)}
+    calls.clear()
+    versions["scikit-image"] = "0.26"
+    measured.measure(request(run, "flicker"), PAIRS)
+    assert calls == ["a/0000", "a/0001", "a/0002"]
+    versions["opencv-python"] = versions.pop("opencv-python-headless")
+    keys.add(catalog.key("flow_agreement", request(run, "flicker").figures))
+    facts = catalog.describe("flow_agreement", request(run).figures, clips=3, num_frames=9, size=(16, 16))
+    assert facts["package"] == "opencv-python 4.10"
+    versions["opencv-python"] = "4.11"
+    keys.add(catalog.key("flow_agreement", request(run, "flicker").figures))
+    assert len(keys) == 3
 
 
 @pytest.mark.parametrize("method", ["a", TRUTH])

@@ -1,5 +1,7 @@
 """Frechet distances of few and of many samples, resampling by weights and components, missing clips."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -47,6 +49,57 @@ def test_components(monkeypatch):
         bootstrap.with_interval(whole, groups, 200, biased=True)["interval"],
     ]
     np.testing.assert_allclose(*intervals, rtol=0.03)
+
+
+class Files:
+    """Features that are read at each use, as from files."""
+
+    def __init__(self, features, missing=()):
+        self.features, self.missing = features, missing
+
+    def __getitem__(self, pair):
+        assert pair not in self.missing
+        return self.features[pair].copy()
+
+
+@pytest.mark.parametrize("clips", [4, 40])
+def test_features_in_files(clips, monkeypatch):
+    """Distance and resamples are those of arrays, with fewer and with more rows than features; a missing clip isn't read."""
+    monkeypatch.setattr(statistics, "COMPONENTS", 8)
+    monkeypatch.setattr(statistics, "BLOCK", 30)
+    spread = np.linspace(0.01, 2, 24)
+    truth, generated = (100 + RNG.standard_normal((2, clips, 3, 24)) * spread).astype(np.float32)
+    present = np.arange(clips) != 2
+    kept = [x[present].reshape(-1, 24).astype(float) for x in (truth, 1.1 * generated)]
+    covariances = [np.cov(x, rowvar=False) for x in kept]
+    root = frechet._square_root(covariances[0])
+    cross = np.sqrt(np.linalg.eigvalsh(root @ covariances[1] @ root).clip(0)).sum()
+    expected = np.square(kept[0].mean(0) - kept[1].mean(0)).sum() + sum(map(np.trace, covariances)) - 2 * cross
+    files = FrechetDistance(truth=Files(truth, [2]), generated=Files(1.1 * generated, [2]), present=present)
+    groups = statistics.groups_among([str(i) for i in range(clips)], present)
+    found = statistics.resample(files, groups)
+    assert found.value == pytest.approx(expected, rel=1e-6)
+    joint = np.concatenate(kept)
+    values, vectors = np.linalg.eigh(sum((x - joint.mean(0)).T @ (x - joint.mean(0)) for x in kept))
+    assert found.captured == pytest.approx(values[-8:].sum() / values.sum())
+    projected = [x @ vectors[:, -8:] for x in kept]
+    assert found.reference == pytest.approx(frechet.distance(*projected), rel=1e-4)
+    assert found.values.std() > 0
+
+
+def test_memory_of_many_features(monkeypatch):
+    """The features of all clips are never in memory together."""
+    monkeypatch.setattr(statistics, "COMPONENTS", 4)
+    monkeypatch.setattr(statistics, "BLOCK", 100)
+    features = RNG.standard_normal((500, 20, 50)).astype(np.float32)
+    files = FrechetDistance(truth=Files(features), generated=Files(features), present=np.ones(500, bool))
+    tracemalloc.start()
+    files(np.arange(500))
+    reduced = files.for_resampling
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert reduced.truth.shape == (500, 20, 4)
+    assert peak < features.nbytes / 2
 
 
 def test_missing_clips():

@@ -84,7 +84,6 @@ def test_a_clip_for_every_image_and_seed(lively_model, photos, tmp_path, capsys)
         "noise_aug_strength": "0.02",
         "guidance": "1 3",
         "schedule": "edm",
-        "guidance_steps": "None",
         "deep_every": "1",
         "playback_fps": "5",
     }

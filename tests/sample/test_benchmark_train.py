@@ -53,6 +53,7 @@ def run(model, tmp_path_factory):
     return json.loads(file.read_text()), shown.getvalue()
 
 
+@pytest.mark.heavy
 def test_run(run):
     results, shown = run
     for what in benchmark_model.PLANNED + benchmark_model.MEASURED:
@@ -67,6 +68,7 @@ def test_run(run):
     assert f"{results['train_steps_per_second']:.3f} steps/s" in shown
 
 
+@pytest.mark.heavy
 def test_against_diffusers(run):
     results, shown = run
     comparison = results["against_diffusers"]

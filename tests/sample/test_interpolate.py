@@ -68,6 +68,7 @@ def test_the_official_video(folder, tmp_path, capsys, pipeline_data):
     assert "sampling: 100%" in capsys.readouterr().err
 
 
+@pytest.mark.heavy
 def test_backward_weights_of_a_training_run(folder, tmp_path, capsys, pipeline_data):
     """The official fine-tuned weights as a difference, beside the model without any: the official latents again."""
     base, sources = base_tensors(folder / "forward-only"), read_info(folder / "forward-only").sources

@@ -1,6 +1,7 @@
 """Settings: validation, and guidance scale and fusion weight of each frame."""
 
 from fractions import Fraction
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -83,11 +84,15 @@ def test_one_direction_ramps_whatever_the_fusion_is():
         np.testing.assert_array_equal(s.guidance_scale(directions=1), [1, 1.5, 2, 2.5, 3])
 
 
-def test_as_text_holds_every_field():
+def test_as_text_holds_every_field_that_is_not_none():
     text = Settings(seed=7, guidance=(1.5, 2.0)).as_text()
     assert text["seed"] == "7"
     assert text["guidance"] == "1.5 2"
+    optional: dict[str, Any] = {"prefix": "mpd", "prefix_steps": 3, "guidance_steps": (5, 15)}
+    assert set(text) == set(Settings.__dataclass_fields__) - set(optional)
+    text = Settings(**optional).as_text()
     assert set(text) == set(Settings.__dataclass_fields__)
+    assert text["guidance_steps"] == "5 15"
 
 
 def test_recurrence_ratio_is_a_fraction_of_the_steps_not_of_the_frames():

@@ -15,7 +15,7 @@ from svdjax.checkpoints.delta import read_backward_info
 from svdjax.models.backward import tensor_kind
 from svdjax.models.svd import leaves
 from train.run.metrics import Metrics
-from train.steps import train_plan
+from train.steps import finetuning
 from train.steps.finetuning import Finetuning
 from train.steps.state import State
 
@@ -39,7 +39,7 @@ def last_step(monkeypatch):
             super().__init__(*args)
             instances.append(self)
 
-    monkeypatch.setattr(train_plan, "Finetuning", Recorded)
+    monkeypatch.setattr(finetuning, "Finetuning", Recorded)
     return lambda: instances[-1]
 
 

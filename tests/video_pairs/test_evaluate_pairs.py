@@ -10,6 +10,8 @@ from training import one_line
 
 from sample.evaluate import main
 from sample.evaluation import run_folder
+from sample.evaluation.options import parser
+from sample.video_pairs import options as pair_options
 from svdjax.errors import InputError
 from svdjax.sampling.settings import Settings
 
@@ -62,6 +64,18 @@ def test_the_same_pairs_from_the_manifest(run, manifest_run, capsys):
     assert "nearest in time" in results["clips"]["rule of --clips"]
 
 
+def test_another_fit_than_the_manifest(run, training_model, training_clips, tmp_path, capsys):
+    """Also the default fit, if it is given; without the option, the manifest's is used."""
+    padded = tmp_path / "pairs.csv"
+    padded.write_text((run / "pairs.csv").read_text().replace(",crop,", ",pad,"))
+    words = ["--manifest", padded, "--fit", "crop"]
+    assert command(training_model, training_clips, tmp_path / "out", *words, methods="cross-fade") == 2
+    assert f"--fit crop: --manifest {padded} has pad; leave it out" in one_line(capsys.readouterr().err)
+    args = parser().parse_args([*map(str, words[:2]), "--data", str(training_clips), "--out", "out"])
+    pair_options.prepare(args)
+    assert args.fit == "pad"
+
+
 def test_clips_of_another_program_that_changed(manifest_run, tmp_path, capsys):
     out, again = manifest_run
     assert again() == 0
@@ -101,6 +115,8 @@ REFUSED = {
     "a prefix of one direction": (["--methods", "mpd+forward"], "doesn't lead to the last keyframe"),
     "clips without a name": (["--clips", "film"], "--clips film: expected NAME=DIR"),
     "clips named like a method": (["--clips", "rife=."], "the name rife is taken"),
+    "clips named like the results": (["--clips", "results.json=."], "the name results.json is taken"),
+    "clips named like a given report": (["--html", "out/a.html", "--clips", "A.html=."], "the name A.html is taken"),
 }
 
 

