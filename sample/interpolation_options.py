@@ -199,7 +199,8 @@ def metadata_of(
     args: argparse.Namespace, names: list[str], model: ModelSource, method: str, settings: Settings
 ) -> dict[str, str]:
     """Metadata of the video file: how it was made."""
-    backward = "the model's own" if args.backward is None else "/".join(args.backward.resolve().parts[-2:])
+    own = "the model's own" if args.backward is None else "/".join(args.backward.resolve().parts[-2:])
+    backward = own if methods.method_of(method).fine_tuned else "not used"
     switches = {"loop": args.loop, "keep_keyframes": args.keep_keyframes}
     return {
         "software": "svdjax",

@@ -58,6 +58,8 @@ def parse(text: str) -> tuple[Method, dict[str, Any]]:
         known = {field.name for field in dataclasses.fields(Settings)}
         for item in given:
             key, equals, value = item.partition("=")
+            if key == "num_frames":
+                raise InputError("num_frames is that of --num-frames, which encoding and decoding follow too")
             if not equals or key not in known:
                 raise InputError(f"setting {item!r}: unknown, expected NAME=VALUE with a field of Settings")
             fields[key] = _value(value)

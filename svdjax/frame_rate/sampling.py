@@ -31,6 +31,7 @@ from svdjax.sampling.sampler import guide_of, scan
 from svdjax.sampling.settings import Settings
 from svdjax.sampling.updates import Predicted
 
+RATE_STREAM = 0x72617465  # distinguishes these draws from those of `svdjax.sampling.draws.draw`
 LEVELS, FIRST = 25, 17  # DiffuseSlide's: the steps of 25 from number 17 on, 1.3 for SVD's noise levels
 
 
@@ -139,9 +140,6 @@ def noise_of(seed: int, batch: int, latent_shape: tuple[int, ...], rate: int) ->
     key = jax.random.fold_in(jax.random.key(seed), RATE_STREAM)
     noise = jax.random.normal(key, (frames_at_rate(frames, rate), *shape))
     return jnp.broadcast_to(noise, (batch, *noise.shape))
-
-
-RATE_STREAM = 0x72617465  # distinguishes these draws from those of `svdjax.sampling.draws.draw`
 
 
 @functools.partial(jax.jit, static_argnames=("rate",))

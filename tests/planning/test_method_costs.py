@@ -69,6 +69,7 @@ def test_values_and_table():
     [
         ("nothing", "method 'nothing': unknown"),
         ("dual:speed=2", "setting 'speed=2': unknown"),
+        ("dual:num_frames=9", "num_frames is that of --num-frames"),
         ("dual:steps", "setting 'steps': unknown"),
         ("dual:steps=0", "steps is 0"),
         ("mpd+forward", "prefix mpd"),

@@ -11,6 +11,7 @@ from PIL import Image
 
 import svdjax
 from sample import interpolate
+from svdjax.media import video
 from svdjax.models.backward import EVERYWHERE, NOWHERE, QUERIES, UP_BLOCKS, VALUES
 from svdjax.sampling import generation, methods
 from svdjax.sampling.methods import METHODS
@@ -82,6 +83,7 @@ def test_command(model, training_model, tmp_path, capsys):
     assert not os.path.exists(tmp_path / "out")
     assert run(training_model) == 0
     assert "no backward weights: method vibid with prefix mpd" in capsys.readouterr().out
+    assert video.read_metadata(tmp_path / "out")["backward"] == "not used"
     shutil.rmtree(tmp_path / "out")
     assert run(model, "--method", "forward") == 0
     assert len(os.listdir(tmp_path / "out")) == 3
