@@ -26,7 +26,7 @@ from sample.evaluation.options import parse
 from sample.evaluation.request import EvaluationRequest
 from sample.evaluation.run_folder import CLIPS, RESULTS, SCAN, SHEET, TABLE
 from sample.output_files import Outputs
-from sample.quality import html_report
+from sample.quality import html_report, measured
 from svdjax.data import scan_records
 from svdjax.kernels.choice import using
 from svdjax.runtime import cli, compilation_cache
@@ -65,7 +65,7 @@ def evaluate(request: EvaluationRequest) -> None:
         "made": {name: {key: value for key, value in facts.items() if key != CLIPS} for name, facts in made.items()},
         "seconds_a_pair": seconds,
         "device": str(jax.devices()[0]),
-        **summary.summarise(request, pairs, summary.measure(request, pairs)),
+        **summary.summarise(request, pairs, measured.measure(request, pairs)),
     }
     table = report.table(results)
     outputs, written = Outputs(), []

@@ -54,7 +54,7 @@ def download(name: Path) -> Path:
         from huggingface_hub import constants, errors
     except ImportError:
         raise InputError(
-            f"{name}: no such folder; a model of the Hugging Face hub needs huggingface_hub: pip install 'svdjax[hub]'"
+            f'{name}: no such folder; a model of the Hugging Face hub needs huggingface_hub: pip install -e ".[hub]"'
         ) from None
     page = f"{constants.ENDPOINT}/{repository}"
     try:

@@ -14,15 +14,10 @@ from sample.evaluation import bootstrap, frechet
 from sample.evaluation.clip_folders import TRUTH
 from sample.evaluation.keyframe_pairs import Pair
 from sample.evaluation.options import EvaluationRequest
-from sample.quality import catalog, measured, statistics
+from sample.quality import catalog, statistics
 from sample.quality.measured import Measured
 from sample.quality.statistics import FigureStatistic, FrechetDistance, Mean, Resampled
 from svdjax.version import __version__
-
-
-def measure(request: EvaluationRequest, pairs: Sequence[Pair]) -> Measured:
-    """Measure each method's clips; values of earlier runs are reused, see `sample.quality.measured`."""
-    return measured.measure(request, pairs)
 
 
 def summarise(request: EvaluationRequest, pairs: Sequence[Pair], values: Measured) -> dict[str, Any]:
@@ -36,7 +31,7 @@ def summarise(request: EvaluationRequest, pairs: Sequence[Pair], values: Measure
     Args:
         request: the command line.
         pairs: all pairs of the evaluation.
-        values: the result of `measure`.
+        values: the result of `sample.quality.measured.measure`.
     """
     methods: dict[str, Any] = {method: {} for method in request.methods}
     tasks = [(name, method) for name in values.names for method in request.methods]

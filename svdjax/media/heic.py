@@ -32,7 +32,7 @@ def read_heic(name: str, file: BinaryIO, max_pixels: int) -> tuple[PillowImage.I
         import pillow_heif
     except ImportError:
         raise InputError(
-            f"{name}: is a HEIC image, expected the package pillow-heif to read it: pip install 'svdjax[heic]', or save it as "
+            f'{name}: is a HEIC image, expected the package pillow-heif to read it: pip install -e ".[heic]", or save it as '
             "PNG or JPEG"
         ) from None
     heif = pillow_heif.open_heif(file, convert_hdr_to_8bit=False)

@@ -185,7 +185,7 @@ def test_no_connection(server, monkeypatch):
 
 def test_without_the_client(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
-    with pytest.raises(InputError, match=r"^a/b: no such folder; .* needs huggingface_hub: pip install 'svdjax\[hub\]'$"):
+    with pytest.raises(InputError, match=r'^a/b: no such folder; .* needs huggingface_hub: pip install -e "\.\[hub\]"$'):
         find_model("a/b")
 
 

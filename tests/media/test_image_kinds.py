@@ -119,7 +119,7 @@ def test_heic_without_its_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
     message = (
-        "is a HEIC image, expected the package pillow-heif to read it: pip install 'svdjax[heic]', or save it as PNG or JPEG"
+        'is a HEIC image, expected the package pillow-heif to read it: pip install -e ".[heic]", or save it as PNG or JPEG'
     )
     assert refusal(tmp_path / "a.heic") == message
 
