@@ -146,7 +146,7 @@ def test_results_of_an_evaluation(tmp_path, capsys, monkeypatch):
     """A sheet that fails costs neither the numbers nor the table."""
     for module, name, value in (
         ("sample.evaluate", "generate", None),
-        ("sample.evaluation.summary", "measure", None),
+        ("sample.quality.measured", "measure", None),
         ("sample.evaluation.summary", "summarise", {"methods": {}}),
         ("sample.evaluation.report", "table", "| the table |"),
     ):
