@@ -16,13 +16,18 @@ from svdjax.frame_rate.sampling import rate_evaluations
 from svdjax.frame_rate.windows import check_rate
 from svdjax.media import keyframe_blend
 from svdjax.models.svd import SVD
+from svdjax.parallel import divided
+from svdjax.parallel.sampling_mesh import clips_together
 from svdjax.sampling.checks import check_draws, check_pair, check_progress, decode_chunk_of
 from svdjax.sampling.clip_plan import ClipPlan
 from svdjax.sampling.draws import Draws
 from svdjax.sampling.generation import decode, latent_shape, sample_pair
 from svdjax.sampling.methods import Method, backward_of, method_of, run_of
-from svdjax.sampling.sampler import Progress
+from svdjax.sampling.sampler import Preview, Progress
 from svdjax.sampling.settings import Settings
+
+# Keyframes whose directions disagree more in any update have too little in common, see docs/claims.md.
+MOST_DISAGREEMENT = 0.9
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,16 @@ class Clip:
     frames: np.ndarray
     disagreement: np.ndarray | None = None
 
+    def too_different(self) -> np.ndarray:
+        """The largest disagreement of each pair of keyframes, (b,), or 0 where it is at most `MOST_DISAGREEMENT`.
+
+        For fine-tuned methods: the directions of the others always disagree more.
+        """
+        if self.disagreement is None or not len(self.disagreement):
+            return np.zeros(len(self.frames))
+        largest = self.disagreement.max(0)
+        return np.where(largest > MOST_DISAGREEMENT, largest, 0)
+
 
 def interpolate_pairs(
     model: SVD,
@@ -53,17 +68,19 @@ def interpolate_pairs(
     keep_keyframes: bool = False,
     plan: ClipPlan | None = None,
     rate: int = 1,
+    preview: Preview | None = None,
 ) -> Iterator[Clip]:
-    """Generate the clips between neighbouring keyframes, one after the other.
+    """Generate the clips between neighbouring keyframes, one after the other, or several at a time on a mesh.
 
     Args:
         keyframes: at least two batches (b, H, W, 3) of one shape.
         plan: how to make each clip within the device's memory; None: in one UNet call per evaluation, networks are not moved.
+        preview: called with estimates of the running clip's latents, see `svdjax.sampling.generation.sample_pair`.
         model, settings, method, draws, decode_chunk, progress, loop, keep_keyframes, rate: see `svdjax.interpolate`.
 
     Yields:
-        The clip of each pair of neighbours, as soon as it is decoded. With `loop`, the clip from the last keyframe to the
-        first comes last.
+        The clip of each pair of neighbours, as soon as the pairs that are sampled together are decoded. With `loop`, the clip
+        from the last keyframe to the first comes last.
 
     Raises:
         InputError, FloatingPointError: see `svdjax.interpolate`; `InputError` before the first clip is made.
@@ -72,7 +89,7 @@ def interpolate_pairs(
     pairs = list(itertools.pairwise([*keyframes, keyframes[0]] if loop else keyframes))
     chunk = decode_chunk_of(decode_chunk)
     rate = check_rate(rate, settings.num_frames)
-    clips = _interpolate_pairs(model, pairs, settings, method, draws, chunk, progress, plan, rate)
+    clips = _interpolate_pairs(model, pairs, settings, method, draws, chunk, progress, plan, rate, preview)
     if not keep_keyframes:
         return clips
     return (
@@ -139,21 +156,30 @@ def _interpolate_pairs(
     progress: Progress | None,
     plan: ClipPlan | None,
     rate: int,
+    preview: Preview | None,
 ) -> Iterator[Clip]:
     sampled = run_of(method, settings, model.config.scheduler).evaluations
     raised = rate_evaluations(settings.num_frames, rate, model.config.scheduler)
-    for number, (first, last) in enumerate(pairs):
+    together = clips_together(divided.mesh_of(model.unet), len(pairs[0][0]))
+    draws = draws if draws is None or together == 1 else draws.repeated(together)
+    for number in range(0, len(pairs), together):
+        group = pairs[number : number + together]
+        # all groups have one shape: compiled once
+        first, last = (np.concatenate(ends) for ends in zip(*group, *[group[-1]] * (together - len(group)), strict=True))
         # over all pairs, for the remaining time of a progress bar
-        overall = None if progress is None else _offset(progress, number, len(pairs))
+        overall = None if progress is None else _offset(progress, number, len(group), len(pairs))
         seen: list[np.ndarray] = []
         options = {"method": method, "draws": draws, "plan": plan}
         parts = (None, None) if overall is None else (_within(overall, 0, raised), _within(overall, sampled, 0))
-        latents = sample_pair(model, first, last, settings, **options, progress=parts[0], observe=seen.append)
+        hooks = {"observe": seen.append, "preview": preview}
+        latents = sample_pair(model, first, last, settings, **options, progress=parts[0], **hooks)
         frames = decode(model, latents, decode_chunk, plan and plan.decode)
         if rate > 1:
             latents = raise_rate(model, latents, frames, settings, rate, **options, progress=parts[1])
             frames = decode_at_rate(model, latents, rate, decode_chunk, plan)
-        yield Clip(latents, frames, *seen)
+        for k in range(len(group)):
+            part = slice(k * len(first) // together, (k + 1) * len(first) // together) if together > 1 else slice(None)
+            yield Clip(latents[part], frames[part], *(apart[:, part] for apart in seen))
 
 
 def _within(progress: Progress, before: int, after: int) -> Progress:
@@ -161,9 +187,9 @@ def _within(progress: Progress, before: int, after: int) -> Progress:
     return lambda done, total: progress(before + done, before + total + after)
 
 
-def _offset(progress: Progress, number: int, count: int) -> Progress:
-    """The callback for run `number`, from 0, of `count` equal runs; it reports progress over all of them."""
-    return lambda done, total: progress(number * total + done, count * total)
+def _offset(progress: Progress, number: int, together: int, count: int) -> Progress:
+    """The callback for runs `number`, from 0, and following, which run together; it reports progress over all `count` runs."""
+    return lambda done, total: progress(number * total + done * together, count * total)
 
 
 def join(clips: Sequence[np.ndarray], *, loop: bool = False) -> np.ndarray:

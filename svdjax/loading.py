@@ -18,6 +18,8 @@ from svdjax.model_sources import Checkpoint, DiffusersFolder, ModelSource
 from svdjax.models.svd import SVD
 from svdjax.original_layout.single_file import open_file
 from svdjax.original_layout.unet_file import open_unet_weights
+from svdjax.parallel import sampling_mesh
+from svdjax.parallel.sampling_mesh import Spec
 from svdjax.runtime.dtypes import check_dtype, compute_dtype
 
 EXPORTED_BACKWARD = "unet_backward"  # in a folder that `convert.flax_to_svd --whole` wrote
@@ -31,6 +33,7 @@ def load(
     backward_base: str | Path | None = None,
     shardings: Shardings | None = None,
     offload: bool = False,
+    mesh: Spec | None = None,
 ) -> SVD:
     """Load Stable Video Diffusion.
 
@@ -49,15 +52,23 @@ def load(
         shardings: maps the name of a tensor, such as `unet.conv_in.kernel` or `backward.mid_block.[...].attn1.to_v.kernel`, and
             its shape to its sharding; default: all on the default device.
         offload: keep the weights in host memory, as numpy arrays: a network is on the device only while it is used.
+        mesh: devices that `interpolate`, `animate` and `sample` divide the work over, such as `"guidance=2,columns=4"`: `data`
+            divides pairs of keyframes; `guidance=2` predictions without and with conditioning; `rows` and `columns` every
+            frame; `fsdp` the storage of weights, and pairs. A text or sizes are for the devices of this process, and -1 stands
+            for the remaining ones. Default: one device.
 
     Returns:
         The three networks with their weights, the configuration, and the backward direction's tensors.
 
     Raises:
         InputError: no model at `path`, missing or damaged parts, another format version, backward weights that don't fit, or
-            both `offload` and `shardings`.
+            two of `offload`, `shardings` and `mesh`, or a mesh that doesn't fit the devices.
     """
     check_dtype(dtype)
+    if mesh is not None:
+        if offload or shardings is not None:
+            raise InputError("mesh: it places the weights, as offload and shardings do: expected only one of the three")
+        shardings = sampling_mesh.shardings(sampling_mesh.sampling_mesh(mesh))
     if offload and shardings is not None:
         raise InputError("offload: the weights stay in host memory, but shardings places them: expected only one of the two")
     source = find_model(path)

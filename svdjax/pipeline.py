@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from svdjax.chain import check_pairs, interpolate_pairs, join
 from svdjax.errors import InputError
 from svdjax.frame_rate.windows import check_rate
 from svdjax.media.keyframes import pixels_of
-from svdjax.models.svd import SVD
+from svdjax.models.svd import NETWORKS, SVD
+from svdjax.parallel import divided, sampling_mesh
+from svdjax.parallel.sampling_mesh import Frames, Spec
+from svdjax.parallel.sharding import replicated
 from svdjax.sampling.checks import check_image, check_model, decode_chunk_of
 from svdjax.sampling.clip_plan import ClipPlan, plan_for
 from svdjax.sampling.clip_work import ClipWork
 from svdjax.sampling.draws import Draws
 from svdjax.sampling.generation import decode, sample_image
-from svdjax.sampling.methods import Method, chosen_method, settings_of
+from svdjax.sampling.methods import Method, chosen_method, run_of, settings_of
 from svdjax.sampling.sampler import Progress
 from svdjax.sampling.settings import Settings
 
@@ -38,6 +44,7 @@ def interpolate(
     keep_keyframes: bool = False,
     rate: int = 1,
     memory: float | None = None,
+    mesh: Spec | None = None,
     **settings: Any,
 ) -> np.ndarray:
     """The video between two or more keyframes, all included.
@@ -58,6 +65,8 @@ def interpolate(
         memory: GiB of the device that the run may use, its networks included: work that doesn't fit is done in parts,
             and a model loaded with `offload` is on the device only in parts. The frames are equal up to rounding. Default: what
             the device has; on a CPU, and for a model on several devices, there is no limit.
+        mesh: devices to divide the work over, see `svdjax.load`. A model that was not loaded on this mesh is copied there, for
+            this call. Default: the model's.
         **settings: fields of `Settings`. Default: those of the method, then the model's `num_frames` and
             `model.defaults`, then those of `Settings`. Every pair has the draws of the same seed, so a batch gives the same
             frames as its pairs one by one.
@@ -75,6 +84,7 @@ def interpolate(
     images, batched = _batches([f"keyframe {k + 1}" for k in range(len(keyframes))], keyframes)
     method, fields = chosen_method(method, model.backward, settings)
     given = settings_for(model, method, **fields)
+    model = _checked_on_mesh(model, mesh, [image.shape for image in images[: len(images) - 1 + loop]], given, method)
     check_pairs(model, images, given, method, draws, progress, loop, keep_keyframes)
     clips = interpolate_pairs(
         model,
@@ -110,6 +120,26 @@ def _plan(
     return plan_for(work, memory)
 
 
+def on_mesh(model: SVD, mesh: Mesh) -> SVD:
+    """A copy of a model on the devices of a sampling mesh."""
+    networks = {name: divided.placed(getattr(model, name), mesh) for name in NETWORKS}
+    return dataclasses.replace(model, **networks, backward=model.backward and jax.device_put(model.backward, replicated(mesh)))
+
+
+def _checked_on_mesh(
+    model: SVD, mesh: Spec | None, shapes: Sequence[tuple[int, ...]], settings: Settings, method: str | Method
+) -> SVD:
+    """A model on a mesh, after a check that the mesh can divide the clips; `shapes` (b, H, W, 3) of the first keyframes."""
+    found = divided.mesh_of(model.unet) if mesh is None else sampling_mesh.sampling_mesh(mesh)
+    if found is None or not shapes or len(shapes[0]) != 4:
+        return model  # other shapes are refused later
+    b, height, width, _ = shapes[0]
+    guided = any(kind.unconditional for kind in run_of(method, settings, model.config.scheduler).kinds)
+    sizes, pixels = ((width, height),), model.config.size_multiple
+    sampling_mesh.check_frames(found, Frames(pairs=b * len(shapes), guided=guided, sizes=sizes, pixels=pixels), "mesh")
+    return model if found == divided.mesh_of(model.unet) else on_mesh(model, found)
+
+
 def _batches(names: Sequence[str], keyframes: Sequence[Keyframe]) -> tuple[list[np.ndarray], bool]:
     """Keyframes as batches uint8 (b, H, W, 3), and whether they were given as batches."""
     images = [pixels_of(name, keyframe) for name, keyframe in zip(names, keyframes, strict=True)]
@@ -133,6 +163,7 @@ def animate(
     draws: Draws | None = None,
     progress: Progress | None = None,
     memory: float | None = None,
+    mesh: Spec | None = None,
     **settings: Any,
 ) -> np.ndarray:
     """The video that starts with an image: SVD's own image-to-video, only the forward direction.
@@ -141,7 +172,7 @@ def animate(
         model: from `svdjax.load`; backward weights are not used.
         image: an array uint8 (H, W, 3), a Pillow image or the path of an image file, or a batch (b, H, W, 3); sizes as for
             `interpolate`.
-        decode_chunk, draws, progress, memory: as for `interpolate`.
+        decode_chunk, draws, progress, memory, mesh: as for `interpolate`.
         **settings: fields of `Settings`; the default of `num_frames` is the model's, that of `steps` is 25. Guidance
             increases from its smallest scale at the first frame to its largest at the last, for any `fusion`.
 
@@ -157,6 +188,7 @@ def animate(
     given = settings_of("forward", settings, {"num_frames": model.config.unet.num_frames, "steps": IMAGE_TO_VIDEO_STEPS})
     (images,), batched = _batches(["image"], [image])
     check_image(model, "image", images)
+    model = _checked_on_mesh(model, mesh, [images.shape], given, "forward")
     chunk = decode_chunk_of(decode_chunk)
     plan = _plan(model, images, given, "forward", chunk, memory)
     frames = decode(

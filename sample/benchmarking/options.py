@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shlex
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from svdjax.errors import InputError
 from svdjax.kernels import choice
 from svdjax.loading import find_model
 from svdjax.media import fit
+from svdjax.parallel import mesh, sampling_mesh
+from svdjax.parallel.sampling_mesh import Frames
 from svdjax.runtime import cli, paths
 from svdjax.runtime.dtypes import DTYPES, compute_dtype
 from svdjax.runtime.output_paths import check_new_file
@@ -43,6 +46,7 @@ class BenchmarkOptions:
         repeats: timed runs of a step.
         kernels: the implementation of layers that have two, see `svdjax.kernels.choice`.
         training: options of a training step; None to measure sampling.
+        mesh: size of each mesh axis for sampling; None for one device.
         target: the GPU to compile for; None for the local device.
     """
 
@@ -56,6 +60,7 @@ class BenchmarkOptions:
     repeats: int = 5
     kernels: str = choice.XLA
     training: TrainingOptions | None = None
+    mesh: dict[str, int] | None = None
     target: TargetOptions | None = None
 
 
@@ -115,7 +120,8 @@ def parse(argv: list[str] | None) -> tuple[BenchmarkOptions | ReportOptions, Pat
         # PyTorch needs GPU memory too; by default JAX takes most of it when it starts
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         versus_diffusers.require_diffusers()
-    training = training_options.checked_options(args)
+    sizes = training_options.mesh_sizes(args)
+    training = training_options.checked_options(args, sizes)
     preset = args.preset or ("svd-xt" if args.compile_only or jax.default_backend() == "gpu" else "small")
     config = workloads.PRESETS[preset] if args.model is None else find_model(args.model).config
     size = fit.parse_size(args.size) if args.size else config.default_size
@@ -123,6 +129,10 @@ def parse(argv: list[str] | None) -> tuple[BenchmarkOptions | ReportOptions, Pat
     num_frames = config.unet.num_frames if args.num_frames is None else args.num_frames
     if num_frames < 2:
         raise InputError(f"--num-frames is {num_frames}, expected at least 2")
+    if training is None and sizes is not None:
+        parts = math.prod(sizes.get(axis, 1) for axis in mesh.BATCH_AXES)  # a clip for each
+        frames = Frames(pairs=parts, guided=True, sizes=(size,), pixels=config.size_multiple)
+        sampling_mesh.check_frames(sizes, frames)
     options = BenchmarkOptions(
         config=config,
         model=preset if args.model is None else args.model,
@@ -134,6 +144,7 @@ def parse(argv: list[str] | None) -> tuple[BenchmarkOptions | ReportOptions, Pat
         repeats=args.repeats,
         kernels=args.kernels,
         training=training,
+        mesh=sizes if training is None else None,
         target=target,
     )
     return options, args.json
@@ -158,7 +169,7 @@ def command_line(options: BenchmarkOptions) -> str:
     arguments = ["--preset" if is_preset else "--model", options.model]
     arguments += ["--size", f"{width}x{height}", "--num-frames", str(options.num_frames), "--dtype", options.dtype]
     arguments += ["--kernels", options.kernels] if options.kernels != choice.XLA else []
-    arguments += options.training.arguments() if options.training else []
+    arguments += options.training.arguments() if options.training else training_options.mesh_arguments(options.mesh)
     if options.target:
         arguments += options.target.arguments()
     else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from sample.benchmarking.results import Comparison, Measurements, ProgramResult, ProgramTiming, Setup, Timings, TrainingSetup
 from sample.planning import collectives
 from sample.planning.plan import Plan
@@ -19,6 +21,8 @@ _OTHER_ARGUMENTS = {"train_step": "AdamW's state, batch"}
 def table(setup: Setup, measured: Measurements) -> str:
     """One line per quantity: label, value, details."""
     rows = _heading(setup) + (_SAMPLING if measured.training is None else _training(measured.training))
+    if measured.mesh is not None:
+        rows.append(("mesh", _devices(measured.mesh)))
     for program in measured.programs:
         if program.timing is None:
             rows += _planned(program, in_total=measured.training is not None)
@@ -30,7 +34,8 @@ def table(setup: Setup, measured: Measurements) -> str:
         rows += _comparison(measured.comparison)
     lines = _aligned(rows)
     if measured.traffic is not None:
-        lines += ["", "communication of a training step, as compiled for this device:", collectives.table(measured.traffic)]
+        name = measured.step.name.replace("_", " ")
+        lines += ["", f"communication of a {name}, as compiled for this device:", collectives.table(measured.traffic)]
     return "\n".join([*lines, "", f"to repeat: {setup.command}"])
 
 
@@ -60,13 +65,16 @@ def _heading(setup: Setup) -> Rows:
 
 def _training(training: TrainingSetup) -> Rows:
     kept = "activations recomputed block by block" if training.remat else "all activations kept"
-    mesh = " ".join(f"{axis}={size}" for axis, size in training.mesh.items() if size > 1) or "one device"
     clips = f"{training.batch_size} clip{'s' * (training.batch_size != 1)} in total"
     parameters = f"{training.trained_parameters / 1e6:,.1f} M parameters trained in float32"
     return [
         ("", "a training step is the frozen pass, the differentiated pass, its gradient, and AdamW; no encoding"),
-        ("batch", f"{clips} on {mesh}, {parameters}, {kept}"),
+        ("batch", f"{clips} on {_devices(training.mesh)}, {parameters}, {kept}"),
     ]
+
+
+def _devices(mesh: Mapping[str, int]) -> str:
+    return " ".join(f"{axis}={size}" for axis, size in mesh.items() if size > 1) or "one device"
 
 
 def _planned(program: ProgramResult, *, in_total: bool) -> Rows:

@@ -201,13 +201,15 @@ class Measurements:
         programs: first the step; for sampling also the decoder.
         matmul: speed limit of the device; None if nothing was run.
         training: settings of a training step.
-        traffic: bytes between devices in a training step, if there are several devices.
+        mesh: size of each mesh axis of a sampling step on several devices.
+        traffic: bytes between devices in a step, if there are several devices.
         comparison: comparison with PyTorch, if requested.
     """
 
     programs: list[ProgramResult]
     matmul: MatmulLimit | None = None
     training: TrainingSetup | None = None
+    mesh: dict[str, int] | None = None
     traffic: list[Traffic] | None = None
     comparison: Comparison | None = None
 
@@ -220,7 +222,8 @@ class Measurements:
         """Speed of the step on each device, relative to the matrix product."""
         if self.matmul is None or self.step.flops_per_second is None:
             return None
-        devices = 1 if self.training is None else math.prod(self.training.mesh.values())
+        mesh = (self.mesh or {}) if self.training is None else self.training.mesh
+        devices = math.prod(mesh.values())
         return self.step.flops_per_second / devices / self.matmul.flops_per_second
 
     @property
@@ -233,8 +236,10 @@ class Measurements:
         if self.training is not None:
             values |= dataclasses.asdict(self.training)
             values |= {"train_step_total_bytes": self.step.plan.total_bytes, "train_steps_per_second": self.steps_per_second}
+        if self.mesh is not None:
+            values["mesh"] = self.mesh
         if self.traffic is not None:
-            values["train_step_traffic"] = [dataclasses.asdict(row) for row in self.traffic]
+            values[f"{self.step.name}_traffic"] = [dataclasses.asdict(row) for row in self.traffic]
         if self.matmul is not None:
             values |= {"matmul_size": self.matmul.size, "matmul_flops_per_second": self.matmul.flops_per_second}
             values[f"{self.step.name}_share_of_matmul"] = self.share_of_matmul

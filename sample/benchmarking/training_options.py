@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
@@ -32,10 +33,14 @@ class TrainingOptions:
 
     def arguments(self) -> list[str]:
         """The options as on a command line."""
-        sizes = None if self.mesh is None else ",".join(f"{axis}={size}" for axis, size in self.mesh.items())
         remat = [] if self.remat else ["--no-remat"]
         cached = ["--cache-latents"] if self.cached else []
-        return ["--train", "--batch-size", str(self.batch_size), *remat, *cached, *([] if sizes is None else ["--mesh", sizes])]
+        return ["--train", "--batch-size", str(self.batch_size), *remat, *cached, *mesh_arguments(self.mesh)]
+
+
+def mesh_arguments(sizes: Mapping[str, int] | None) -> list[str]:
+    """`--mesh` as on a command line; nothing for None."""
+    return [] if sizes is None else ["--mesh", ",".join(f"{axis}={size}" for axis, size in sizes.items())]
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
@@ -57,7 +62,8 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--mesh",
         metavar="AXES",
-        help="device mesh, such as data=2,fsdp=4; with --compile-only the devices are simulated CPUs (default: one device)",
+        help="device mesh: of sampling, such as guidance=2,columns=4; with --train, such as data=2,fsdp=4; with --compile-only "
+        "the devices are simulated CPUs (default: one device)",
     )
 
 
@@ -67,7 +73,6 @@ def check_arguments(args: argparse.Namespace) -> None:
         "--batch-size": args.batch_size,
         "--no-remat": args.no_remat,
         "--cache-latents": args.cache_latents,
-        "--mesh": args.mesh,
     }
     if not args.train and any(given.values()):
         option = next(name for name, value in given.items() if value)
@@ -84,7 +89,7 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 def parse_mesh(text: str, args: argparse.Namespace) -> dict[str, int]:
     """The size of each mesh axis. With `--compile-only` JAX is set up with as many CPU devices as the mesh has."""
-    sizes = mesh.parse_mesh(text)
+    sizes = mesh.parse_mesh(text, mesh.AXES if args.train else mesh.SAMPLING_AXES)
     if not args.compile_only:
         return sizes
     devices = math.prod(sizes.values())
@@ -92,8 +97,8 @@ def parse_mesh(text: str, args: argparse.Namespace) -> dict[str, int]:
         raise InputError(f"--mesh {text}: -1 stands for the available devices, but --compile-only and --target use none")
     if args.target is None:
         _simulate(devices)
-    elif devices > compiling.MOST_DEVICES:
-        raise InputError(f"--mesh {text}: {devices} devices, expected at most {compiling.MOST_DEVICES}, those of one host")
+    elif devices > (most := compiling.DEVICES_OF_HOST) and devices % most:
+        raise InputError(f"--mesh {text}: {devices} devices, expected at most {most}, those of one host, or hosts of {most}")
     return sizes
 
 
@@ -108,16 +113,21 @@ def _simulate(devices: int) -> None:
             raise InputError(f"--mesh has {devices} devices, but JAX has already started with {available}") from None
 
 
-def checked_options(args: argparse.Namespace) -> TrainingOptions | None:
-    """Options of a training step; None without `--train`. Starts JAX's backend if there is a mesh of its devices.
+def mesh_sizes(args: argparse.Namespace) -> dict[str, int] | None:
+    """Sizes of the mesh axes; None without `--mesh`. Starts JAX's backend if the devices are its own.
 
     Raises:
         InputError: a wrong mesh.
     """
-    sizes = None if args.mesh is None else parse_mesh(args.mesh, args)
+    if args.mesh is None:
+        return None
+    sizes = parse_mesh(args.mesh, args)
+    return sizes if args.compile_only else mesh.mesh_sizes(sizes, len(jax.devices()))
+
+
+def checked_options(args: argparse.Namespace, sizes: dict[str, int] | None) -> TrainingOptions | None:
+    """Options of a training step on a mesh of these sizes; None without `--train`."""
     if not args.train:
         return None
-    if sizes is not None and not args.compile_only:
-        sizes = mesh.mesh_sizes(sizes, len(jax.devices()))
     shares = math.prod((sizes or {}).get(axis, 1) for axis in mesh.BATCH_AXES)
     return TrainingOptions(args.batch_size or shares, sizes, not args.no_remat, args.cache_latents)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh, NamedSharding, Sharding
 
 from svdjax.config import SVDConfig, UNetConfig, VAEConfig
 from svdjax.memory.precision import stats_dtype
@@ -19,7 +22,9 @@ from svdjax.models.initialize import abstract
 from svdjax.models.svd import fill, leaves
 from svdjax.models.unet import UNet
 from svdjax.models.vae import VAE
-from svdjax.sampling import edm
+from svdjax.parallel import divided
+from svdjax.parallel.sharding import like_tree, replicated
+from svdjax.sampling import edm, generation
 from svdjax.sampling.prediction import Conditioning, Guide, predict_v
 from svdjax.sampling.settings import Settings
 
@@ -74,9 +79,14 @@ class Workload:
     decode: tuple[VAE, Array]
 
 
-def dual_step(unet: UNet, backward: Backward, inputs: StepInputs) -> tuple[Array, Array]:
-    """Run one Euler step of both directions with guidance, as in the sampler; return the new latents and the v-prediction."""
-    v = predict_v(unet, backward, inputs.latents, inputs.sigma, inputs.conditioning, inputs.guide)
+def dual_step(unet: UNet, backward: Backward, inputs: StepInputs, mesh: Mesh | None = None) -> tuple[Array, Array]:
+    """Run one Euler step of both directions with guidance, as in the sampler; return the new latents and the v-prediction.
+
+    Args:
+        unet, backward, inputs: see `Workload`.
+        mesh: see `svdjax.sampling.prediction.predict_clips`.
+    """
+    v = predict_v(unet, backward, inputs.latents, inputs.sigma, inputs.conditioning, inputs.guide, mesh)
     denoised = edm.denoise(inputs.latents, v, inputs.sigma)
     return edm.euler_step(inputs.latents, denoised, inputs.sigma, inputs.sigma_next), v
 
@@ -86,7 +96,17 @@ def decode(vae: VAE, latents: Array) -> Array:
     return vae.decode(latents)
 
 
-def make(config: SVDConfig, size: tuple[int, int], num_frames: int, dtype: Any, *, allocate: bool) -> Workload:
+def on_mesh(mesh: Mesh | None) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """`dual_step` and decoding on the devices of a mesh, which gives uint8 frames, as in a run; None for one device."""
+    if mesh is None:
+        return dual_step, decode
+    decode_frames = functools.partial(generation.decode_divided, scaling_factor=1.0, chunk=None, mesh=mesh)
+    return functools.partial(dual_step, mesh=mesh), decode_frames
+
+
+def make(
+    config: SVDConfig, size: tuple[int, int], num_frames: int, dtype: Any, *, allocate: bool, mesh: Mesh | None = None
+) -> Workload:
     """A workload with random weights and inputs.
 
     Args:
@@ -96,13 +116,14 @@ def make(config: SVDConfig, size: tuple[int, int], num_frames: int, dtype: Any, 
         dtype: dtype of weights and computation. The VAE has at least float32 if its configuration sets `force_upcast`, as with
             `svdjax.load`.
         allocate: make arrays; otherwise only their shapes.
+        mesh: place all on these devices, with a clip for each part of a batch; None for one clip on one device.
     """
     dtype = jnp.dtype(dtype)
     unet = abstract(UNet, config.unet, dtype)
     vae = abstract(VAE, config.vae, stats_dtype(dtype) if config.vae.force_upcast else dtype)
     tuned = {name: leaves(unet)[name] for name in names_of_kinds(leaves(unet), VALUES)}
     width, height = (side // config.vae.down_factor for side in size)
-    shape = (1, num_frames, height, width, config.vae.latent_channels)
+    shape = (1 if mesh is None else divided.batch_parts(mesh), num_frames, height, width, config.vae.latent_channels)
     evaluate = (lambda fn: fn()) if allocate else jax.eval_shape
     inputs = evaluate(lambda: _inputs(shape, config.unet.cross_attention_dim[0], dtype))
     latents = evaluate(lambda: jax.random.normal(jax.random.key(1), shape))
@@ -111,7 +132,28 @@ def make(config: SVDConfig, size: tuple[int, int], num_frames: int, dtype: Any, 
         unet = fill(unet, weights(leaves(unet)))
         vae = fill(vae, weights(leaves(vae)))
         tuned = weights(tuned)
-    return Workload(config, (unet, Backward(tuned), inputs), (vae, latents))
+    whole = Workload(config, (unet, Backward(tuned), inputs), (vae, latents))
+    return whole if mesh is None else _placed(whole, mesh)
+
+
+def _placed(workload: Workload, mesh: Mesh) -> Workload:
+    """A workload on a mesh, arrays or shapes, placed as in a run."""
+    (unet, backward, inputs), (vae, latents) = workload.dual_step, workload.decode
+
+    def put(tree: Any, shardings: Any) -> Any:
+        def one(x: Any, sharding: Sharding) -> Any:
+            if isinstance(x, jax.Array):
+                return jax.device_put(x, sharding)
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+        alike = isinstance(shardings, Sharding)
+        return jax.tree.map(lambda x: one(x, shardings), tree) if alike else jax.tree.map(one, tree, shardings)
+
+    everywhere = replicated(mesh)
+    clips = NamedSharding(mesh, divided.batch_spec(mesh, len(latents)))
+    inputs = dataclasses.replace(put(inputs, everywhere), latents=put(inputs.latents, clips))
+    step = put(unet, like_tree(unet, mesh)), put(backward, everywhere), inputs
+    return Workload(workload.config, step, (put(vae, like_tree(vae, mesh)), put(latents, clips)))
 
 
 class RandomWeights:
@@ -143,12 +185,12 @@ class RandomWeights:
 
 def _inputs(shape: tuple[int, ...], context_dim: int, dtype: Any) -> StepInputs:
     """Random inputs in the dtypes of the sampler: embeddings in `dtype`, all others in float32."""
-    keys = jax.random.split(jax.random.key(0), 3)
+    keys, b = jax.random.split(jax.random.key(0), 3), shape[0]
     settings = Settings(num_frames=shape[1])
     conditioning = Conditioning(
-        image_embeds=jax.random.normal(keys[0], (2, 1, 1, context_dim), dtype),
-        image_latents=jax.random.normal(keys[1], (2, 1, *shape[2:])),
-        added_time_ids=jnp.array([[settings.fps - 1, settings.motion_bucket_id, settings.noise_aug_strength]], jnp.float32),
+        image_embeds=jax.random.normal(keys[0], (2, b, 1, context_dim), dtype),
+        image_latents=jax.random.normal(keys[1], (2, b, *shape[2:])),
+        added_time_ids=jnp.array([[settings.fps - 1, settings.motion_bucket_id, settings.noise_aug_strength]] * b, jnp.float32),
     )
     guide = Guide(
         jnp.asarray(settings.guidance_scale(), jnp.float32),

@@ -23,7 +23,7 @@ from svdjax.errors import InputError
 from svdjax.kernels.choice import XLA, kernels
 from svdjax.memory.programs import Program
 
-MOST_DEVICES = 8  # of one host
+DEVICES_OF_HOST = 8  # at most
 # There is no GPU to measure kernels on. jaxlib 0.11 has an option for cuDNN without a GPU,
 # `xla_gpu_cudnn_deviceless_compilation_mode`; it needs NVIDIA's driver, and all programs compile without it.
 _OPTIONS: dict[str, str | bool] = {"xla_gpu_autotune_level": "0"}
@@ -51,13 +51,14 @@ def start_without_gpu() -> None:
 
 
 def devices_of(card: Card, count: int = 1) -> list[Any]:
-    """Devices of one host to compile for.
+    """Devices to compile for, of one host, or of hosts of `DEVICES_OF_HOST`.
 
     Raises:
         InputError: the extra is missing.
     """
     start_without_gpu()
-    shape = f"1x1x{count}"
+    hosts = max(1, count // DEVICES_OF_HOST)
+    shape = f"1x{hosts}x{count // hosts}"
     try:
         topology = topologies.get_topology_desc(shape, "cuda", target_config=description(card), topology=shape)
     except NotImplementedError:

@@ -66,6 +66,10 @@ def check_arguments(args: argparse.Namespace) -> TargetOptions | None:
     for option, value in {"--train": args.train, "--memory": args.memory is not None}.items():
         if args.method and value:
             raise InputError(f"--method gives lower bounds of the time of sampling: expected no {option}")
+    if not args.train and args.mesh is not None:
+        for option, value in {"--memory": args.memory is not None, "--method": args.method}.items():
+            if value:
+                raise InputError(f"--mesh {args.mesh}: {option} plans for one device, expected only one of them")
     for name in args.method:
         methods.parse(name)
     if args.against:

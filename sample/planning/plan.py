@@ -63,6 +63,16 @@ class PlannedProgram:
         """Lower bound of the time for the bytes that it moves, at the card's bandwidth."""
         return self.hbm_bytes / self.card.bandwidth
 
+    @property
+    def sent_bytes(self) -> float:
+        """Bytes that each device sends to others."""
+        return sum(row.bytes for row in self.traffic or ())
+
+    @property
+    def sent_seconds(self) -> float:
+        """Lower bound of the time for the bytes that it sends, if all devices are in one host."""
+        return self.sent_bytes / self.card.link
+
     def to_json(self) -> dict[str, Any]:
         """`NAME_scratch_bytes`, `NAME_hbm_bytes`, ..."""
         values = {
@@ -77,6 +87,7 @@ class PlannedProgram:
         }
         if self.traffic is not None:
             values["traffic"] = [dataclasses.asdict(row) for row in self.traffic]
+            values |= {"sent_bytes": self.sent_bytes, "sent_floor_seconds": self.sent_seconds}
         return {f"{self.name}_{key}": value for key, value in values.items()}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from sample.benchmarking import workloads
@@ -18,6 +20,7 @@ from svdjax.devices.target import NVIDIA_GPU, made_for
 from svdjax.devices.xla_options import UNET_OPTIONS, channels_last_options
 from svdjax.memory.programs import Program
 from svdjax.models.svd import abstract_model
+from svdjax.parallel.mesh import SAMPLING_AXES, make_mesh
 from svdjax.runtime.memory_option import OPTION
 from svdjax.sampling.clip_plan import plan_clips, plan_decoding
 from svdjax.sampling.clip_work import ClipWork, encode_program, sample_programs
@@ -63,6 +66,31 @@ def plan_for_card(config: SVDConfig, size: tuple[int, int], num_frames: int, dty
     step, at_once = (planner.plan(program) for program in programs(config, size, num_frames, dtype))
     whole = Plan(card=card, programs=[encode, step, *planned, at_once, staged])
     return whole if clip is None else dataclasses.replace(whole, phases=clip.phases, description=clip.describe())
+
+
+def plan_on_mesh(
+    config: SVDConfig, size: tuple[int, int], num_frames: int, dtype: Any, target: TargetOptions, sizes: Mapping[str, int]
+) -> Plan:
+    """Compile a step and decoding for several cards, with a clip for each part of a batch; see `plan_for_card`.
+
+    Args:
+        config, size, num_frames, dtype, target: see `plan_for_card`.
+        sizes: size of each mesh axis.
+    """
+    card = card_of(target.name)
+    devices = compiling.devices_of(card, math.prod(sizes.values()))
+    mesh = make_mesh(sizes, devices, SAMPLING_AXES)
+    planner = Planner(card, devices, target.hlo, mesh)
+    shapes = workloads.make(config, size, num_frames, dtype, allocate=False, mesh=mesh)
+    with made_for(NVIDIA_GPU):
+        channels_last = {"compiler_options": channels_last_options()}
+    step, decode = workloads.on_mesh(mesh)
+    jit = {"keep_unused": True, "compiler_options": UNET_OPTIONS}
+    planned = [
+        planner.plan(Program(name="dual_step", fn=step, args=shapes.dual_step, jit=jit)),
+        planner.plan(Program(name="decode", fn=decode, args=shapes.decode, jit=channels_last)),
+    ]
+    return Plan(card=card, programs=planned)
 
 
 def _staged(work: ClipWork, plan: DecodePlan, planner: Planner) -> PlannedProgram:

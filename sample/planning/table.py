@@ -35,6 +35,8 @@ def table(plan: Plan) -> str:
         lines += ["", f"{program.name}: kernels by kind{per_device}", *_kernels(program)]
         if program.traffic is not None:
             lines += ["", f"{program.name}: communication", collectives.table(program.traffic)]
+            floor = f"floor {program.sent_seconds:.4f} s at {program.card.link / 1e9:g} GB/s in one direction, within a host"
+            lines.append(f"{'':<20}{floor}")
     return "\n".join([*lines, *_phases(plan), *_costs(plan)])
 
 

@@ -17,6 +17,7 @@ class Card:
         capability: CUDA compute capability.
         memory_bytes: its memory as CUDA reports it: on Linux, less than the size that the vendor states.
         bandwidth: of its memory, bytes/s.
+        link: bytes/s that it sends to the other GPUs of its host: NVLink, or PCIe.
         flops_per_second: dense matrix products of bfloat16 with sums in float32, FLOP/s as stated by the vendor.
         cores: number of streaming multiprocessors.
         clock_ghz: highest clock rate.
@@ -27,6 +28,7 @@ class Card:
     capability: tuple[int, int]
     memory_bytes: int
     bandwidth: float
+    link: float
     flops_per_second: float
     cores: int
     clock_ghz: float
@@ -39,7 +41,8 @@ class Card:
 
 
 # Sizes and rates: the descriptions in XLA's `xla/backends/gpu/target_config/specs`, NVIDIA's data sheets, and its white papers
-# on GA102 and AD102. GeForce cards compute with sums in float32 at half the rate of sums in float16. Of cards that XLA doesn't
+# on GA102 and AD102. Links: NVLink 4 and 3 (half of the bidirectional rate of the data sheets); PCIe 4.0 with 16 lanes, of the
+# RTX 4060 with 8. GeForce cards compute with sums in float32 at half the rate of sums in float16. Of cards that XLA doesn't
 # describe, memory is what CUDA's users on Linux report: the driver keeps 0.3 to 0.4 GiB of the stated size.
 CARDS = {
     "h200": Card(
@@ -47,6 +50,7 @@ CARDS = {
         capability=(9, 0),
         memory_bytes=151_397_597_184,
         bandwidth=4.8e12,
+        link=450e9,
         flops_per_second=989.4e12,
         cores=132,
         clock_ghz=1.98,
@@ -57,6 +61,7 @@ CARDS = {
         capability=(9, 0),
         memory_bytes=84_942_979_072,
         bandwidth=3.35232e12,
+        link=450e9,
         flops_per_second=989.4e12,
         cores=132,
         clock_ghz=1.98,
@@ -67,6 +72,7 @@ CARDS = {
         capability=(8, 0),
         memory_bytes=85_100_068_864,
         bandwidth=2.03904e12,
+        link=300e9,
         flops_per_second=312e12,
         cores=108,
         clock_ghz=1.41,
@@ -77,6 +83,7 @@ CARDS = {
         capability=(8, 9),
         memory_bytes=25_393_692_672,
         bandwidth=1.008e12,
+        link=32e9,
         flops_per_second=165.2e12,
         cores=128,
         clock_ghz=2.52,
@@ -87,6 +94,7 @@ CARDS = {
         capability=(8, 6),
         memory_bytes=int(23.6 * 2**30),
         bandwidth=936e9,
+        link=32e9,
         flops_per_second=71e12,
         cores=82,
         clock_ghz=1.695,
@@ -97,6 +105,7 @@ CARDS = {
         capability=(8, 9),
         memory_bytes=int(11.6 * 2**30),
         bandwidth=504e9,
+        link=32e9,
         flops_per_second=58.3e12,
         cores=46,
         clock_ghz=2.475,
@@ -107,6 +116,7 @@ CARDS = {
         capability=(8, 9),
         memory_bytes=int(7.63 * 2**30),
         bandwidth=272e9,
+        link=16e9,
         flops_per_second=30.2e12,
         cores=24,
         clock_ghz=2.46,

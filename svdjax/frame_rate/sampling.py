@@ -22,6 +22,7 @@ from svdjax.frame_rate.windows import Windows, frames_at_rate, windows_of
 from svdjax.memory.precision import stats_dtype
 from svdjax.models.backward import Backward
 from svdjax.models.unet import UNet
+from svdjax.parallel import divided
 from svdjax.sampling import edm
 from svdjax.sampling.draws import Draws
 from svdjax.sampling.passes import evaluate
@@ -98,7 +99,7 @@ def refine(
     Raises:
         FloatingPointError: latents that are not finite.
     """
-    dtype = stats_dtype(unet.dtype)
+    dtype, mesh = stats_dtype(unet.dtype), divided.mesh_of(unet)
     sigmas = levels(scheduler)
     guide = guide_of(dataclasses.replace(settings, num_frames=windows.length), len(conditionings[0].image_embeds), dtype)
     guided = guide.scale is not None
@@ -111,7 +112,7 @@ def refine(
         for k, (start, conditioning) in enumerate(zip(windows.starts, conditionings, strict=True)):
             call = unet, backward, _part(x, start, windows.length), row, conditioning, guide, unused
             if passes == "together":
-                v = scan(*call, kind=kind, trajectory=False)[0]
+                v = scan(*call, kind=kind, trajectory=False, mesh=mesh)[0]
             else:
                 v = evaluate(*call, kind=kind, passes=passes)[0]
             total, count = _add(total, count, v, start)

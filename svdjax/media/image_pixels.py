@@ -38,7 +38,7 @@ def split_alpha(
         InputError: pixels without a defined white level (floats, 32-bit integers), or in CIELAB.
     """
     raw_mode = _raw_mode(image)
-    orientation = _orientation(image) if image.format == "TIFF" else 1  # Pillow removes it when it loads the pixels
+    orientation = orientation_of(image) if image.format == "TIFF" else 1  # Pillow removes it when it loads the pixels
     if image.format == "TIFF" and _has_16_bit_planes(image):
         return *split_16_bit(_read_16_bit_planes(name, file, orientation), None), True
     image.load()
@@ -149,10 +149,11 @@ def composite(pixels: np.ndarray, alpha: np.ndarray, background: tuple[int, int,
 
 def upright(image: PillowImage.Image, pixels: np.ndarray) -> np.ndarray:
     """Rotate and mirror pixels (H, W, 3) by the image's EXIF orientation (Pillow itself applies it only to TIFF)."""
-    return _UPRIGHT.get(_orientation(image), lambda x: x)(pixels)
+    return _UPRIGHT.get(orientation_of(image), lambda x: x)(pixels)
 
 
-def _orientation(image: PillowImage.Image) -> int:
+def orientation_of(image: PillowImage.Image) -> int:
+    """The EXIF orientation, 1 to 8; from 5 on, height and width are exchanged."""
     try:
         return image.getexif().get(0x0112, 1)
     except Exception:  # good pixels are usable even if the EXIF block is broken

@@ -15,7 +15,7 @@ from svdjax.errors import InputError, one_line
 from svdjax.media.colours import colour_space, to_srgb
 from svdjax.media.heic import read_heic
 from svdjax.media.image_kinds import check_image, first_full_page
-from svdjax.media.image_pixels import composite, split_16_bit, split_alpha, upright
+from svdjax.media.image_pixels import composite, orientation_of, split_16_bit, split_alpha, upright
 from svdjax.media.quiet import no_standard_error
 
 if TYPE_CHECKING:
@@ -80,6 +80,28 @@ def load_image(path: str | os.PathLike[str], background: tuple[int, int, int] = 
             return _read(name, file, background)
     except PermissionError:
         raise InputError(f"{name}: no permission to read it") from None
+
+
+def read_shape(path: str | os.PathLike[str]) -> tuple[int, int, int]:
+    """The shape (H, W, 3) of the array that `load_image` returns, from the file's header where that is enough.
+
+    Raises:
+        InputError: the file can't be read; damage behind the header is not noticed.
+    """
+    name = os.fspath(path)
+    _check_file(name)
+    try:
+        with open(name, "rb") as file, _open(name, file) as image:
+            width, height = image.size
+            if image.format in ("PNG", "JPEG", "WEBP", "BMP", "PPM") and width * height <= MAX_PIXELS:
+                # a PNG's orientation may follow its pixels, where only decoding would find it
+                known = image.format != "PNG" or "exif" in image.info
+                return (width, height, 3) if known and orientation_of(image) > 4 else (height, width, 3)
+    except PermissionError:
+        raise InputError(f"{name}: no permission to read it") from None
+    except InputError:
+        pass  # such as HEIC, which Pillow doesn't know
+    return load_image(name)[0].shape
 
 
 def _check_file(name: str) -> None:

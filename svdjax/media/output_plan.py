@@ -38,6 +38,7 @@ def plan_output(
     overwrite: bool = False,
     size: tuple[int, int] | None = None,
     fps: Any = None,
+    probe: bool = True,
 ) -> OutputPlan:
     """Check everything about an output that can be checked before the frames exist.
 
@@ -46,6 +47,7 @@ def plan_output(
         overwrite: whether a file, or a folder of earlier frames, may be replaced. An empty folder always may.
         size: (width, height) of the frames, if known.
         fps: frames per second, if known; see `svdjax.media.frame_rate.frame_rate`.
+        probe: whether to check that the folder can be written, by writing a small file there.
 
     Raises:
         InputError: an unknown ending; a missing or unwritable parent folder; an existing output without `overwrite`, or one
@@ -62,7 +64,8 @@ def plan_output(
         raise InputError(f"{name}: no permission to write there") from None
     except OSError as e:  # such as a name that is too long
         raise InputError(f"{name}: can't be written ({e.strerror or e})") from None
-    check_writable(target if output_format == FOLDER and target.exists() else target.parent, name)
+    if probe:
+        check_writable(target if output_format == FOLDER and target.exists() else target.parent, name)
     plan = OutputPlan(target, output_format, overwrite)
     if size is not None:
         check_frame_size(plan, *size)

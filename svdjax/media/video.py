@@ -42,10 +42,15 @@ def write_video(plan: OutputPlan, frames: np.ndarray, fps: Any, metadata: Mappin
         raise InputError(f"frames are {frames.dtype} {frames.shape}, expected uint8 (f, H, W, 3)")
     rate = check_fps(fps, plan.format)
     check_frame_size(plan, frames.shape[2], frames.shape[1])
-    comment = json.dumps({str(key): encodable(str(plain(value))) for key, value in (metadata or {}).items()})
-    with _moved_into_place(plan) as temporary:
+    comment = as_comment(metadata or {})
+    with moved_into_place(plan) as temporary:
         OUTPUT_FORMATS[plan.format].write(temporary, frames, rate, comment)
     return plan.path
+
+
+def as_comment(metadata: Mapping[str, Any]) -> str:
+    """The text that `read_metadata` reads."""
+    return json.dumps({str(key): encodable(str(plain(value))) for key, value in metadata.items()})
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -69,7 +74,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _moved_into_place(plan: OutputPlan) -> Iterator[Path]:
+def moved_into_place(plan: OutputPlan) -> Iterator[Path]:
     """A new path on the target's disk to write to; moved to the target at the end, removed after any failure.
 
     In an existing folder only the frames are replaced: the folder may be a mount, a link, or the working folder.

@@ -21,10 +21,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from svdjax.devices.division import Pads, with_neighbours
 from svdjax.models.initialize import Keys
 from svdjax.models.layers import dense
 
-Pads = tuple[tuple[int, int], tuple[int, int]]  # zeros before and after, of rows and of columns
 NO_PADDING: Pads = ((0, 0), (0, 0))
 
 
@@ -142,8 +142,10 @@ class Conv(nnx.Conv):
         if self.kernel_size == (1, 1):
             y = dense(x, kernel[0, 0], bias, self.dtype)
             return y if residual is None else y + residual
-        y = convolve(x.astype(self.dtype).reshape(-1, *x.shape[-3:]), kernel, self.stride, self.pads)
-        return _finished(y, bias, residual).reshape(*x.shape[:-3], *y.shape[1:])
+        lead = x.shape[:-3]
+        x, pads = with_neighbours(x.astype(self.dtype), kernel.shape[0], self.stride, self.pads)
+        y = convolve(x.reshape(-1, *x.shape[-3:]), kernel, self.stride, pads)
+        return _finished(y, bias, residual).reshape(*lead, *y.shape[1:])
 
     def of_parts(self, x: Array, skip: Array) -> Array:
         """A 1x1 convolution of [x, skip] without joining their channels first: (..., h, w, c) twice -> (..., h, w, c')."""

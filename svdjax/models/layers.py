@@ -12,6 +12,7 @@ from flax import nnx
 from jax import Array
 
 from svdjax.config_checks import NORM_GROUPS
+from svdjax.devices.division import frame_statistics
 from svdjax.devices.target import target
 from svdjax.kernels import choice
 from svdjax.memory.blocking import block_bytes, map_blocks
@@ -135,11 +136,11 @@ class GroupNorm(nnx.Module):
             x = _joined(x, offset, skip)
             x = x.astype(stats_dtype(x.dtype))
             mean = group_mean(_mean_over(x, axes))
-            return mean, group_mean(_mean_over(jnp.square(x - mean), axes))
+            return frame_statistics(mean, group_mean(_mean_over(jnp.square(x - mean), axes)), NORM_GROUPS)
         parts = [_moments(x, axes, offset)] + ([] if skip is None else [_moments(skip, axes)])
         means, variances = (jnp.concatenate(moments, axis=-1) for moments in zip(*parts, strict=True))
         mean = group_mean(means)
-        return mean, group_mean(variances + jnp.square(means - mean))
+        return frame_statistics(mean, group_mean(variances + jnp.square(means - mean)), NORM_GROUPS)
 
     def normalize(self, x: Array, mean: Array, variance: Array) -> Array:
         """`x` normalised with given statistics, scaled and shifted, in the compute dtype."""

@@ -10,6 +10,7 @@ from flax import nnx
 from jax import Array, lax
 from jax.typing import DTypeLike
 
+from svdjax.devices.division import all_pixels
 from svdjax.devices.target import target
 from svdjax.memory.blocking import BLOCK_BYTES, map_blocks, recomputed_if_large
 from svdjax.memory.precision import stats_dtype
@@ -29,7 +30,8 @@ def spatial_attention(q: Array, k: Array, v: Array) -> Array:
     Otherwise exact attention over blocks of images and queries, with logits of at most `BLOCK_BYTES` at a time.
 
     Args:
-        q, k, v: (m, s, n, c), s pixels or tokens and n heads.
+        q: (m, s, n, c), s pixels or tokens and n heads.
+        k, v: (m, s', n, c); s' is larger than s if `q` has only some of the pixels.
 
     Returns:
         (m, s, n, c).
@@ -46,7 +48,7 @@ def has_fused_kernel(dtype: DTypeLike, channels: int) -> bool:
 
 
 def fused_attention(q: Array, k: Array, v: Array) -> Array:
-    """cuDNN's attention, which never stores the logits: (m, s, n, c) three times -> (m, s, n, c)."""
+    """cuDNN's attention, which never stores the logits: (m, s, n, c) and (m, s', n, c) twice -> (m, s, n, c)."""
     count = -(-len(q) // MOST_SEQUENCES)
     parts = zip(*(jnp.array_split(x, count) for x in (q, k, v)), strict=True)
     out = [jax.nn.dot_product_attention(*part, implementation="cudnn") for part in parts]
@@ -56,7 +58,7 @@ def fused_attention(q: Array, k: Array, v: Array) -> Array:
 def blocked_attention(q: Array, k: Array, v: Array, limit: int = BLOCK_BYTES) -> Array:
     """`spatial_attention` with at most `limit` bytes of logits at a time: all, one head of an image, or some queries."""
     m, s, n, c = q.shape
-    query_bytes = s * stats_dtype(q.dtype).itemsize
+    query_bytes = k.shape[1] * stats_dtype(q.dtype).itemsize
     q = q * c**-0.5
     if m * n * s * query_bytes <= limit:
         return _attend(*(x.swapaxes(1, 2) for x in (q, k, v))).swapaxes(1, 2)
@@ -64,7 +66,7 @@ def blocked_attention(q: Array, k: Array, v: Array, limit: int = BLOCK_BYTES) ->
     attend = recomputed_if_large(_attend, m * n * s * query_bytes)
 
     def attend_image(qkv: tuple[Array, Array, Array]) -> Array:
-        """(s, n, c) three times -> (s, n, c)."""
+        """(s, n, c) and (s', n, c) twice -> (s, n, c)."""
         heads = [[x[:, i] for x in qkv] for i in range(n)]
         return jnp.stack(
             [map_blocks(lambda rows, k=k, v=v: attend(rows, k, v), q, query_bytes, limit) for q, k, v in heads], axis=1
@@ -74,7 +76,7 @@ def blocked_attention(q: Array, k: Array, v: Array, limit: int = BLOCK_BYTES) ->
 
 
 def _attend(q: Array, k: Array, v: Array) -> Array:
-    """softmax(q k) v: (..., s, c) three times -> (..., s, c), with q already divided by sqrt(c).
+    """softmax(q k) v: (..., s, c) and (..., s', c) twice -> (..., s, c), with q already divided by sqrt(c).
 
     Normalised after the product with the values, which is smaller than the weights.
     """
@@ -98,4 +100,4 @@ class SpatialAttention(nnx.Module):
     def __call__(self, x: Array) -> Array:
         """(m, s, c) -> (m, s, c), m frames of s pixels."""
         q, k, v = (to(x).reshape(*x.shape[:2], self.heads, -1) for to in (self.to_q, self.to_k, self.to_v))
-        return self.to_out(spatial_attention(q, k, v).reshape(x.shape))
+        return self.to_out(spatial_attention(q, all_pixels(k), all_pixels(v)).reshape(x.shape))

@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from svdjax.errors import InputError, one_line
-from svdjax.parallel.cluster_plan import plan, split_address, visible_gpus
+from svdjax.parallel.cluster_plan import Place, place, plan, split_address, visible_gpus
 
 WAIT = 300.0  # seconds to wait for process 0, as long as JAX waits for the other processes
 
@@ -49,6 +49,25 @@ def start(
         initialize(**chosen.arguments)
     except (RuntimeError, ValueError, OSError, KeyError) as e:  # raised by JAX and its detection of clusters
         raise InputError(f"{chosen.identity}: can't join the other processes: {one_line(e, 300)}") from e
+
+
+def start_independently(coordinator: str | None, num_processes: int | None, process_id: int | None) -> Place:
+    """Find the place of this process among those of a run that share independent work. Call this before any other use of JAX.
+
+    The processes are not connected, and the programs of each use its own devices only, so that one that dies stops no other.
+
+    Args:
+        coordinator, num_processes, process_id: see `svdjax.parallel.cluster_plan.place`.
+
+    Raises:
+        InputError: see `svdjax.parallel.cluster_plan.place`.
+    """
+    found = place(coordinator, num_processes, process_id, os.environ, visible_gpus(os.environ))
+    if found.note is not None:
+        print(found.note, file=sys.stderr, flush=True)
+    if found.gpus is not None:
+        jax.config.update("jax_cuda_visible_devices", ",".join(map(str, found.gpus)))
+    return found
 
 
 def _check_port(coordinator: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import importlib.util
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,57 @@ def plan(
     return JoinPlan()
 
 
+@dataclass(frozen=True)
+class Place:
+    """This process among those that share independent work, without any connection between them.
+
+    Attributes:
+        shared: whether there may be other processes.
+        identity: this process, such as `Slurm task 3 of 8`.
+        gpus: the GPUs of this process among those that it sees; None for all.
+        note: a line to print, or None.
+    """
+
+    shared: bool = False
+    identity: str = "this process"
+    gpus: Sequence[int] | None = None
+    note: str | None = None
+
+
+def place(
+    coordinator: str | None, num_processes: int | None, process_id: int | None, env: Mapping[str, str], gpus: int
+) -> Place:
+    """The place of this process; it is found as by `plan`, but nothing needs to be connected.
+
+    Args:
+        coordinator: only checked, so that the options of training can be used.
+        num_processes, process_id: both or none.
+        env, gpus: see `plan`.
+
+    Raises:
+        InputError: options that are incomplete or out of range, or Slurm tasks that can't share their GPUs equally.
+    """
+    if coordinator is not None:
+        split_address(coordinator)
+    given = num_processes is not None or process_id is not None or coordinator is not None
+    tasks = _slurm_tasks(env)
+    in_slurm = tasks > 1 and "SLURM_STEP_NODELIST" in env
+    own, note = _slurm_gpus(env, gpus) if in_slurm and gpus else (None, None)
+    if given:
+        if num_processes is None or process_id is None:
+            missing = OPTIONS[1] if num_processes is None else OPTIONS[2]
+            raise InputError(f"{missing} is missing: give both {OPTIONS[1]} and {OPTIONS[2]}, or none of the options")
+        _check_numbers(num_processes, process_id)
+        return Place(num_processes > 1, f"process {process_id} of {num_processes}", own, note)
+    if in_slurm:
+        return Place(True, f"Slurm task {env.get('SLURM_PROCID')} of {tasks}", own, note)
+    if tasks > 1:
+        return Place(note=plan(None, None, None, env, gpus).note)
+    if "KUBERNETES_SERVICE_HOST" in env and "JOB_COMPLETION_INDEX" in env:
+        return Place(True, f"Kubernetes pod {env['JOB_COMPLETION_INDEX']} of an indexed job")
+    return Place()
+
+
 def split_address(coordinator: str) -> tuple[str, int]:
     """Host and port of `--coordinator HOST:PORT`."""
     match = re.fullmatch(r"(.+):(\d{1,5})", coordinator)
@@ -87,10 +138,7 @@ def _plan_from_options(
         missing = " and ".join(name for name, value in values.items() if value is None)
         raise InputError(f"{given} without {missing}: give all three or none")
     split_address(coordinator)
-    if num_processes < 1:
-        raise InputError(f"--num-processes {num_processes}: expected 1 or more")
-    if not 0 <= process_id < num_processes:
-        raise InputError(f"--process-id {process_id}: expected 0 to {num_processes - 1} with --num-processes {num_processes}")
+    _check_numbers(num_processes, process_id)
     arguments: dict[str, Any] = {
         "coordinator_address": coordinator,
         "num_processes": num_processes,
@@ -101,6 +149,13 @@ def _plan_from_options(
     if _slurm_tasks(env) > 1 and "SLURM_STEP_NODELIST" in env:
         arguments["local_device_ids"], note = _slurm_gpus(env, gpus)
     return JoinPlan(f"process {process_id} of {num_processes} at {coordinator}", arguments, note)
+
+
+def _check_numbers(num_processes: int, process_id: int) -> None:
+    if num_processes < 1:
+        raise InputError(f"--num-processes {num_processes}: expected 1 or more")
+    if not 0 <= process_id < num_processes:
+        raise InputError(f"--process-id {process_id}: expected 0 to {num_processes - 1} with --num-processes {num_processes}")
 
 
 def _plan_for_slurm(env: Mapping[str, str], gpus: int) -> JoinPlan:

@@ -39,7 +39,7 @@ def _whole(shape: Shape, sizes: Mapping[str, int]) -> P:
 def _divided(shape: Shape, sizes: Mapping[str, int], *, tensor: int | None = None, unit: int = 1) -> P:
     """Divide axis `tensor` of `shape` over mesh axis `tensor` in multiples of `unit`, the largest other axis over `fsdp`."""
     spec: list[str | None] = [None] * len(shape)
-    if tensor is not None and sizes["tensor"] > 1 and shape[tensor] % (unit * sizes["tensor"]) == 0:
+    if tensor is not None and sizes.get("tensor", 1) > 1 and shape[tensor] % (unit * sizes["tensor"]) == 0:
         spec[tensor] = "tensor"
     free = [i for i, size in enumerate(shape) if spec[i] is None and size % sizes["fsdp"] == 0]
     if sizes["fsdp"] > 1 and math.prod(shape) >= SMALL and free:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from svdjax.devices import budget
+from svdjax.devices.xla_options import spare_threads
 
 OPTION = "--memory"
 
@@ -21,8 +22,9 @@ def add_memory(p: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
 
 
 def take_share(memory: float | None) -> None:
-    """Set JAX's share of a GPU before its backend starts; see `budget.take_share`."""
+    """Prepare JAX before its backend starts: its share of a GPU, see `budget.take_share`; threads for simulated devices."""
     budget.take_share(memory)
+    spare_threads()
 
 
 def start(memory: float | None) -> int | None:

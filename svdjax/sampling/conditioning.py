@@ -13,11 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from svdjax.config import CLIPConfig
+from svdjax.devices.division import WHOLE
 from svdjax.memory.precision import stats_dtype
 from svdjax.models.clip import CLIPVision
 from svdjax.models.vae import VAE
+from svdjax.parallel import divided
 
 # The 256 levels of a pixel in [-1, 1]. A table gives the same float32 values on every device.
 LEVELS = np.arange(256, dtype=np.float32) / np.float32(255) * np.float32(2) - np.float32(1)
@@ -121,6 +125,22 @@ def encode_keyframes(
 
 
 encode = jax.jit(encode_keyframes)
+
+
+@functools.partial(jax.jit, static_argnames=("mesh",))
+def encode_on(
+    image_encoder: CLIPVision,
+    vae: VAE,
+    keyframes: Array,
+    augmentation: Array,
+    noise_aug_strength: Array | float,
+    mesh: Mesh,
+) -> tuple[Array, Array]:
+    """`encode_keyframes` of keyframes (d, b, H, W, 3) on the devices of a mesh, which divide the pairs and not the pixels."""
+    clips = divided.batch_spec(mesh, keyframes.shape[1])
+    pairs = P(None, *clips)
+    args = image_encoder, vae, keyframes, augmentation, noise_aug_strength
+    return divided.run_divided(encode_keyframes, mesh, WHOLE, args, (P(), P(), pairs, clips, P()), pairs)
 
 
 def added_time_ids(fps: int, motion_bucket_id: float, noise_aug_strength: float) -> Array:

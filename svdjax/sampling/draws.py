@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,10 @@ class Draws:
     augmentation: Array
     initial: Array
     recurrence: Array
+
+    def repeated(self, times: int) -> Draws:
+        """The draws of `times` batches with the same noise."""
+        return joined([self] * times)
 
     def recurrence_noise(self, k: Array) -> Array:
         """Recurrence noise k, counted from 0, (b, f, h, w, c)."""
@@ -63,6 +67,16 @@ def draw(seeds: Iterable[int], image_shape: Iterable[int], latent_shape: Iterabl
     keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed), 3))(jnp.asarray(whole, jnp.uint32))
     augmentation = _normal(keys[:, 0], tuple(image_shape), jnp.float32)
     return Draws(augmentation, _normal(keys[:, 1], tuple(latent_shape), jnp.float32), keys[:, 2])
+
+
+def joined(draws: Sequence[Draws]) -> Draws:
+    """The draws of several batches as those of one."""
+    keys = jnp.issubdtype(draws[0].recurrence.dtype, jax.dtypes.prng_key)
+    return Draws(
+        jnp.concatenate([each.augmentation for each in draws]),
+        jnp.concatenate([each.initial for each in draws]),
+        jnp.concatenate([each.recurrence for each in draws], 0 if keys else 1),
+    )
 
 
 def load_draws(path: str | Path, image_shape: tuple[int, ...], latent_shape: tuple[int, ...], recurrences: int) -> Draws:

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from svdjax.decoding import staged_decode
 from svdjax.decoding.decode_steps import to_levels
 from svdjax.decoding.staged_decode import DecodePlan
+from svdjax.devices.target import Target, target
+from svdjax.devices.xla_options import channels_last_options
 from svdjax.models.backward import Backward
 from svdjax.models.svd import DECODER, SVD, on_device, part_on_device
 from svdjax.models.vae import VAE, encoding_part
+from svdjax.parallel import divided
 from svdjax.sampling.checks import check_draws, check_image, check_pair, check_progress, decode_chunk_of
 from svdjax.sampling.clip_plan import ClipPlan
 from svdjax.sampling.clip_work import latent_shape
-from svdjax.sampling.conditioning import added_time_ids, encode
+from svdjax.sampling.conditioning import added_time_ids, encode, encode_on
 from svdjax.sampling.draws import Draws, draw
 from svdjax.sampling.methods import Method, backward_of, method_of, needs_keyframe_latents, run_of
 from svdjax.sampling.prediction import Conditioning
-from svdjax.sampling.sampler import Observe, Progress, sample
+from svdjax.sampling.sampler import Observe, Preview, Progress, sample
 from svdjax.sampling.settings import Settings
 
 SEGMENTS = 20  # progress is reported at most this often during a run
@@ -37,19 +45,21 @@ def sample_pair(
     progress: Progress | None = None,
     plan: ClipPlan | None = None,
     observe: Observe | None = None,
+    preview: Preview | None = None,
 ) -> Array:
     """Sample latents (b, f, h, w, c) between batches of keyframes (b, H, W, 3).
 
     Args:
         plan: how to do it within the device's memory; None: in one UNet call per evaluation, networks are not moved.
         observe: see `svdjax.sample`.
+        preview: see `svdjax.sample`; with it, each update is a call of its own, so that it is shown, or the run ended, soon.
         model, first, last, settings, method, draws, progress: see `svdjax.interpolate`.
     """
     check_pair(model, first, last)
     backward = backward_of(method, model.backward)
     if method_of(method).directions == 1:
-        return _sample(model, first[None], settings, method, draws, None, progress, plan)
-    return _sample(model, np.stack([first, last]), settings, method, draws, backward, progress, plan, observe)
+        return _sample(model, first[None], settings, method, draws, None, progress, plan, preview=preview)
+    return _sample(model, np.stack([first, last]), settings, method, draws, backward, progress, plan, observe, preview)
 
 
 def sample_image(
@@ -76,6 +86,7 @@ def _sample(
     progress: Progress | None,
     plan: ClipPlan | None,
     observe: Observe | None = None,
+    preview: Preview | None = None,
 ) -> Array:
     """Sample latents (b, f, h, w, c) from keyframes (d, b, H, W, 3): the first and, if d is 2, the last."""
     _, b, height, width, _ = keyframes.shape
@@ -90,6 +101,8 @@ def _sample(
         unet, backward, draws = on_device((unet, backward, draws))
     if plan is not None:
         segments = SEGMENTS  # short scans aren't used, and latents that aren't finite stop the run early
+    if preview is not None:
+        segments = len(run_of(method, settings, model.config.scheduler))
     return sample(
         unet,
         conditioning,
@@ -102,6 +115,7 @@ def _sample(
         segments=segments,
         passes=None if plan is None else plan.passes,
         observe=observe,
+        preview=preview,
     )
 
 
@@ -111,14 +125,18 @@ def condition_on(
     """Encode keyframes (d, b, H, W, 3); `clean`: also without noise, for `Conditioning.keyframe_latents`."""
     strength = settings.noise_aug_strength
     # both keyframes of a pair get the same augmentation noise
-    inputs = model.image_encoder, model.vae, jnp.asarray(keyframes), draws.augmentation, strength
+    images, encode_all = (jnp.asarray(keyframes), draws.augmentation), encode
+    if (mesh := divided.mesh_of(model.unet)) is not None:
+        images = jax.device_put(images, NamedSharding(mesh, P()))
+        encode_all = functools.partial(encode_on, mesh=mesh)
+    inputs: tuple[Any, ...] = model.image_encoder, model.vae, *images, strength
     if plan is not None:
         inputs = on_device((inputs[0], encoding_part(model.vae), *inputs[2:4], jnp.float32(strength)))
-    embeds, image_latents = encode(*inputs)
+    embeds, image_latents = encode_all(*inputs)
     ids = added_time_ids(settings.fps, settings.motion_bucket_id, strength)
     keyframe_latents = None
     if clean:  # the same program
-        keyframe_latents = encode(*inputs[:4], inputs[4] * 0)[1] * model.config.vae.scaling_factor
+        keyframe_latents = encode_all(*inputs[:4], inputs[4] * 0)[1] * model.config.vae.scaling_factor
     conditioning = Conditioning(embeds, image_latents, jnp.broadcast_to(ids, (keyframes.shape[1], 3)), keyframe_latents)
     # waited for, so that the encoders' memory is free
     return conditioning if plan is None else jax.block_until_ready(on_device(conditioning))
@@ -136,6 +154,9 @@ def decode(model: SVD, latents: Array, chunk: int | None = None, plan: DecodePla
     frames, scaling_factor = latents.shape[1], model.config.vae.scaling_factor
     chunk = decode_chunk_of(chunk, "chunk")
     chunk = None if chunk is None or chunk >= frames else chunk
+    mesh = divided.mesh_of(model.vae)
+    if mesh is not None:
+        return np.asarray(_decode_on(target())(model.vae, latents, scaling_factor, chunk=chunk, mesh=mesh))
     if plan is None:
         return np.asarray(_decode(model.vae, latents, scaling_factor, chunk))
     vae, latents = part_on_device(model.vae, DECODER), on_device(latents)
@@ -150,3 +171,16 @@ def _decode_uint8(vae: VAE, latents: Array, scaling_factor: float, chunk: int | 
 
 
 _decode = jax.jit(_decode_uint8, static_argnames=("chunk",))
+
+
+def decode_divided(vae: VAE, latents: Array, scaling_factor: float, chunk: int | None, mesh: Mesh) -> Array:
+    """Frames of clips, uint8 (b, f, H, W, 3), each device those pixels that it decodes; see `decode`."""
+    share = divided.shares(mesh, len(latents), 1, latents.shape[2:4], 1)
+    spec = share.clips(image=True)
+    fn = functools.partial(_decode_uint8, scaling_factor=scaling_factor, chunk=chunk)
+    return divided.run_divided(fn, mesh, share.pixels, (vae, latents), (P(), spec), spec)
+
+
+@functools.cache
+def _decode_on(device: Target) -> Any:
+    return jax.jit(decode_divided, static_argnames=("chunk", "mesh"), compiler_options=channels_last_options())

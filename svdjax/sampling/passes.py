@@ -54,7 +54,8 @@ def evaluate(
     *,
     kind: Kind,
     passes: str,
-) -> tuple[Array, Any, Array | None]:
+    clean: bool = False,
+) -> tuple[Array, Any, Array | None, Array | None]:
     """One update with several UNet calls; see `sampler.scan`. Not for "together", which is one program.
 
     Args:
@@ -62,9 +63,11 @@ def evaluate(
         unet, backward, latents, conditioning, guide, draws, kind: see `sampler.scan`.
         deep: the kept deep features, in parts, if the kind reuses them.
         passes: a key of `PASSES`.
+        clean: whether to return the denoised latents.
 
     Returns:
-        The new latents, the deep features in parts if the kind stores them, and `step`'s disagreement.
+        The new latents, the deep features in parts if the kind stores them, `step`'s disagreement, and the denoised latents
+        if requested.
     """
     latents, clips = prepare(latents, at, conditioning, draws, kind=kind)
     directions, conditions = clips.sample.shape[:2]
@@ -84,8 +87,9 @@ def evaluate(
             v, first = half(unet, backward, clips.some(slice(directions), part), reused[0], store=store)
             parts.append((v,))
             kept.append((first, None))
+    denoised = denoised_of(parts, latents, at, guide, kind=kind) if clean else None
     after, apart = finish(parts, latents, at, conditioning, guide, kind=kind)
-    return after, kept if store else None, apart
+    return after, kept if store else None, apart, denoised
 
 
 @jax.jit(static_argnames=("kind",))
@@ -151,7 +155,7 @@ def backward_clip(
 def predict(
     unet: UNet, backward: Backward | None, clips: Clips, deep: Array | None, store: bool, **options: Any
 ) -> tuple[Array, Array | None]:
-    """Predictions of clips from one UNet call, and the deep features if they are to be stored."""
+    """Predictions of clips from one UNet call, and the deep features if they are to be stored; see `predict_clips`."""
     if not store:
         return predict_clips(unet, backward, clips, deep=deep, **options), None
     return predict_clips(unet, backward, clips, return_deep=True, **options)
@@ -162,8 +166,17 @@ def finish(
     parts: list[tuple[Array, ...]], latents: Array, at: dict[str, Array], conditioning: Conditioning, guide: Guide, kind: Kind
 ) -> tuple[Array, Array | None]:
     """See `step`; the predictions are in parts: for each condition, those of the directions."""
-    v = jnp.concatenate([jnp.concatenate(directions, 0) for directions in parts], 1)
-    return step(latents, v, first_row(at), conditioning, guide, kind)
+    return step(latents, _joined(parts), first_row(at), conditioning, guide, kind)
+
+
+@jax.jit(static_argnames=("kind",))
+def denoised_of(parts: list[tuple[Array, ...]], latents: Array, at: dict[str, Array], guide: Guide, kind: Kind) -> Array:
+    """See `denoise`; the predictions are in parts, as in `finish`."""
+    return denoise(latents, _joined(parts), first_row(at), guide, kind)
+
+
+def _joined(parts: list[tuple[Array, ...]]) -> Array:
+    return jnp.concatenate([jnp.concatenate(directions, 0) for directions in parts], 1)
 
 
 def step(
@@ -181,3 +194,10 @@ def step(
     after = kind.step(Predicted(latents=latents, v=v, numbers=at, guide=guide, keyframes=keyframes))
     apart = disagreement(latents, v, at["sigma"], guide) if len(v) == 2 else None
     return own_time(after, at) if kind.single else after, apart
+
+
+def denoise(latents: Array, v: Array, at: dict[str, Array], guide: Guide, kind: Kind) -> Array:
+    """The denoised latents of an update, (b, f, h, w, c) in forward time; for the arguments see `step`."""
+    latents = own_time(latents, at) if kind.single else latents
+    predicted = Predicted(latents=latents, v=v.astype(latents.dtype), numbers=at, guide=guide, keyframes=None)
+    return own_time(predicted.denoised(), at) if kind.single else predicted.denoised()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from svdjax.models.backward import Backward
 from svdjax.models.unet import UNet
+from svdjax.parallel import divided
 from svdjax.sampling import edm
 
 
@@ -87,7 +91,13 @@ class Clips:
 
 
 def predict_v(
-    unet: UNet, backward: Backward | None, latents: Array, sigma: Array, conditioning: Conditioning, guide: Guide
+    unet: UNet,
+    backward: Backward | None,
+    latents: Array,
+    sigma: Array,
+    conditioning: Conditioning,
+    guide: Guide,
+    mesh: Mesh | None = None,
 ) -> Array:
     """The v-prediction of both directions after guidance and fusion, from one UNet call.
 
@@ -98,12 +108,13 @@ def predict_v(
         sigma: scalar.
         conditioning: of d directions.
         guide: guidance scales and fusion weights.
+        mesh: see `predict_clips`.
 
     Returns:
         (b, f, h, w, c) in forward time, at least float32.
     """
     clips = clips_of(latents, sigma, conditioning, guided=guide.scale is not None)
-    return fuse(predict_clips(unet, backward, clips).astype(latents.dtype), guide)
+    return fuse(predict_clips(unet, backward, clips, mesh).astype(latents.dtype), guide)
 
 
 def clips_of(latents: Array, sigma: Array, conditioning: Conditioning, guided: bool) -> Clips:
@@ -122,16 +133,19 @@ def clips_of(latents: Array, sigma: Array, conditioning: Conditioning, guided: b
     return Clips(sample, edm.c_noise(sigma), embeds, conditioning.added_time_ids)
 
 
-def predict_clips(unet: UNet, backward: Backward | None, clips: Clips, **options: Any) -> Any:
+def predict_clips(unet: UNet, backward: Backward | None, clips: Clips, mesh: Mesh | None = None, **options: Any) -> Any:
     """Predictions of clips from one UNet call, (d, g, b, f, h, w, c) in the UNet's dtype.
 
     Args:
         unet: the UNet.
         backward: the backward half if there are two directions, which then run in lock-step; None for one direction.
         clips: the clips.
+        mesh: devices to divide the call over, see `svdjax.parallel.divided`; None for one device.
         options: `attn_maps`, `return_attn_maps`, `deep` or `return_deep`, see `UNet.__call__`; what these return follows the
-            predictions.
+            predictions. With a mesh only the last two; deep features are then (d, g, b, f, h, w, c).
     """
+    if mesh is not None:
+        return _predict_divided(unet, backward, clips, mesh, **options)
     lead = clips.sample.shape[:3]
     n = lead[0] * lead[1] * lead[2]
     sample, embeds = clips.sample, clips.image_embeds
@@ -146,6 +160,39 @@ def predict_clips(unet: UNet, backward: Backward | None, clips: Clips, **options
     v, *others = result if isinstance(result, tuple) else (result,)
     v = v.reshape(*lead, *v.shape[1:])
     return (v, *others) if others else v
+
+
+def _predict_divided(
+    unet: UNet, backward: Backward | None, clips: Clips, mesh: Mesh, deep: Array | None = None, return_deep: bool = False
+) -> Any:
+    """`predict_clips` on the devices of a mesh; afterwards every device has the predictions of its clips."""
+    _, conditions, batch, _, *size, _ = clips.sample.shape
+    share = divided.shares(mesh, batch, conditions, size, unet.config.down_factor)
+    # The inputs are small: every device has all of its clips' and takes its share. Left to XLA, they would be exchanged too.
+    whole, parts, specs = share.clips("d.b"), share.clips("dgb", image=True), divided.stored_specs(unet, mesh)
+
+    def run(unet: UNet, backward: Backward | None, clips: Clips, deep: Array | None) -> Any:
+        unet, run_block = divided.with_stored(unet, specs)
+        sample, embeds = share.own(clips.sample, "dgb", image=True), share.own(clips.image_embeds, "dgb")
+        clips = dataclasses.replace(clips, sample=sample, image_embeds=embeds)
+        lead = sample.shape[:3]
+        deep = None if deep is None else deep.reshape(-1, *deep.shape[3:])
+        options = {"run_block": run_block, "deep": deep, "return_deep": return_deep}
+        result = predict_clips(unet, backward, clips, **options)
+        v, *kept = result if return_deep else (result,)
+        v = share.gathered(v, "dgb", image=True)
+        return (v, kept[0].reshape(*lead, *kept[0].shape[1:])) if return_deep else v
+
+    of_clips = Clips(whole, P(), whole, share.clips())  # pyright: ignore[reportArgumentType]: specifications
+    args, in_specs = (unet, backward, clips, deep), (specs, P(), of_clips, parts)
+    return divided.run_divided(run, mesh, share.pixels, args, in_specs, (whole, parts) if return_deep else whole)
+
+
+def deep_constrained(deep: Array, unet: UNet, mesh: Mesh) -> Array:
+    """Deep features (d, g, b, f, h, w, c) on the devices that compute them, inside a jitted function."""
+    _, conditions, batch, _, *size, _ = deep.shape
+    share = divided.shares(mesh, batch, conditions, size, unet.config.down_factor)
+    return divided.constrained(deep, mesh, share.clips("dgb", image=True))
 
 
 def fuse(v: Array, guide: Guide) -> Array:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from svdjax.config import EDMConfig
@@ -20,22 +21,24 @@ from svdjax.errors import InputError
 from svdjax.memory.precision import stats_dtype
 from svdjax.models.backward import Backward
 from svdjax.models.unet import UNet
+from svdjax.parallel import divided
 from svdjax.sampling.checks import check_progress, check_recurrence
 from svdjax.sampling.draws import Draws
 from svdjax.sampling.methods import Method, needs_keyframe_latents, run_of
-from svdjax.sampling.passes import PASSES, add_noise, evaluate, first_row, inputs, predict, step
-from svdjax.sampling.prediction import Conditioning, Guide
+from svdjax.sampling.passes import PASSES, add_noise, denoise, evaluate, first_row, inputs, predict, step
+from svdjax.sampling.prediction import Conditioning, Guide, deep_constrained
 from svdjax.sampling.runs import Kind, fused_directions
 from svdjax.sampling.settings import Settings
 from svdjax.scalars import whole_number
 
 Progress = Callable[[int, int], object]  # called with the UNet evaluations done so far and in total
 Observe = Callable[[np.ndarray], object]  # called with the disagreement of the directions, (n, b)
+Preview = Callable[[Array], object]  # called with denoised latents, (b, f, h, w, c)
 
 
 @functools.partial(
     jax.jit,
-    static_argnames=("kind", "trajectory"),
+    static_argnames=("kind", "trajectory", "clean", "mesh"),
     donate_argnames=("latents",),
     compiler_options=UNET_OPTIONS,
 )
@@ -51,6 +54,8 @@ def scan(
     *,
     kind: Kind,
     trajectory: bool,
+    clean: bool = False,
+    mesh: Mesh | None = None,
 ) -> tuple[Array, Array | None, Array | None, Array | None]:
     """Run updates of one kind in order: add noise, predict, make the new latents.
 
@@ -65,10 +70,12 @@ def scan(
         deep: deep features to reuse, if the kind does.
         kind: see `Kind`.
         trajectory: see `sample`.
+        clean: whether to return the denoised latents of every update, instead of those of `trajectory`.
+        mesh: devices to divide the UNet calls over, see `prediction.predict_clips`.
 
     Returns:
         The final latents, the deep features if the kind stores them, and of every update with `trajectory` the latents after
-        it, and with two directions their disagreement, (n, b).
+        it, or with `clean` its denoised latents, and with two directions their disagreement, (n, b).
     """
     store = kind.deep == "store"
 
@@ -77,15 +84,18 @@ def scan(
     ) -> tuple[tuple[Array, Array | None], tuple[Array | None, Array | None]]:
         latents, _ = carry
         latents = add_noise(latents, at, draws) if kind.renoises else latents
-        v, kept = predict(unet, backward, inputs(latents, at, conditioning, kind), deep, store)
+        v, kept = predict(unet, backward, inputs(latents, at, conditioning, kind), deep, store, mesh=mesh)
+        denoised = denoise(latents, v, at, guide, kind) if clean else None
         latents, apart = step(latents, v, at, conditioning, guide, kind)
-        return (latents, kept), (latents if trajectory else None, apart)
+        return (latents, kept), (latents if trajectory else denoised, apart)
 
     if not store:
         (latents, _), (after, apart) = lax.scan(update, (latents, None), rows)
         return latents, None, after, apart
     (_, kept), _ = jax.eval_shape(update, (latents, None), first_row(rows))
-    (latents, kept), (after, apart) = lax.scan(update, (latents, jnp.zeros(kept.shape, kept.dtype)), rows)
+    empty = jnp.zeros(kept.shape, kept.dtype)
+    empty = empty if mesh is None else deep_constrained(empty, unet, mesh)
+    (latents, kept), (after, apart) = lax.scan(update, (latents, empty), rows)
     return latents, kept, after, apart
 
 
@@ -93,13 +103,6 @@ def guide_of(settings: Settings, directions: int, dtype: DTypeLike) -> Guide:
     """The weights of a run; for `directions` see `runs.fused_directions`."""
     scale = settings.guidance_scale(directions)
     return Guide(None if (scale == 1).all() else jnp.asarray(scale, dtype), jnp.asarray(settings.forward_weight(), dtype))
-
-
-def _replicated_like(unet: UNet) -> jax.sharding.Sharding:
-    """Placement with a full copy on every device of the UNet."""
-    sharding = jax.tree.leaves(unet)[0].sharding
-    mesh = getattr(sharding, "mesh", None)
-    return sharding if mesh is None else jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
 
 @overload
@@ -116,6 +119,7 @@ def sample(
     segments: int = 1,
     passes: str | None = None,
     observe: Observe | None = None,
+    preview: Preview | None = None,
     trajectory: Literal[False] = False,
 ) -> Array: ...
 @overload
@@ -147,6 +151,7 @@ def sample(
     segments: int = 1,
     passes: str | None = None,
     observe: Observe | None = None,
+    preview: Preview | None = None,
     trajectory: bool = False,
 ) -> Array | tuple[Array, Array]:
     """Sample the latents of the clips between pairs of keyframes.
@@ -169,6 +174,8 @@ def sample(
             memory; None: scans.
         observe: called once with the disagreement of the directions in every update that has two, (n, b), see
             `prediction.disagreement`.
+        preview: called before each call of `progress` with the denoised latents of the latest update, (b, f, h, w, c), an
+            estimate of the result; not together with `trajectory`. Both may raise an exception to end the run.
         trajectory: also return the latents after every update.
 
     Returns:
@@ -185,6 +192,8 @@ def sample(
         raise InputError(f"segments is {segments!r}, expected a whole number of at least 1")
     if passes is not None and passes not in PASSES:
         raise InputError(f"passes is {passes!r}, expected one of {', '.join(PASSES)}, or None")
+    if preview is not None and trajectory:
+        raise InputError("preview: expected no trajectory besides it")
     run = run_of(method, settings, scheduler, len(conditioning.image_embeds))
     check_recurrence(draws, run.recurrences)  # an index beyond the last noise would give the last
     if needs_keyframe_latents(method, settings) and conditioning.keyframe_latents is None:
@@ -193,9 +202,10 @@ def sample(
         )
     dtype = stats_dtype(unet.dtype)
     # placed like the output of the scan: with another placement, the second segment would compile again
-    place = functools.partial(jax.device_put, device=_replicated_like(unet))
+    mesh, replicated, of_clips = divided.placements(unet, len(draws.initial))
+    place = functools.partial(jax.device_put, device=replicated)
     guide = place(guide_of(settings, fused_directions(run.updates, run.directions), dtype))
-    latents = place(draws.initial.astype(dtype) * math.sqrt(run.sigma[0] ** 2 + 1))
+    latents = jax.device_put(draws.initial.astype(dtype) * math.sqrt(run.sigma[0] ** 2 + 1), of_clips)
     calls = run.calls(parts)
     if passes is not None:
         calls = [(k, k + 1) for start, stop in calls for k in range(start, stop)]
@@ -210,10 +220,12 @@ def sample(
         if kind.deep == "store":
             kept.pop(stream, None)  # its memory is freed before the call
         if passes in (None, "together"):
-            latents, stored, after, apart = scan(*call, deep, kind=kind, trajectory=trajectory)
+            options = {"trajectory": trajectory, "clean": preview is not None, "mesh": mesh}
+            latents, stored, after, apart = scan(*call, deep, kind=kind, **options)
+            latents = jax.device_put(latents, of_clips)  # on a mesh, the program may have placed them otherwise
         else:
-            latents, stored, apart = evaluate(*call, deep, kind=kind, passes=passes)
-            after, apart = latents[None], None if apart is None else apart[None]
+            latents, stored, apart, clean = evaluate(*call, deep, kind=kind, passes=passes, clean=preview is not None)
+            after, apart = (latents if clean is None else clean)[None], None if apart is None else apart[None]
         kept |= {} if stored is None else {stream: stored}
         del stored, deep
         steps += [after] if trajectory else []
@@ -223,6 +235,8 @@ def sample(
             reports = due
             if not jnp.isfinite(latents).all():
                 raise FloatingPointError(f"latents are not finite after evaluation {done} of {run.evaluations}")
+            if preview is not None and after is not None:
+                preview(after[-1])
             if progress is not None:
                 progress(done, run.evaluations)
     if observe is not None:

@@ -203,7 +203,7 @@ def test_abstract_and_real_arguments_agree(tiny):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--mesh", "data=1"], "--mesh applies only to a training step: expected --train"),
+        (["--mesh", "tensor=2"], "unknown axis 'tensor', expected data, guidance, rows, columns, fsdp"),
         (["--no-remat"], "--no-remat applies only to a training step: expected --train"),
         (["--batch-size", "2"], "--batch-size applies only to a training step: expected --train"),
         (["--train", "--batch-size", "0"], "--batch-size is 0"),
