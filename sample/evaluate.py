@@ -14,14 +14,16 @@ if __name__ == "__main__":  # first: it prepares the process for Ctrl-C during t
 
 import json
 import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-import jax
-
-from sample import console, contact_sheet
+from sample import console, contact_sheet, planned_model
+from sample.batches.jobs import stamp
 from sample.evaluation import clip_folders, keyframe_pairs, report, run_folder, summary
 from sample.evaluation.clip_folders import TRUTH
 from sample.evaluation.generate import generate
-from sample.evaluation.keyframe_pairs import Pairs
+from sample.evaluation.keyframe_pairs import Pair, Pairs
 from sample.evaluation.options import parse
 from sample.evaluation.request import EvaluationRequest
 from sample.evaluation.run_folder import CLIPS, RESULTS, SCAN, SHEET, TABLE
@@ -38,6 +40,7 @@ def evaluate(request: EvaluationRequest) -> None:
     started = time.monotonic()
     compilation_cache.enable()
     out, settings = request.out, request.settings
+    before = stamp(out / RESULTS)
     run_folder.check_results(out, request)
     chosen = choose_pairs(request)
     pairs = chosen.pairs
@@ -51,20 +54,49 @@ def evaluate(request: EvaluationRequest) -> None:
         for pair in pairs:
             clip_folders.check_clip_folder(out / name / pair.name, settings.num_frames)
     print(f"{len(pairs)} pairs, {settings.num_frames} frames of {request.size[0]}x{request.size[1]}; ", end="")
-    print(f"{', '.join(map(request.describe_method, request.methods))}; {request.dtype}, {jax.devices()[0]}")
+    print(
+        f"{', '.join(map(request.describe_method, request.methods))}; {request.dtype}, {planned_model.describe(request.mesh)}"
+    )
     for name, reason in request.figures.left_out.items():
         print(f"without {name}: {reason}")
     seconds = {}
     for name, facts in made.items():
         seconds[name] = generate(request, name, pairs, facts)
-        if name == TRUTH and request.data is not None:
+        if name == TRUTH and request.data is not None and not request.claims.shared:
             run_folder.write_pairs(request, pairs)
+    # one of the processes that share the pairs measures them
+    with request.claims.take([out / RESULTS], lambda file: stamp(file) != before, leave_to_others=True) as units:
+        for (_,) in units:
+            report_on(request, pairs, made, seconds, started)
+            return
+    print(f"another process writes {RESULTS} and the other results in {out}")
+
+
+def report_on(
+    request: EvaluationRequest,
+    pairs: Sequence[Pair],
+    made: Mapping[str, Mapping[str, Any]],
+    seconds: Mapping[str, float | None],
+    started: float,
+) -> None:
+    """Compute the metrics of all clips and write the results.
+
+    Args:
+        request: the command line.
+        pairs: all pairs of the evaluation.
+        made: the `run_folder.identity` of the truth and each method.
+        seconds: per pair of the truth and each method.
+        started: `time.monotonic()` at the start of the run.
+    """
+    out = request.out
+    if request.claims.shared and request.data is not None:
+        run_folder.write_pairs(request, pairs)
     results = {
         "pairs": [report.describe(pair) for pair in pairs],
         "clips": request.describe(),
         "made": {name: {key: value for key, value in facts.items() if key != CLIPS} for name, facts in made.items()},
         "seconds_a_pair": seconds,
-        "device": str(jax.devices()[0]),
+        "device": planned_model.describe(request.mesh),
         **summary.summarise(request, pairs, measured.measure(request, pairs)),
     }
     table = report.table(results)
@@ -92,6 +124,17 @@ def choose_pairs(request: EvaluationRequest) -> Pairs:
         return keyframe_pairs.of_world(request.count)
     if request.manifest is not None:
         return keyframe_pairs.of_manifest(request.data, request.count, request.manifest)
+    assert request.cuts is not None
+    if request.claims.shared:
+        request.out.mkdir(exist_ok=True)
+        with request.claims.take([request.out / SCAN], Path.exists) as units:
+            for (_,) in units:  # the others wait, and then read what it measured
+                return _of_folder(request)
+    return _of_folder(request)
+
+
+def _of_folder(request: EvaluationRequest) -> Pairs:
+    assert request.data is not None
     assert request.cuts is not None
     records = scan_records.read(request.out / SCAN)
     try:

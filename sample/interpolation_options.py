@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
-from sample import method_options, output_files, sampling_options
+from sample import output_files, planned_model, sampling_options
+from sample.batches import options
+from sample.batches.metadata import KEYFRAMES_HASH, hash_of, metadata_of
+from sample.batches.request import CheckedOptions, InterpolationRequest
+from sample.options import method_options
 from svdjax import chain
 from svdjax.errors import InputError
 from svdjax.frame_rate.windows import RATES, check_rate
@@ -28,46 +30,7 @@ DEMO_OUT, DEMO_SHEET = "svdjax-demo.mp4", "svdjax-demo.png"  # unusual names, be
 DEMO_SCENE = ("test", 3)  # the demo's keyframes are the ends of this clip of the embedded world
 DEMO_SCALE = 6  # factor by which the demo's frames of 64x64 pixels are enlarged
 
-
-@dataclass(frozen=True, kw_only=True)
-class InterpolationRequest:
-    """The checked command line.
-
-    Attributes:
-        keyframes: fitted to the video's size, uint8 (H, W, 3).
-        factor: of the frame rate (`--rate`), see `svdjax.interpolate`.
-        rate: frames per second of the file.
-        scale: whole number by which the video's frames are enlarged.
-        noise: random draws to use instead of the seed's, or None.
-        memory: bytes of the device that the run may use; None without a limit.
-        kernels: see `svdjax.kernels.choice`.
-        loop, keep_keyframes: see `svdjax.interpolate`.
-    """
-
-    model: ModelSource
-    backward: Path | None
-    keyframes: list[np.ndarray]
-    settings: Settings
-    method: str
-    output: output_plan.OutputPlan
-    factor: int
-    rate: Fraction
-    decode_chunk: int | None
-    dtype: str
-    memory: int | None
-    kernels: str
-    noise: draws.Draws | None
-    save_latents: Path | None
-    sheet: Path | None
-    scale: int
-    loop: bool
-    keep_keyframes: bool
-    metadata: dict[str, str]
-
-    @property
-    def clips(self) -> int:
-        """Number of clips, each between two neighbouring keyframes."""
-        return len(self.keyframes) - (not self.loop)
+_transfer_notes: dict[tuple[Path, Path | None], str | None] = {}
 
 
 def parser() -> cli.Parser:
@@ -91,6 +54,8 @@ def parser() -> cli.Parser:
         "--sheet", type=paths.path, metavar="FILE.png", help="also write a picture of keyframes, frames and a cross-fade"
     )
     p.add_argument("--overwrite", action="store_true", help="replace files that exist: OUT, --sheet, --save-latents")
+    options.add_batches(p)
+    options.add_hosts(p)
     sampling_options.add_sampling(p)
     sampling_options.add_recurrence(p)
     method_options.add_prefix(p)
@@ -115,44 +80,91 @@ def parser() -> cli.Parser:
 
 def parse(argv: list[str] | None) -> InterpolationRequest:
     """Parse and check the command line and read the keyframes, before the long work. Nothing is written."""
-    args = parser().parse_args(argv)
+    return check_alone(parser().parse_args(argv))
+
+
+def check_alone(args: argparse.Namespace) -> InterpolationRequest:
+    """Check parsed options of one video, print notes, and read the keyframes; see `parse`."""
     check_arguments(args)
+    options.check_single(args)
     memory_option.take_share(args.memory)
     source, model_note = sampling_options.find(args.model, args.method or "dual")
-    method, settings, method_notes = method_options.choose_method(args, source)
-    names, loaded, notes = demo_keyframes() if args.demo else (args.keyframes, *images.load_keyframes(args.keyframes))
-    size = sampling_options.video_size(args, loaded[0].shape, source.config)
+    request = request_of(args, source)
+    for note in filter(None, [model_note, *request.notes]):
+        print(note)
+    return request
+
+
+def check(args: argparse.Namespace, source: ModelSource, shape: tuple[int, ...], *, probe: bool = True) -> CheckedOptions:
+    """Check options as far as that needs no pixels; nothing is printed or written.
+
+    Args:
+        args: options that passed `check_arguments`.
+        source: the model that they are for.
+        shape: (H, W, 3) of the first keyframe.
+        probe: see `svdjax.media.output_plan.plan_output`.
+    """
+    method, settings, notes = method_options.choose_method(args, source)
+    size = sampling_options.video_size(args, shape, source.config)
     scale = DEMO_SCALE if args.demo else 1
-    output, sheet = plan_outputs(args, (size[0] * scale, size[1] * scale))
+    output, sheet = plan_outputs(args, (size[0] * scale, size[1] * scale), probe)
     check_rate(args.rate, settings.num_frames, "--rate")
     rate = sampling_options.playback_rate(args, output.format, args.rate)
-    noise = None if args.noise is None else load_noise(args.noise, source, method, settings, size)
+    return CheckedOptions(
+        method=method,
+        settings=settings,
+        size=size,
+        output=output,
+        sheet=sheet,
+        rate=rate,
+        noise=None if args.noise is None else load_noise(args.noise, source, method, settings, size),
+        metadata=metadata_of(args, source, method, settings, size) | sampling_options.playback_metadata(args, rate),
+        notes=tuple(notes),
+    )
+
+
+def request_of(args: argparse.Namespace, source: ModelSource) -> InterpolationRequest:
+    """Check parsed options against the model that they are for, and read the keyframes; nothing is printed or written."""
+    names, loaded, notes = demo_keyframes() if args.demo else (args.keyframes, *images.load_keyframes(args.keyframes))
+    checked = check(args, source, loaded[0].shape)
+    size = checked.size
     keyframes = [fit.fit(image, size, args.fit) for image in loaded]
-    chain.check_chain(keyframes, method, args.loop, args.keep_keyframes, names=("--loop", "--keep-keyframes"))
+    chain.check_chain(keyframes, checked.method, args.loop, args.keep_keyframes, names=("--loop", "--keep-keyframes"))
     fitted = [fit.describe_fit(Path(name).name, image.shape, size, args.fit) for name, image in zip(names, loaded, strict=True)]
-    for note in filter(None, [model_note, *method_notes, *notes, source.transfer_note(args.backward), *fitted]):
-        print(note)
+    clips = len(keyframes) - (not args.loop)
+    run = methods.run_of(checked.method, checked.settings, source.config.scheduler)
+    mesh = planned_model.choose_mesh(args, source.config, [run], [size], clips)
     return InterpolationRequest(
         model=source,
         backward=args.backward,
         keyframes=keyframes,
-        settings=settings,
-        method=method,
-        output=output,
+        settings=checked.settings,
+        method=checked.method,
+        output=checked.output,
         factor=args.rate,
-        rate=rate,
+        rate=checked.rate,
         decode_chunk=args.decode_chunk,
         dtype=compute_dtype(args.dtype),
         memory=memory_option.start(args.memory),
         kernels=args.kernels,
-        noise=noise,
+        noise=checked.noise,
         save_latents=args.save_latents,
-        sheet=sheet,
-        scale=scale,
+        sheet=checked.sheet,
+        scale=DEMO_SCALE if args.demo else 1,
         loop=args.loop,
         keep_keyframes=args.keep_keyframes,
-        metadata=metadata_of(args, names, source, method, settings) | sampling_options.playback_metadata(args, rate),
+        metadata=checked.metadata | {KEYFRAMES_HASH: hash_of(keyframes)},
+        notes=tuple(filter(None, [*checked.notes, *notes, transfer_note(source, args.backward), *fitted])),
+        mesh=mesh,
     )
+
+
+def transfer_note(source: ModelSource, backward: Path | None) -> str | None:
+    """See `ModelSource.transfer_note`; kept, because it may read all weights, and a process may check many videos."""
+    key = source.folder, backward
+    if key not in _transfer_notes:
+        _transfer_notes[key] = source.transfer_note(backward)
+    return _transfer_notes[key]
 
 
 def check_arguments(args: argparse.Namespace) -> None:
@@ -172,10 +184,10 @@ def demo_keyframes() -> tuple[list[str], list[np.ndarray], list[str]]:
     return ["first", "last"], [clip[0], clip[-1]], []
 
 
-def plan_outputs(args: argparse.Namespace, size: tuple[int, int]) -> tuple[output_plan.OutputPlan, Path | None]:
+def plan_outputs(args: argparse.Namespace, size: tuple[int, int], probe: bool) -> tuple[output_plan.OutputPlan, Path | None]:
     """Check the output files; return the plan of the video and the path of the contact sheet."""
     own = args.demo and args.out is None  # the demo's own files, which are replaced
-    output = output_plan.plan_output(DEMO_OUT if own else args.out or DEFAULT_OUT, args.overwrite or own, size)
+    output = output_plan.plan_output(DEMO_OUT if own else args.out or DEFAULT_OUT, args.overwrite or own, size, probe=probe)
     own_sheet = own and args.sheet is None
     sheet = Path(DEMO_SHEET) if own_sheet else args.sheet
     if sheet is not None:
@@ -193,25 +205,3 @@ def load_noise(path: Path, model: ModelSource, method: str, settings: Settings, 
     shape = generation.latent_shape(model.config, settings, (height, width))
     recurrences = methods.run_of(method, settings, model.config.scheduler).recurrences
     return draws.load_draws(path, (height, width, 3), shape, recurrences)
-
-
-def metadata_of(
-    args: argparse.Namespace, names: list[str], model: ModelSource, method: str, settings: Settings
-) -> dict[str, str]:
-    """Metadata of the video file: how it was made."""
-    own = "the model's own" if args.backward is None else "/".join(args.backward.resolve().parts[-2:])
-    backward = own if methods.method_of(method).fine_tuned else "not used"
-    switches = {"loop": args.loop, "keep_keyframes": args.keep_keyframes}
-    return {
-        "software": "svdjax",
-        "keyframes": " ".join(Path(name).name for name in names),
-        "model": model.name,
-        "backward": backward,
-        "method": method,
-        "fit": args.fit,
-        "decode_chunk": str(args.decode_chunk or "all"),
-        "noise": args.noise.name if args.noise else "from the seed",
-        **settings.as_text(),
-        **{name: "yes" for name, given in switches.items() if given},
-        **({"rate": str(args.rate)} if args.rate > 1 else {}),
-    }

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from svdjax.errors import InputError
+from svdjax.media.video_formats import write_png_frames
 from svdjax.runtime.atomic import new_folder
 
 Shape = tuple[int, int, int]  # frames, height, width
@@ -27,8 +28,7 @@ def write(folder: Path, frames: np.ndarray, note: str = "") -> None:
         return
     try:
         with new_folder(folder, ours=lambda old: False) as temporary:
-            for i, frame in enumerate(frames):
-                Image.fromarray(frame).save(temporary / _name(i))
+            write_png_frames(temporary, frames)
             if note:
                 (temporary / _NOTE).write_text(note)
     except OSError as e:

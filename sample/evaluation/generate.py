@@ -6,6 +6,7 @@ import functools
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -61,7 +62,8 @@ def generate(request: EvaluationRequest, method: str, pairs: Sequence[Pair], fac
     if method in request.given:
         _copy_given(request, method, pairs, missing)
     elif missing:
-        times = _write_clips(request, method, missing)
+        # with other processes, all of them count the same batches
+        times = _write_clips(request, method, pairs if request.claims.shared else missing)
         if method in request.models and len(times) > 1:
             seconds = float(np.mean(times[1:]))  # the first batch includes compilation
             run_folder.record(folder, facts, seconds)
@@ -71,8 +73,10 @@ def generate(request: EvaluationRequest, method: str, pairs: Sequence[Pair], fac
 def _copy_given(request: EvaluationRequest, method: str, pairs: Sequence[Pair], missing: Sequence[Pair]) -> None:
     """Write the clips of `--clips` in the shape of the pairs, and say which are missing or had another shape."""
     found = given_clips.find(request.given[method], [pair.name for pair in pairs])
-    for pair in tqdm([pair for pair in missing if pair.name in found], desc=method, unit="pair", file=sys.stderr):
-        clip_folders.write(request.out / method / pair.name, *given_clips.read(found[pair.name], request.shape))
+    targets = [request.out / method / pair.name for pair in missing if pair.name in found]
+    with request.claims.take(targets, Path.is_dir) as units:
+        for (target,) in tqdm(units, total=len(targets), desc=method, unit="pair", file=sys.stderr):
+            clip_folders.write(target, *given_clips.read(found[target.name], request.shape))
     present = run_folder.available(request, method, pairs)
     if len(present) < len(pairs):
         lacking = min({pair.name for pair in pairs} - {pair.name for pair in present})
@@ -86,13 +90,21 @@ def _copy_given(request: EvaluationRequest, method: str, pairs: Sequence[Pair], 
 
 
 def _write_clips(request: EvaluationRequest, method: str, pairs: Sequence[Pair]) -> list[float]:
-    """Write the clips of a method batch by batch; return the seconds per pair of each batch."""
-    batch_size = request.batch_size
+    """Write the missing clips of a method batch by batch; return the seconds per pair of each batch."""
+    batch_size, folder = request.batch_size, request.out / method
+    batches = {folder / pairs[k].name: pairs[k : k + batch_size] for k in range(0, len(pairs), batch_size)}
+
+    def missing(target: Path) -> list[Pair]:
+        return [pair for pair in batches[target] if not (folder / pair.name).is_dir()]
+
     make = _clip_maker(request, method)
     times = []
-    with tqdm(total=len(pairs), desc=method, unit="pair", file=sys.stderr) as bar:
-        for start in range(0, len(pairs), batch_size):
-            batch = pairs[start : start + batch_size]
+    with (
+        tqdm(total=len(pairs), desc=method, unit="pair", file=sys.stderr) as bar,
+        request.claims.take(list(batches), lambda target: not missing(target)) as units,
+    ):
+        for (target,) in units:
+            batch = missing(target)
             started = time.monotonic()
             padded = [*batch, *[batch[-1]] * (batch_size - len(batch))]  # all batches have one shape: compiled once
             for pair, clip in zip(batch, make(padded), strict=False):
@@ -124,6 +136,7 @@ def _clip_maker(request: EvaluationRequest, method: str) -> Maker:
         backward=chosen.backward,
         method=parse_name(method)[0],
         batch=request.batch_size,
+        mesh=request.mesh,
     )
     return functools.partial(_sample, request, method, model, plans[request.size])
 

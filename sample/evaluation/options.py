@@ -8,16 +8,22 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from sample import sampling_options
+from jax.sharding import Mesh
+
+from sample import planned_model, sampling_options
+from sample.batches import options as batch_options
+from sample.batches.claims import Claims
 from sample.evaluation import clip_folders, figure_options, keyframe_pairs, run_folder
 from sample.evaluation.method_models import MethodModel, choose_model
 from sample.evaluation.request import DEFAULT_METHODS, METHODS, RECONSTRUCTION, RIFE, WITHOUT_MODEL, EvaluationRequest
 from sample.other_methods import given_clips, rife
 from sample.video_pairs import options as pair_options
+from svdjax.config import SVDConfig
 from svdjax.data.sources import DataSettings, check_outside_data
 from svdjax.errors import InputError
 from svdjax.loading import find_model
 from svdjax.media import fit
+from svdjax.parallel.sampling_mesh import clips_together
 from svdjax.runtime import cli, memory_option, paths
 from svdjax.runtime.dtypes import compute_dtype
 from svdjax.runtime.output_paths import check_parent, check_writable
@@ -73,6 +79,7 @@ def parser() -> cli.Parser:
         help=f"pairs sampled together (default: {WORLD_BATCH_SIZE} for the embedded world, else 1)",
     )
     figure_options.add_figures(p)
+    batch_options.add_hosts(p)
     p.add_argument("--workers", type=int, default=2, metavar="N", help="processes that compute metrics (default: %(default)s)")
     return p
 
@@ -93,6 +100,7 @@ def parse(argv: list[str] | None) -> EvaluationRequest:
     report = args.html.name if isinstance(args.html, Path) else "report.html"
     clips = given_clips.parse(args.clips, (*METHODS, *names, clip_folders.TRUTH, *run_folder.FILES, report))
     cuts = pair_options.cut_rule(args, given)
+    place = batch_options.join(args)
     memory_option.take_share(args.memory)
     check_packages()
     check_out(args.out, folder)
@@ -105,13 +113,16 @@ def parse(argv: list[str] | None) -> EvaluationRequest:
         raise InputError(f"--num-frames is {settings.num_frames}, expected at least 3: frames between keyframes are measured")
     size = fit.parse_size(args.size) if args.size else source.config.default_size
     fit.check_size(*size, source.config.size_multiple)
+    method_settings = settings_of_methods(args, models)
+    mesh = choose_mesh(args, source.config, method_settings, size)
+    batch_size = batch_size if mesh is None else batch_on_mesh(args, batch_size, mesh)
     return EvaluationRequest(
         methods=(*names, *clips),
         models=models,
         given=clips,
         config=source.config,
         settings=settings,
-        method_settings=settings_of_methods(args, models),
+        method_settings=method_settings,
         size=size,
         count=args.pairs,
         data=data_settings(args, folder, settings.num_frames, size),
@@ -123,8 +134,34 @@ def parse(argv: list[str] | None) -> EvaluationRequest:
         memory=memory_option.start(args.memory),
         kernels=args.kernels,
         figures=figure_options.parse_figures(args, settings.num_frames, size),
+        claims=Claims(place.shared, place.identity),
+        mesh=mesh,
         out=args.out,
     )
+
+
+def choose_mesh(
+    args: argparse.Namespace, config: SVDConfig, settings: Mapping[str, Settings], size: tuple[int, int]
+) -> Mesh | None:
+    """The devices of the methods with a sampler; see `planned_model.choose_mesh`."""
+    runs = [
+        sampling_methods.run_of(sampling_methods.parse_name(name)[0], its, config.scheduler)
+        for name, its in settings.items()
+        if name != RECONSTRUCTION
+    ]
+    return planned_model.choose_mesh(args, config, runs, [size], args.batch_size or args.pairs) if runs else None
+
+
+def batch_on_mesh(args: argparse.Namespace, batch_size: int, mesh: Mesh) -> int:
+    """Pairs sampled together: a multiple of the parts that the mesh divides them into.
+
+    Raises:
+        InputError: both were given, and don't fit.
+    """
+    parts = clips_together(mesh, 1)
+    if args.batch_size is not None and args.mesh is not None and batch_size % parts:
+        raise InputError(f"--batch-size is {batch_size}, expected a multiple of {parts}, the parts of --mesh {args.mesh}")
+    return -(-batch_size // parts) * parts
 
 
 def check_numbers(args: argparse.Namespace, batch_size: int) -> None:

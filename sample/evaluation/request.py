@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jax.sharding import Mesh
+
+from sample.batches.claims import Claims
 from sample.evaluation.clip_folders import Shape
 from sample.evaluation.figure_options import FigureOptions
 from sample.evaluation.method_models import MethodModel
@@ -48,6 +51,8 @@ class EvaluationRequest:
         memory: bytes of the device that the run may use; None without a limit.
         kernels: see `svdjax.kernels.choice`.
         figures: the figures of the report.
+        claims: how the pairs are shared with other processes.
+        mesh: devices to divide the pairs over; None for one device.
         out: folder of the results.
     """
 
@@ -68,6 +73,8 @@ class EvaluationRequest:
     memory: int | None
     kernels: str
     figures: FigureOptions
+    claims: Claims
+    mesh: Mesh | None
     out: Path
 
     @property

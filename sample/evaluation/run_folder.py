@@ -71,7 +71,8 @@ def check_frames(folder: Path, facts: dict[str, Any]) -> None:
     try:
         recorded = json.loads(file.read_bytes())
     except FileNotFoundError:
-        if folder.exists() and any(folder.iterdir()):
+        # hidden files are temporary: another process may be writing there for the first time
+        if folder.exists() and any(not entry.name.startswith(".svdjax-") for entry in folder.iterdir()):
             raise InputError(f"{folder}: was not written by an evaluation, expected a new folder: {OTHER_OUT}") from None
         return
     except (OSError, ValueError) as e:

@@ -41,7 +41,10 @@ class Command:
 
 _TRAINING = ("train.run.session.start_process", "train.run.session.train")
 COMMANDS = {
-    "sample.interpolate": Command(("first.png", "last.png", "-o", "out.mp4"), ("sample.interpolate.run",)),
+    "sample.interpolate": Command(
+        ("first.png", "last.png", "-o", "out.mp4"),
+        ("sample.interpolate.run", "sample.batches.batch.make", "sample.batches.numbered_frames.Footage.join"),
+    ),
     "sample.animate": Command(("first.png", "last.png", "-o", "clips"), ("sample.animate.run",)),
     "sample.evaluate": Command(("--out", "results", "--pairs", "2"), ("sample.evaluate.evaluate",)),
     "sample.benchmark": Command(
