@@ -7,11 +7,11 @@ if __name__ == "__main__":  # first: it prepares the process for Ctrl-C during t
 
     startup.begin()
 
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 
-import jax
 import numpy as np
 
 from sample import console, output_files, planned_model
@@ -21,15 +21,18 @@ from svdjax.errors import one_line
 from svdjax.kernels.choice import using
 from svdjax.media import video
 from svdjax.models.svd import SVD
+from svdjax.parallel.sampling_mesh import clips_together
 from svdjax.runtime import cli, compilation_cache
 from svdjax.sampling import generation
 from svdjax.sampling.clip_plan import ClipPlan
+from svdjax.sampling.clip_work import latent_shape
+from svdjax.sampling.draws import draw
 from svdjax.sampling.methods import run_of
 from svdjax.sampling.sampler import Progress
 
 
 def run(request: AnimationRequest) -> None:
-    """Load the model, make the clips one after the other; each is written when it is complete.
+    """Load the model, make the clips one after the other, or on a mesh several at a time; each is written when it is complete.
 
     A clip that fails doesn't cost the others, unless the device runs out of memory: they are as large.
 
@@ -43,7 +46,8 @@ def run(request: AnimationRequest) -> None:
     compilation_cache.enable()
     evaluations = run_of("forward", clips[0].settings, request.model.config.scheduler).evaluations
     frames = clips[0].settings.num_frames
-    print(f"{_count(len(clips))} of {frames} frames, {evaluations} UNet evaluations each, {request.dtype}, {jax.devices()[0]}")
+    where = f"{request.dtype}, {planned_model.describe(request.mesh)}"
+    print(f"{_count(len(clips))} of {frames} frames, {evaluations} UNet evaluations each, {where}")
     model, plans = planned_model.load(
         request.model,
         request.dtype,
@@ -52,36 +56,53 @@ def run(request: AnimationRequest) -> None:
         [clip.size for clip in clips],
         method="forward",
         decode_chunk=request.decode_chunk,
+        mesh=request.mesh,
     )
     outputs = output_files.Outputs()
     seconds: list[float] = []
-    for number, clip in enumerate(clips, 1):
-        started = time.monotonic()
-        path = clip.output.path
-        label = f"{one_line(path.name)} ({number} of {len(clips)})"
+    number = 0
+    for group in groups(clips, clips_together(request.mesh, 1)):
+        started, before = time.monotonic(), number
+        path, plan = group[0].output.path, plans[group[0].size]
+        number += len(group)
+        label = f"{one_line(path.name)} ({' to '.join(map(str, dict.fromkeys((before + 1, number))))} of {len(clips)})"
         with console.out_of_memory(f"{path} was not written"), outputs.attempt():
-            plan = plans[clip.size]
-            movie = make_clip(request, model, clip, console.progress_bar(label, evaluations), plan)
-            path.parent.mkdir(exist_ok=True)
-            metadata = {**clip.metadata, **({} if plan is None else plan.as_text())}
-            video.write_video(clip.output, movie, request.rate, metadata)
-            seconds.append(time.monotonic() - started)
-            print(f"wrote {path} in {duration(seconds[-1])}{remaining(seconds, len(clips) - number)}", flush=True)
+            movies = make_clips(request, model, group, console.progress_bar(label, evaluations), plan)
+            for done, (clip, movie) in enumerate(zip(group, movies, strict=True), before + 1):
+                with outputs.attempt():
+                    path = clip.output.path
+                    path.parent.mkdir(exist_ok=True)
+                    metadata = {**clip.metadata, **({} if plan is None else plan.as_text())}
+                    video.write_video(clip.output, movie, request.rate, metadata)
+                    seconds.append((time.monotonic() - started) / len(group))
+                    print(f"wrote {path} in {duration(seconds[-1])}{remaining(seconds, len(clips) - done)}", flush=True)
     outputs.finish()
 
 
-def make_clip(
+def groups(clips: Sequence[Clip], together: int) -> Iterator[Sequence[Clip]]:
+    """Clips of one size, in groups of at most `together`."""
+    for _, grouped in itertools.groupby(clips, lambda clip: clip.size):
+        alike = list(grouped)
+        yield from (alike[k : k + together] for k in range(0, len(alike), together))
+
+
+def make_clips(
     request: AnimationRequest,
     model: SVD,
-    clip: Clip,
+    clips: Sequence[Clip],
     progress_bar: AbstractContextManager[Progress],
     plan: ClipPlan | None = None,
 ) -> np.ndarray:
-    """Sample and decode a clip, uint8 (f, H, W, 3)."""
-    with console.not_finite(f"{clip.output.path} was not written"):
+    """Sample and decode clips of one size together, uint8 (n, f, H, W, 3)."""
+    together = clips_together(request.mesh, 1)
+    padded = [*clips, *[clips[-1]] * (together - len(clips))]  # all groups have one shape: compiled once
+    settings, images = clips[0].settings, np.stack([clip.first for clip in padded])
+    shape = latent_shape(model.config, settings, images.shape[1:3])
+    draws = draw([clip.settings.seed for clip in padded], images.shape[1:], shape)
+    with console.not_finite(f"{clips[0].output.path} was not written"):
         with progress_bar as progress:
-            latents = generation.sample_image(model, clip.first[None], clip.settings, progress=progress, plan=plan)
-        return generation.decode(model, latents, request.decode_chunk, plan and plan.decode)[0]
+            latents = generation.sample_image(model, images, settings, draws=draws, progress=progress, plan=plan)
+        return generation.decode(model, latents, request.decode_chunk, plan and plan.decode)[: len(clips)]
 
 
 def remaining(seconds: Sequence[float], left: int) -> str:

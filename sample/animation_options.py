@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+from jax.sharding import Mesh
 
-from sample import method_options, output_files, sampling_options
+from sample import output_files, planned_model, sampling_options
+from sample.options import method_options
 from svdjax import pipeline
 from svdjax.errors import InputError, encodable
 from svdjax.media import fit, images, output_plan, video, video_formats
@@ -50,6 +53,7 @@ class AnimationRequest:
         rate: frames per second of the files.
         memory: bytes of the device that the run may use; None without a limit.
         kernels: see `svdjax.kernels.choice`.
+        mesh: devices to divide the clips over; None for one device.
     """
 
     model: ModelSource
@@ -59,6 +63,7 @@ class AnimationRequest:
     dtype: str
     memory: int | None
     kernels: str
+    mesh: Mesh | None
 
 
 def parser() -> cli.Parser:
@@ -98,7 +103,17 @@ def parse(argv: list[str] | None) -> AnimationRequest:
         dtype=compute_dtype(args.dtype),
         memory=memory_option.start(args.memory),
         kernels=args.kernels,
+        mesh=choose_mesh(args, source, clips),
     )
+
+
+def choose_mesh(args: argparse.Namespace, model: ModelSource, clips: Sequence[Clip]) -> Mesh | None:
+    """The devices of a run; see `planned_model.choose_mesh`."""
+    if not clips:
+        return None
+    alike = min(len(list(group)) for _, group in itertools.groupby(clip.size for clip in clips))  # sampled together
+    run = run_of("forward", clips[0].settings, model.config.scheduler)
+    return planned_model.choose_mesh(args, model.config, [run], [clip.size for clip in clips], alike)
 
 
 def check_arguments(args: argparse.Namespace) -> None:

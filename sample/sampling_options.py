@@ -93,6 +93,13 @@ def add_sampling(p: cli.Parser, *, steps: int | None = None, evaluation: bool = 
         help=argparse.SUPPRESS if evaluation else "decode N frames at a time: less memory, but they change (default: all)",
     )
     memory_option.add_memory(p)
+    p.add_argument(
+        "--mesh",
+        metavar="AXES",
+        help="devices, such as guidance=2,columns=4: data divides pairs, guidance the predictions without and with "
+        "conditioning, rows and columns every frame, fsdp the weights' storage; -1: the remaining devices "
+        "(default: all of this host, divided as is fastest)",
+    )
     kernels.add_kernels(p)
     p.add_argument("--dtype", choices=DTYPES, help="dtype to compute in (default: bfloat16; float32 on a CPU)")
 

@@ -21,6 +21,10 @@ def benchmark() -> None:
     run_command("sample.benchmark")
 
 
+def app() -> None:
+    run_command("sample.app")
+
+
 def figures() -> None:
     run_command("sample.figures")
 

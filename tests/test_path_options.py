@@ -28,6 +28,7 @@ CORRECT = {
     "sample.animate": ["{here}/a.png", "--out", "{here}/new", *TINY],
     "sample.evaluate": ["--out", "{here}/new", "--pairs", "1", "--methods", "cross-fade"],
     "sample.benchmark": ["--model", "embedded", "--compile-only"],
+    "sample.app": ["--model", "embedded"],
     "sample.figures": ["--out", "{here}"],
     "sample.fetch_clips": ["{here}/new"],
     "train.backward": ["--model", "embedded", "--data", "world", "--clips", "1", "--out", "{here}/new", "--steps", "1"],

@@ -26,7 +26,7 @@ def keyframes():
 def model(monkeypatch):
     """Model A; instead of sampling, every clip is a cross-fade of its keyframes, 3 levels brighter, as decoded by a VAE."""
 
-    def sample_pair(model, first, last, settings, *, method, draws, progress, plan, observe):
+    def sample_pair(model, first, last, settings, *, method, draws, progress, plan, observe, **_):
         if progress is not None:
             progress(2, 2)
         return [cross_fade(*ends, settings.num_frames) for ends in zip(first, last, strict=True)]
