@@ -38,7 +38,8 @@ def test_the_command_runs_with_the_kernels(name, monkeypatch):
         used.append(kernels())
         raise InterruptedError
 
-    monkeypatch.setattr(module, "parse", lambda argv: (request, None) if name == "benchmark" else request)
+    parse = "check_alone" if name == "interpolate" else "parse"
+    monkeypatch.setattr(module, parse, lambda argv: (request, None) if name == "benchmark" else request)
     monkeypatch.setattr(module, work, stop)
     if name == "benchmark":
         monkeypatch.setattr(module, "describe", lambda options: None)
