@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from svdjax.devices.target import target
 from svdjax.memory.precision import stats_dtype
 from svdjax.memory.rematerialise import RunBlock
 from svdjax.models.backward import Backward
@@ -62,6 +63,14 @@ class OneTokenCrossAttention(nnx.Module):
         return self.to_out(self.to_v(context))[:, :, None, :]
 
 
+def _apart(x: Array, offset: Array) -> tuple[Array, Array]:
+    """A sum of pixels and of what all pixels of a frame share, kept apart: the operations that read the sum add it.
+
+    On a CPU these are too many, and it is added once: the second part is zero, which XLA removes.
+    """
+    return (x + offset, jnp.zeros((), x.dtype)) if target().is_cpu else (x, offset)
+
+
 class SpatialBlock(nnx.Module):
     """Self-attention within frames, cross-attention to the image embedding, feed-forward (diffusers: BasicTransformerBlock)."""
 
@@ -77,7 +86,7 @@ class SpatialBlock(nnx.Module):
         """(b, f, s, c) -> (b, f, s, c) and an offset (b, 1, 1, c): the result is their sum."""
         b, f, s, c = x.shape
         x = x + self.attn1(self.norm1(x).reshape(b * f, s, c)).reshape(x.shape)
-        offset = self.attn2(cond.context)
+        x, offset = _apart(x, self.attn2(cond.context))
         return x + self.ff(self.norm3(x + offset)), offset
 
 
@@ -96,6 +105,7 @@ class TemporalBlock(nnx.Module):
 
     def __call__(self, x: Array, offset: Array, cond: Conditions) -> tuple[Array, Maps]:
         """(b, f, s, c) and an offset (b, f, 1, c), to be added -> (b, f, s, c) and the maps of attn1, if requested."""
+        x, offset = _apart(x, offset)
         # hidden: cuBLAS would overwrite the residual, and it is needed again, so XLA would copy it
         x = x + hidden(self.ff_in(self.norm_in(x + offset)))
         maps = cond.attn_maps.get(self.attn1.path)
@@ -108,7 +118,7 @@ class TemporalBlock(nnx.Module):
         else:
             h, maps = self.attn1.lockstep(self.norm1(x + offset), cond.backward)
         x = x + h
-        offset = offset + self.attn2(cond.context)
+        x, offset = _apart(x, offset + self.attn2(cond.context))
         x = x + self.ff(self.norm3(x + offset))
         return x + offset, {self.attn1.path: maps} if cond.return_attn_maps and maps is not None else {}
 
@@ -136,7 +146,6 @@ class TransformerSpatioTemporal(nnx.Module):
         frame_embedding = self.time_pos_embed(timestep_embedding(frame_numbers, c).astype(y.dtype))[None, :, None, :]
         maps: Maps = {}
         for spatial, temporal in zip(self.transformer_blocks, self.temporal_transformer_blocks, strict=True):
-            # What is the same for all pixels of a frame is kept apart: the operations that read the sum add it.
             y, offset = spatial(y, cond)
             mixed, layer_maps = temporal(y, offset + frame_embedding, cond)
             y = self.time_mixer(y + offset, mixed)
