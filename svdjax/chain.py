@@ -27,7 +27,7 @@ from svdjax.sampling.sampler import Preview, Progress
 from svdjax.sampling.settings import Settings
 
 # Keyframes whose directions disagree more in any update have too little in common, see docs/claims.md.
-MOST_DISAGREEMENT = 0.9
+MOST_DISAGREEMENT = 1.0
 
 
 @dataclass(frozen=True)

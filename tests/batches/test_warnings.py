@@ -45,12 +45,12 @@ def apart(monkeypatch):
 
 
 def test_a_loop(apart):
-    apart += [np.array([0.89]), np.array([1.25]), np.array([2.0])]
+    apart += [np.array([0.99]), np.array([1.25]), np.array([2.0])]
     lines = []
     clip.generate(request(3, loop=True), None, None, None, warn=lines.append)
     assert lines == [
         f"warning: out.mp4: keyframes {pair} may have too little in common: the two directions differ by {apart} times their "
-        "mean, above 0.9; expect a fade instead of motion"
+        "mean, above 1.0; expect a fade instead of motion"
         for pair, apart in (("2 and 3", "1.25"), ("3 and 1", "2.00"))
     ]
 
