@@ -108,7 +108,9 @@ def compare(case: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _relative(a: Any, b: Any) -> float:
-    """L2 distance, relative to the norm of `b`; infinity for other shapes."""
+    """L2 distance, relative to the norm of `b`; infinity for other shapes. None is what a single direction observes."""
+    if a is None or b is None:
+        return 0.0 if a is b else math.inf
     a, b = np.asarray(a, float), np.asarray(b, float)
     if a.shape != b.shape:
         return math.inf
