@@ -19,7 +19,7 @@ from svdjax.media import video
 from svdjax.models.svd import SVD
 from svdjax.sampling.clip_plan import ClipPlan
 from svdjax.sampling.clip_work import latent_shape
-from svdjax.sampling.draws import draw, joined
+from svdjax.sampling.draws import Draws, draw, joined
 from svdjax.sampling.methods import METHODS, run_of
 from svdjax.sampling.sampler import Preview, Progress
 
@@ -50,25 +50,8 @@ def generate(
     Returns:
         The video, uint8 (f, H, W, 3), and the latents of each clip, (f, h, w, c).
     """
-    clips = chain.interpolate_pairs(
-        model,
-        [image[None] for image in request.keyframes],
-        request.settings,
-        method=request.method,
-        draws=request.noise,
-        decode_chunk=request.decode_chunk,
-        progress=progress,
-        loop=request.loop,
-        keep_keyframes=request.keep_keyframes,
-        plan=plan,
-        rate=request.factor,
-        preview=preview,
-    )
-    # copied to the host, so that a long chain's latents don't stay on the device
-    made = [(clip.frames, np.asarray(clip.latents[0]), clip.too_different()) for clip in clips]
-    movies, latents, apart = zip(*made, strict=True)
-    _warn_of_different_keyframes(request, np.concatenate(apart), warn)
-    return chain.join(movies, loop=request.loop)[0], list(latents)
+    made = _sampled(request, [image[None] for image in request.keyframes], request.noise, model, plan, progress, preview)
+    return _joined(request, made, 0, warn)
 
 
 def generate_together(
@@ -87,28 +70,48 @@ def generate_together(
     padded = [*requests, *[requests[-1]] * (together - len(requests))]
     shape = latent_shape(model.config, first.settings, first.keyframes[0].shape[:2])
     draws = [request.noise or draw([request.settings.seed], first.keyframes[0].shape, shape) for request in padded]
+    images = [np.stack(images) for images in zip(*(request.keyframes for request in padded), strict=True)]
+    made = _sampled(first, images, joined(draws), model, plan, progress)
+    return [_joined(request, made, k, print) for k, request in enumerate(requests)]
+
+
+def _sampled(
+    request: InterpolationRequest,
+    keyframes: Sequence[np.ndarray],
+    draws: Draws | None,
+    model: SVD,
+    plan: ClipPlan | None,
+    progress: Progress,
+    preview: Preview | None = None,
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Frames, latents and `too_different` of the clips between keyframes (b, H, W, 3), with the settings of a request."""
     clips = chain.interpolate_pairs(
         model,
-        [np.stack(images) for images in zip(*(request.keyframes for request in padded), strict=True)],
-        first.settings,
-        method=first.method,
-        draws=joined(draws),
-        decode_chunk=first.decode_chunk,
+        keyframes,
+        request.settings,
+        method=request.method,
+        draws=draws,
+        decode_chunk=request.decode_chunk,
         progress=progress,
-        loop=first.loop,
-        keep_keyframes=first.keep_keyframes,
+        loop=request.loop,
+        keep_keyframes=request.keep_keyframes,
         plan=plan,
-        rate=first.factor,
+        rate=request.factor,
+        preview=preview,
     )
-    made = []
-    for clip in clips:
-        made.append((clip.frames, np.asarray(clip.latents)))
-        for request, apart in zip(requests, clip.too_different(), strict=False):
-            _warn_of_different_keyframes(request, apart[None], print)
-    return [
-        (chain.join([frames[k : k + 1] for frames, _ in made], loop=first.loop)[0], [latents[k] for _, latents in made])
-        for k in range(len(requests))
-    ]
+    # copied to the host, so that a long chain's latents don't stay on the device
+    return [(clip.frames, np.asarray(clip.latents), clip.too_different()) for clip in clips]
+
+
+def _joined(
+    request: InterpolationRequest,
+    made: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    k: int,
+    warn: Callable[[str], object],
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The video of entry `k` of a batch, and the latents of its clips."""
+    _warn_of_different_keyframes(request, np.array([apart[k] for *_, apart in made]), warn)
+    return chain.join([frames[k : k + 1] for frames, *_ in made], loop=request.loop)[0], [latents[k] for _, latents, _ in made]
 
 
 def _warn_of_different_keyframes(request: InterpolationRequest, apart: np.ndarray, warn: Callable[[str], object]) -> None:
