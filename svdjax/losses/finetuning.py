@@ -20,7 +20,7 @@ from svdjax.losses.training_noise import Noising, TrainingDraws
 from svdjax.memory.accumulation import Trained, accumulate_gradients
 from svdjax.memory.precision import stats_dtype
 from svdjax.memory.rematerialise import RunBlock, run_plainly, run_rematerialised
-from svdjax.models.backward import QUERIES, names_of_kinds
+from svdjax.models.backward import EVERYWHERE, NOWHERE, QUERIES, Backward, names_of_kinds
 from svdjax.models.clip import CLIPVision
 from svdjax.models.svd import backward_unet
 from svdjax.models.temporal_attention import rotate_maps
@@ -122,7 +122,7 @@ def clip_losses(
     examples: Examples,
     *,
     carried: Trained | None = None,
-    rotation: bool = True,
+    rotation: bool | tuple[str, ...] = True,
     run_block: RunBlock = run_rematerialised,
     run_frozen: RunBlock = run_plainly,
 ) -> Array:
@@ -136,11 +136,13 @@ def clip_losses(
         unet: the frozen UNet. It computes the maps, and has all tensors that are not in `trained` or `carried`.
         examples: the batch.
         carried: further tensors of the backward direction that are not trained, such as output biases.
-        rotation: False for the paper's ablation: no frozen pass; the backward direction computes its own maps.
+        rotation: False for the paper's ablation: no frozen pass; the backward direction computes its own maps. Or the layers
+            that use the rotated maps, see `Backward.maps_from_forward`.
         run_block: how blocks run in the differentiated pass (`svdjax.memory.rematerialise`).
         run_frozen: how blocks run in the frozen pass, which keeps only the maps.
     """
     backward = backward_unet(unet, {**(carried or {}), **trained})
+    half = Backward(maps_from_forward=rotation if isinstance(rotation, tuple) else EVERYWHERE if rotation else NOWHERE)
     dtype = stats_dtype(unet.dtype)
 
     # One clip at a time under vmap: loops over frames and rows inside then never run over the batch, which may be divided
@@ -155,11 +157,12 @@ def clip_losses(
             return jnp.concatenate([noisy, image_latents], -1)[None]
 
         maps: dict[str, Array] = {}
-        if rotation:
+        if half.maps_from_forward:
             forward = sample(noisy, x.image_latents[0])
             _, maps = unet(forward, c_noise, x.image_embeds[:1], ids, return_attn_maps=True, run_block=run_frozen)
             # Cast to the compute dtype, in which they are used: fewer bytes are kept until the second pass.
-            maps = {path: lax.stop_gradient(rotate_maps(a.astype(unet.dtype))) for path, a in maps.items()}
+            used = {path: a.astype(unet.dtype) for path, a in maps.items() if half.takes_maps(path)}
+            maps = {path: lax.stop_gradient(rotate_maps(a)) for path, a in used.items()}
         reverse = sample(reverse_time(noisy), x.image_latents[1])
         v = backward(reverse, c_noise, x.image_embeds[1:], ids, attn_maps=maps, run_block=run_block)[0]
         target = reverse_time((noise - sigma * latents) * edm.c_in(sigma))

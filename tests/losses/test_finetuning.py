@@ -152,7 +152,7 @@ def small():
 
 
 @pytest.fixture(scope="module")
-def batch(small) -> Examples:
+def batch() -> Examples:
     """Four clips of three frames at different noise levels."""
     keys = iter(jax.random.split(jax.random.key(0), 4))
     latents, noise = (jax.random.normal(next(keys), (4, 3, 4, 6, 4)) for _ in range(2))
@@ -164,6 +164,34 @@ def batch(small) -> Examples:
         image_latents=jax.random.normal(next(keys), (4, 2, 4, 6, 4)),
         added_time_ids=jnp.tile(jnp.array([[6, 127, 0.02]]), (4, 1)),
     )
+
+
+@pytest.mark.parametrize(
+    ("rotation", "rotated"),
+    [(True, {"mid", "up.0", "up.1"}), (False, set()), (("up",), {"up.0", "up.1"}), (("mid", "up.1"), {"mid", "up.1"})],
+)
+def test_layers_that_use_the_rotated_maps(monkeypatch, batch, rotation, rotated):
+    """Stand-ins for the networks record the maps that the backward direction gets."""
+    maps = {path: jnp.arange(4.0).reshape(1, 1, 2, 2) for path in ("mid", "up.0", "up.1")}
+    forward_passes, seen = [], []
+
+    class Forward:
+        dtype = jnp.float32
+
+        def __call__(self, sample, *args, **options):
+            forward_passes.append(sample.shape)
+            return sample[..., :4], maps
+
+    def backward(sample, *args, attn_maps, **options):
+        seen.append(attn_maps)
+        return sample[..., :4]
+
+    monkeypatch.setattr(finetuning, "backward_unet", lambda unet, params: backward)
+    finetuning.clip_losses({}, Forward(), batch, rotation=rotation)
+    assert set(seen[0]) == rotated
+    assert len(forward_passes) == (rotation is not False)
+    for used in seen[0].values():
+        np.testing.assert_array_equal(used[0, 0], [[3, 2], [1, 0]])
 
 
 @pytest.mark.heavy
