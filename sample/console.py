@@ -6,28 +6,30 @@ import contextlib
 import sys
 from collections.abc import Iterator
 
+import jax
 from tqdm import tqdm
 
 from svdjax.devices.device_memory import out_of_memory_in_one_line
-from svdjax.errors import InputError
+from svdjax.errors import InputError, one_line
+from svdjax.parallel import cluster
 from svdjax.sampling.sampler import Progress
 
 
 @contextlib.contextmanager
 def progress_bar(label: str, evaluations: int) -> Iterator[Progress]:
-    """Progress bar over UNet evaluations on standard error, with the remaining time."""
-    with tqdm(total=evaluations, desc=label, unit="eval", file=sys.stderr) as bar:
+    """Progress bar over UNet evaluations on standard error of process 0, with the remaining time."""
+    with tqdm(total=evaluations, desc=label, unit="eval", file=sys.stderr, disable=not cluster.is_main()) as bar:
         yield lambda done, total: bar.update(done - bar.n)
 
 
 @contextlib.contextmanager
 def one_line_errors(lost: str) -> Iterator[None]:
-    """Report non-finite latents, or a device that runs out of memory, in one line.
+    """Report non-finite latents, a device that runs out of memory, or a lost process, in one line.
 
     Args:
         lost: the start of the advice, such as `nothing was written`.
     """
-    with out_of_memory(lost), not_finite(lost):
+    with lost_process(lost), out_of_memory(lost), not_finite(lost):
         yield
 
 
@@ -38,6 +40,17 @@ def out_of_memory(lost: str) -> contextlib.AbstractContextManager[None]:
         "--dtype bfloat16, "
         "or --guidance 1 1"
     )
+
+
+@contextlib.contextmanager
+def lost_process(lost: str) -> Iterator[None]:
+    """Report in one line that a connected process has ended, which JAX notices in the next exchange; see `one_line_errors`."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as e:
+        if not jax.distributed.is_initialized():
+            raise
+        raise InputError(f"another process has ended, or a device has failed: {lost} ({one_line(e, 160)})") from None
 
 
 @contextlib.contextmanager

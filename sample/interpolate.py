@@ -10,12 +10,15 @@ if __name__ == "__main__":  # first: it prepares the process for Ctrl-C during t
 import dataclasses
 import time
 
+import jax
+
 from sample import console, planned_model
 from sample.batches import batch, options
 from sample.batches.clip import evaluations_of, generate, overview, write
 from sample.interpolation_options import InterpolationRequest, check_alone, parse, parser
 from svdjax.frame_rate.windows import frames_at_rate
 from svdjax.kernels.choice import using
+from svdjax.parallel.main_process import leave, on_main, say
 from svdjax.runtime import cli, compilation_cache
 from svdjax.sampling.methods import run_of
 
@@ -33,7 +36,9 @@ def run(request: InterpolationRequest) -> None:
     evaluations = evaluations_of(request)
     size, where = f"{width}x{height}", f"{request.dtype}, {planned_model.describe(request.mesh)}"
     frames = frames_at_rate(settings.num_frames, request.factor)
-    print(f"{frames} frames of {size}, {evaluations} UNet evaluations{reused}, {where}")
+    say(f"{frames} frames of {size}, {evaluations} UNet evaluations{reused}, {where}")
+    if (processes := jax.process_count()) > 1:
+        say(f"one run over {processes} processes: if one of them ends, all end")
     model, plans = planned_model.load(
         request.model,
         request.dtype,
@@ -48,9 +53,10 @@ def run(request: InterpolationRequest) -> None:
     )
     plan = plans[width, height]
     with console.progress_bar("sampling" if pairs == 1 else f"sampling {pairs} clips", evaluations) as progress:
-        movie, latents = generate(request, model, plan, progress)
+        movie, latents = generate(request, model, plan, progress, warn=say)
     metadata = request.metadata | ({} if plan is None else plan.as_text())
-    write(dataclasses.replace(request, metadata=metadata), movie, latents, started)
+    with console.lost_process("files that were written are complete"):
+        on_main(lambda: write(dataclasses.replace(request, metadata=metadata), movie, latents, started))
 
 
 def command(argv: list[str] | None) -> None:
@@ -58,9 +64,10 @@ def command(argv: list[str] | None) -> None:
     if options.is_batch(args):
         batch.run(args)
         return
-    request = check_alone(args)
-    with console.one_line_errors("nothing was written"), using(request.kernels):
-        run(request)
+    with console.one_line_errors("nothing was written"):
+        request = check_alone(args)
+        with using(request.kernels):
+            run(request)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -68,4 +75,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    cli.leave(main())
+    leave(main())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from sample import output_files, planned_model, sampling_options
@@ -17,6 +18,8 @@ from svdjax.errors import InputError
 from svdjax.frame_rate.windows import RATES, check_rate
 from svdjax.media import fit, images, output_plan
 from svdjax.model_sources import ModelSource
+from svdjax.parallel import cluster
+from svdjax.parallel.main_process import agreed, say
 from svdjax.runtime import cli, memory_option, paths
 from svdjax.runtime.dtypes import compute_dtype
 from svdjax.runtime.output_paths import check_new_file
@@ -84,14 +87,18 @@ def parse(argv: list[str] | None) -> InterpolationRequest:
 
 
 def check_alone(args: argparse.Namespace) -> InterpolationRequest:
-    """Check parsed options of one video, print notes, and read the keyframes; see `parse`."""
+    """Join the other processes of one video, check parsed options, print notes, and read the keyframes; see `parse`."""
     check_arguments(args)
-    options.check_single(args)
     memory_option.take_share(args.memory)
-    source, model_note = sampling_options.find(args.model, args.method or "dual")
-    request = request_of(args, source)
+    options.connect(args)
+
+    def find() -> tuple[InterpolationRequest, str | None]:
+        source, note = sampling_options.find(args.model, args.method or "dual")
+        return request_of(args, source), note
+
+    request, model_note = agreed(find, lambda found: found[0].facts())
     for note in filter(None, [model_note, *request.notes]):
-        print(note)
+        say(note)
     return request
 
 
@@ -185,11 +192,14 @@ def demo_keyframes() -> tuple[list[str], list[np.ndarray], list[str]]:
 
 
 def plan_outputs(args: argparse.Namespace, size: tuple[int, int], probe: bool) -> tuple[output_plan.OutputPlan, Path | None]:
-    """Check the output files; return the plan of the video and the path of the contact sheet."""
+    """Check the output files, in process 0; return the plan of the video and the path of the contact sheet."""
     own = args.demo and args.out is None  # the demo's own files, which are replaced
-    output = output_plan.plan_output(DEMO_OUT if own else args.out or DEFAULT_OUT, args.overwrite or own, size, probe=probe)
+    name = DEMO_OUT if own else args.out or DEFAULT_OUT
     own_sheet = own and args.sheet is None
     sheet = Path(DEMO_SHEET) if own_sheet else args.sheet
+    if jax.distributed.is_initialized() and not cluster.is_main():  # a process alone doesn't start JAX here
+        return output_plan.OutputPlan(Path(name).absolute(), output_plan.format_of(name)), sheet
+    output = output_plan.plan_output(name, args.overwrite or own, size, probe=probe)
     if sheet is not None:
         check_new_file(sheet, "--sheet", (".png",), overwrite=args.overwrite or own_sheet)
     if args.save_latents is not None:

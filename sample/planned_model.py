@@ -19,7 +19,7 @@ from svdjax.kernels.choice import PALLAS
 from svdjax.memory.programs import bytes_of
 from svdjax.model_sources import ModelSource, trained_kinds_of
 from svdjax.models.svd import NETWORKS, SVD, abstract_model, leaves
-from svdjax.parallel import sampling_mesh
+from svdjax.parallel import cluster, divided, sampling_mesh
 from svdjax.parallel.mesh import describe as mesh_in_words
 from svdjax.parallel.sampling_mesh import Frames, clips_together
 from svdjax.runtime import memory_option
@@ -99,6 +99,8 @@ def load_for_works(
     Raises:
         InputError: nothing fits, before anything is loaded.
     """
+    if mesh is not None:
+        divided.connect(mesh)
     if memory is None or mesh is not None:
         shardings = None if mesh is None else sampling_mesh.shardings(mesh)
         return source.load(dtype=dtype, backward=backward, shardings=shardings), dict.fromkeys(works)
@@ -127,6 +129,8 @@ def choose_mesh(
 ) -> Mesh | None:
     """The mesh of a run, from `--mesh` or by default; None for one device. Starts JAX.
 
+    It is on the devices of all connected processes.
+
     Args:
         args: with the options of `sampling_options.add_sampling`.
         config: of the model.
@@ -135,24 +139,37 @@ def choose_mesh(
         clips: number of clips that may be sampled together.
 
     Raises:
-        InputError: a wrong mesh, or one for which there is no plan or kernel.
+        InputError: a wrong mesh, or one for which there is no plan or kernel; connected processes that can't all take part.
     """
     guided = any(kind.unconditional for run in runs for kind in run.kinds)
     frames = Frames(pairs=clips, guided=guided, sizes=tuple(dict.fromkeys(sizes)), pixels=config.size_multiple)
     if args.mesh is None:
-        if args.memory is not None or args.kernels == PALLAS:
-            return None
-        one_by_one = dataclasses.replace(frames, pairs=1)  # each device has less of a clip
-        meshes = (mesh for each in (frames, one_by_one) if (mesh := sampling_mesh.default_mesh(each)) is not None)
-        return next((mesh for mesh in meshes if _fits(args, config, frames, mesh)), None)
+        mesh = _default_mesh(args, config, frames)
+        processes = range(jax.process_count())
+        if len(processes) > 1 and (mesh is None or {device.process_index for device in mesh.devices.flat} != {*processes}):
+            raise InputError(
+                f"{len(processes)} processes: no division of a clip over all their devices fits its size and their memory, "
+                "expected fewer processes, or --mesh; --memory and --kernels pallas are for one device"
+            )
+        return mesh
 
-    mesh = sampling_mesh.sampling_mesh(args.mesh)
+    mesh = sampling_mesh.sampling_mesh(args.mesh, sampling_mesh.all_devices())
     sampling_mesh.check_frames(mesh, frames)
     if mesh.size > 1 and args.memory is not None:
         raise InputError(f"--mesh {args.mesh}: a plan within --memory is for one device, expected only one of them")
     if mesh.size > 1 and args.kernels == PALLAS:
         raise InputError(f"--mesh {args.mesh}: --kernels pallas runs on one device, expected only one of them")
     return mesh if mesh.size > 1 else None
+
+
+def _default_mesh(args: argparse.Namespace, config: SVDConfig, frames: Frames) -> Mesh | None:
+    """The mesh without `--mesh` on the devices of all connected processes; for the arguments see `choose_mesh`."""
+    if args.memory is not None or args.kernels == PALLAS:
+        return None
+    devices = sampling_mesh.all_devices()
+    one_by_one = dataclasses.replace(frames, pairs=1)  # each device has less of a clip
+    meshes = (mesh for each in (frames, one_by_one) if (mesh := sampling_mesh.default_mesh(each, devices)) is not None)
+    return next((mesh for mesh in meshes if _fits(args, config, frames, mesh)), None)
 
 
 def _fits(args: argparse.Namespace, config: SVDConfig, frames: Frames, mesh: Mesh) -> bool:
@@ -178,8 +195,11 @@ def _network_bytes(config: SVDConfig, dtype: str) -> tuple[int, int, int]:
 
 
 def describe(mesh: Mesh | None) -> str:
-    """The devices of a run, such as `1 host, 8 devices (NVIDIA H200), mesh guidance=2 columns=4`."""
-    return str(jax.devices()[0]) if mesh is None else mesh_in_words(mesh)
+    """The devices of a run, such as `1 host, 8 devices (NVIDIA H200), mesh guidance=2 columns=4`.
+
+    All connected processes must call this.
+    """
+    return str(jax.devices()[0]) if mesh is None else mesh_in_words(mesh, hosts=cluster.host_names())
 
 
 def load_for_decoding(

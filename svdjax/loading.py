@@ -18,7 +18,7 @@ from svdjax.model_sources import Checkpoint, DiffusersFolder, ModelSource
 from svdjax.models.svd import SVD
 from svdjax.original_layout.single_file import open_file
 from svdjax.original_layout.unet_file import open_unet_weights
-from svdjax.parallel import sampling_mesh
+from svdjax.parallel import divided, sampling_mesh
 from svdjax.parallel.sampling_mesh import Spec
 from svdjax.runtime.dtypes import check_dtype, compute_dtype
 
@@ -55,7 +55,8 @@ def load(
         mesh: devices that `interpolate`, `animate` and `sample` divide the work over, such as `"guidance=2,columns=4"`: `data`
             divides pairs of keyframes; `guidance=2` predictions without and with conditioning; `rows` and `columns` every
             frame; `fsdp` the storage of weights, and pairs. A text or sizes are for the devices of this process, and -1 stands
-            for the remaining ones. Default: one device.
+            for the remaining ones. A `jax.sharding.Mesh` may have the devices of several connected processes; then all of them
+            make the same calls. Default: one device.
 
     Returns:
         The three networks with their weights, the configuration, and the backward direction's tensors.
@@ -68,7 +69,9 @@ def load(
     if mesh is not None:
         if offload or shardings is not None:
             raise InputError("mesh: it places the weights, as offload and shardings do: expected only one of the three")
-        shardings = sampling_mesh.shardings(sampling_mesh.sampling_mesh(mesh))
+        mesh = sampling_mesh.sampling_mesh(mesh)
+        divided.connect(mesh)
+        shardings = sampling_mesh.shardings(mesh)
     if offload and shardings is not None:
         raise InputError("offload: the weights stay in host memory, but shardings places them: expected only one of the two")
     source = find_model(path)

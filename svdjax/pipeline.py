@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from svdjax.chain import check_pairs, interpolate_pairs, join
+from svdjax.devices.placing import put
 from svdjax.errors import InputError
 from svdjax.frame_rate.windows import check_rate
 from svdjax.media.keyframes import pixels_of
@@ -122,8 +122,9 @@ def _plan(
 
 def on_mesh(model: SVD, mesh: Mesh) -> SVD:
     """A copy of a model on the devices of a sampling mesh."""
+    divided.connect(mesh)
     networks = {name: divided.placed(getattr(model, name), mesh) for name in NETWORKS}
-    return dataclasses.replace(model, **networks, backward=model.backward and jax.device_put(model.backward, replicated(mesh)))
+    return dataclasses.replace(model, **networks, backward=model.backward and put(model.backward, replicated(mesh)))
 
 
 def _checked_on_mesh(

@@ -40,11 +40,11 @@ FOLDER_MAY_IMPORT = {
     "models": ("devices", "memory", "kernels"),
     "decoding": ("devices", "memory", "models"),
     "sampling": ("devices", "memory", "models", "decoding", "parallel"),
-    "frame_rate": ("memory", "models", "sampling", "parallel"),
+    "frame_rate": ("devices", "memory", "models", "sampling", "parallel"),
     "losses": ("memory", "models", "sampling"),
     "parallel": ("devices", "runtime", "memory"),
-    "checkpoints": ("runtime", "memory", "models"),
-    "diffusers_layout": ("runtime", "models", "checkpoints"),
+    "checkpoints": ("devices", "runtime", "memory", "models"),
+    "diffusers_layout": ("devices", "runtime", "models", "checkpoints"),
     "original_layout": ("runtime", "models", "checkpoints", "diffusers_layout"),
 }
 BASIC = ("config", "config_checks", "errors", "scalars", "version", "presets")

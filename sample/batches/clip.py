@@ -13,6 +13,7 @@ from sample import console, contact_sheet
 from sample.batches.request import InterpolationRequest
 from sample.output_files import Outputs, write_latents
 from svdjax import chain
+from svdjax.devices.placing import to_host
 from svdjax.frame_rate.sampling import rate_evaluations
 from svdjax.frame_rate.windows import frames_at_rate
 from svdjax.media import video
@@ -100,7 +101,7 @@ def _sampled(
         preview=preview,
     )
     # copied to the host, so that a long chain's latents don't stay on the device
-    return [(clip.frames, np.asarray(clip.latents), clip.too_different()) for clip in clips]
+    return [(clip.frames, to_host(clip.latents), clip.too_different()) for clip in clips]
 
 
 def _joined(

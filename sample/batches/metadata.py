@@ -48,9 +48,9 @@ def metadata_of(
     }
 
 
-def hash_of(keyframes: list[np.ndarray]) -> str:
-    """A hash of fitted keyframes, uint8 (H, W, 3)."""
-    return hashlib.sha256(b"".join(image.tobytes() for image in keyframes)).hexdigest()[:16]
+def hash_of(arrays: list[np.ndarray]) -> str:
+    """A hash of the values of arrays, such as fitted keyframes, uint8 (H, W, 3)."""
+    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:16]
 
 
 def difference(path: Path, wanted: Mapping[str, str]) -> str | None:

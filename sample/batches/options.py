@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 
+import jax
+
 from svdjax.errors import InputError
 from svdjax.parallel import cluster
 from svdjax.parallel.cluster_plan import OPTIONS, Place
-from svdjax.runtime import cli, paths
+from svdjax.runtime import cli, compilation_cache, paths
 
 PAIRS, FRAMES_IN = "--pairs", "--frames-in"
 
@@ -30,11 +32,14 @@ def add_batches(p: cli.Parser) -> None:
 
 
 def add_hosts(p: cli.Parser) -> None:
-    """Add the options for several processes, which `join` reads."""
+    """Add the options for several processes, which `join` and `connect` read."""
     p.add_argument("--num-processes", type=int, metavar="N", help="processes that share the pairs, without Slurm or Kubernetes")
     p.add_argument("--process-id", type=int, metavar="I", help="number of this process from 0, with --num-processes")
     p.add_argument(
-        "--coordinator", metavar="HOST:PORT", help="accepted as for training, but not needed: the processes share only files"
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="address of process 0, for one video over the devices of several processes; not needed for many pairs, for which "
+        "the processes share only files",
     )
 
 
@@ -48,15 +53,16 @@ def join(args: argparse.Namespace) -> Place:
     return cluster.start_independently(args.coordinator, args.num_processes, args.process_id)
 
 
-def check_single(args: argparse.Namespace) -> None:
-    """Refuse the options of several processes for one video.
+def connect(args: argparse.Namespace) -> None:
+    """Join the processes that sample one video together, if there are any; see `cluster.start`.
 
-    Raises:
-        InputError: one of them is given.
+    Processes that Slurm or Kubernetes starts are joined if `--mesh` is given; without it, each makes a video of its own.
     """
-    for option in OPTIONS:
-        if getattr(args, dest(option)) is not None:
-            raise InputError(f"{option}: processes share pairs, expected it with {PAIRS} or {FRAMES_IN}")
+    given = [getattr(args, dest(option)) for option in OPTIONS]
+    if args.mesh is not None or given != [None] * len(OPTIONS):
+        cluster.start(*given)
+        if jax.distributed.is_initialized():
+            compilation_cache.enable()  # before the first exchange, whose program JAX would otherwise compile without a cache
 
 
 def check_batch(args: argparse.Namespace) -> None:

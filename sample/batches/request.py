@@ -6,13 +6,17 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from sample.batches.metadata import hash_of
 from svdjax.media.output_plan import OutputPlan
 from svdjax.model_sources import ModelSource
+from svdjax.parallel.mesh import describe as mesh_in_words
 from svdjax.sampling.draws import Draws
 from svdjax.sampling.settings import Settings
+from svdjax.version import __version__
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,3 +81,14 @@ class InterpolationRequest:
     def clips(self) -> int:
         """Number of clips, each between two neighbouring keyframes."""
         return len(self.keyframes) - (not self.loop)
+
+    def facts(self) -> dict[str, str]:
+        """What must be equal in processes that sample this video together, by name."""
+        return {
+            **self.metadata,
+            "the model's configuration": repr(self.model.config),
+            "--noise": "none" if self.noise is None else hash_of([np.asarray(x) for x in jax.tree.leaves(self.noise)]),
+            "--mesh": "none" if self.mesh is None else mesh_in_words(self.mesh),
+            "jax": jax.__version__,
+            "svdjax": __version__,
+        }

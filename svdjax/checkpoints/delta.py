@@ -23,6 +23,7 @@ from svdjax.checkpoints import backward_file
 from svdjax.checkpoints.casting import cast_finite
 from svdjax.checkpoints.manifest import BACKWARD, check_backward_info, has_format, read_manifest, write_manifest
 from svdjax.checkpoints.orbax_trees import Shardings, digest, in_host_memory, restore_tree, save_tree, tree_shapes
+from svdjax.devices.placing import put
 from svdjax.errors import InputError
 from svdjax.models.backward import QUERIES, VALUES, check_backward_tensors, names_of_kinds, tensor_kind, trained_kinds
 from svdjax.runtime.atomic import new_folder
@@ -134,7 +135,7 @@ def read_differences(path: Path, sharding: Shardings | None = in_host_memory) ->
     if sharding is None:
         return {name: jnp.asarray(value) for name, value in values.items()}
     places = {name: sharding(name, value.shape) for name, value in values.items()}
-    return {name: value if places[name] is None else jax.device_put(value, places[name]) for name, value in values.items()}
+    return {name: value if (place := places[name]) is None else put(value, place) for name, value in values.items()}
 
 
 def transfer_note(path: Path, sources: Mapping[str, str]) -> str | None:

@@ -60,7 +60,7 @@ def budget_bytes(memory: float | None, name: str = "memory") -> int | None:
     if memory is None:
         return None if on_cpu or available is None else for_programs(available)
     if available is not None and memory * GIB > available:
-        most = f"{int(available / GIB * 10) / 10:g} GiB, which {jax.devices()[0]} has for JAX"
+        most = f"{int(available / GIB * 10) / 10:g} GiB, which {jax.local_devices()[0]} has for JAX"
         raise InputError(f"{name} is {memory:g}, expected at most {most}")
     return int(memory * GIB) if on_cpu else for_programs(memory * GIB)
 
@@ -77,7 +77,7 @@ def device_bytes() -> int | None:
             return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         except (ValueError, OSError, AttributeError):  # not on every system
             return None
-    return (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
+    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
 def take_share(memory: float | None = None) -> None:

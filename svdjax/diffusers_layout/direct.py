@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
@@ -15,6 +14,7 @@ from svdjax.checkpoints import delta
 from svdjax.checkpoints.checkpoint import network_dtype
 from svdjax.checkpoints.orbax_trees import Shardings
 from svdjax.checkpoints.safetensors_reader import Weights
+from svdjax.devices.placing import put
 from svdjax.diffusers_layout.backward_weights import open_tuned, read_overlay
 from svdjax.diffusers_layout.importing import network_arrays
 from svdjax.diffusers_layout.model_folder import Model, name_tables
@@ -85,7 +85,7 @@ def _place(name: str, values: np.ndarray, shardings: Shardings | None) -> Any:
     if shardings is None:
         return jnp.asarray(values)
     sharding = shardings(name, values.shape)
-    return values if sharding is None else jax.device_put(values, sharding)
+    return values if sharding is None else put(values, sharding)
 
 
 def _open_backward(

@@ -18,6 +18,7 @@ import numpy as np
 from jax import Array
 
 from svdjax.config import EDMConfig
+from svdjax.devices.placing import put
 from svdjax.frame_rate.windows import Windows, frames_at_rate, windows_of
 from svdjax.memory.precision import stats_dtype
 from svdjax.models.backward import Backward
@@ -99,16 +100,18 @@ def refine(
     Raises:
         FloatingPointError: latents that are not finite.
     """
-    dtype, mesh = stats_dtype(unet.dtype), divided.mesh_of(unet)
+    dtype = stats_dtype(unet.dtype)
+    mesh, replicated, _ = divided.placements(unet, len(latents))
+    place = functools.partial(put, sharding=replicated)
     sigmas = levels(scheduler)
     guide = guide_of(dataclasses.replace(settings, num_frames=windows.length), len(conditionings[0].image_embeds), dtype)
     guided = guide.scale is not None
     kind = Kind(step=predicted_v, single=False, unconditional=guided, guided=guided, renoises=False)
-    unused = Draws(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
-    x = _noised(latents.astype(dtype), noise.astype(dtype), sigmas[0], windows.rate)
+    guide, noise, unused = place((guide, noise.astype(dtype), Draws(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))))
+    x = _noised(latents.astype(dtype), noise, sigmas[0], windows.rate)
     for i, (sigma, sigma_next) in enumerate(itertools.pairwise(sigmas)):
-        row = {name: jnp.asarray([value], dtype) for name, value in (("sigma", sigma), ("sigma_next", sigma_next))}
-        total, count = jnp.zeros_like(x), jnp.zeros(x.shape[1], dtype)
+        row = place({name: jnp.asarray([value], dtype) for name, value in (("sigma", sigma), ("sigma_next", sigma_next))})
+        total, count = jnp.zeros_like(x), place(jnp.zeros(x.shape[1], dtype))
         for k, (start, conditioning) in enumerate(zip(windows.starts, conditionings, strict=True)):
             call = unet, backward, _part(x, start, windows.length), row, conditioning, guide, unused
             if passes == "together":

@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -49,6 +50,10 @@ def start(
         initialize(**chosen.arguments)
     except (RuntimeError, ValueError, OSError, KeyError) as e:  # raised by JAX and its detection of clusters
         raise InputError(f"{chosen.identity}: can't join the other processes: {one_line(e, 300)}") from e
+    devices = Counter(device.process_index for device in jax.devices())
+    if len(set(devices.values())) > 1:  # the functions below need equal numbers
+        counts = ", ".join(f"{count} of process {process}" for process, count in sorted(devices.items()))
+        raise InputError(f"{counts}: the processes have different numbers of devices, expected as many in each")
 
 
 def start_independently(coordinator: str | None, num_processes: int | None, process_id: int | None) -> Place:
@@ -116,9 +121,16 @@ def broadcast_json(value: Any) -> Any:
     return json.loads(np.asarray(data, np.uint8).tobytes())
 
 
+def gather_json(value: Any) -> list[Any]:
+    """The value of every process, in every process and in their order. It must be serializable as JSON."""
+    if jax.process_count() == 1:
+        return [value]
+    data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(data.size))
+    rows = multihost_utils.process_allgather(np.pad(data, (0, int(sizes.max()) - data.size)))
+    return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+
+
 def host_names() -> list[str]:
     """The host name of every process, in the order of the processes."""
-    if jax.process_count() == 1:
-        return [socket.gethostname()]
-    name = np.frombuffer(socket.gethostname().encode()[:256].ljust(256, b"\0"), np.uint8)
-    return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in multihost_utils.process_allgather(name)]
+    return gather_json(socket.gethostname())

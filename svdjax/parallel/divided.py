@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
 
 from svdjax.devices.division import Division, Parts, divided_by
+from svdjax.devices.placing import put
 from svdjax.memory.rematerialise import RunBlock, run_plainly
 from svdjax.parallel import sharding
 from svdjax.parallel.mesh import BATCH_AXES, SAMPLING_AXES
@@ -143,7 +146,25 @@ def batch_spec(mesh: AnyMesh, batch: int) -> P:
 
 def placed(tree: Any, mesh: Mesh) -> Any:
     """A network, or its tensors by name, on a mesh: divided over `fsdp` as `sharding.RULES` say, otherwise copies."""
-    return jax.device_put(tree, sharding.like_tree(tree, mesh))
+    return jax.tree.map(put, tree, sharding.like_tree(tree, mesh))
+
+
+def connect(mesh: Mesh) -> None:
+    """Let the devices of several processes connect in all groups that programs on a mesh may use, before the long work.
+
+    The processes compile a program at different times, and a CPU waits only 30 s for others to open a connection; later
+    exchanges wait longer. Nothing happens on the devices of one process.
+    """
+    if jax.process_count() == 1 or not mesh.is_multi_process:
+        return
+    axes = [axis for axis, size in mesh.shape.items() if size > 1]
+    groups = [group for count in range(1, len(axes) + 1) for group in itertools.combinations(axes, count)]
+
+    def gather(x: Array) -> list[Array]:
+        return [lax.all_gather(x, group) for group in groups]
+
+    gathered = jax.shard_map(gather, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
+    jax.block_until_ready(jax.jit(gathered)(put(np.zeros(1, np.float32), NamedSharding(mesh, P()))))
 
 
 def constrained(x: Array, mesh: Mesh, spec: P) -> Array:

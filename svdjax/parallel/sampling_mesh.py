@@ -61,6 +61,14 @@ def sampling_mesh(spec: Spec, devices: Sequence[Any] | None = None) -> Mesh:
     return make_mesh(spec, jax.local_devices() if devices is None else devices, SAMPLING_AXES)
 
 
+def all_devices() -> list[Any]:
+    """The devices of all processes in turn, so that the first n are of as many processes as possible."""
+    by_process: dict[int, list[Any]] = {}
+    for device in sorted(jax.devices(), key=lambda device: (device.process_index, device.id)):
+        by_process.setdefault(device.process_index, []).append(device)
+    return [device for devices in zip(*by_process.values(), strict=True) for device in devices]
+
+
 def check_frames(mesh: AnyMesh | Mapping[str, int], frames: Frames, where: str = "--mesh") -> None:
     """Check that every axis of a mesh divides what there is to divide.
 

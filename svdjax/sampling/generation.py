@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from svdjax.decoding import staged_decode
 from svdjax.decoding.decode_steps import to_levels
 from svdjax.decoding.staged_decode import DecodePlan
+from svdjax.devices.placing import put, to_host
 from svdjax.devices.target import Target, target
 from svdjax.devices.xla_options import channels_last_options
 from svdjax.models.backward import Backward
@@ -126,18 +127,18 @@ def condition_on(
     strength = settings.noise_aug_strength
     # both keyframes of a pair get the same augmentation noise
     images, encode_all = (jnp.asarray(keyframes), draws.augmentation), encode
+    ids = jnp.broadcast_to(added_time_ids(settings.fps, settings.motion_bucket_id, strength), (keyframes.shape[1], 3))
     if (mesh := divided.mesh_of(model.unet)) is not None:
-        images = jax.device_put(images, NamedSharding(mesh, P()))
+        images, ids = put((images, ids), NamedSharding(mesh, P()))
         encode_all = functools.partial(encode_on, mesh=mesh)
     inputs: tuple[Any, ...] = model.image_encoder, model.vae, *images, strength
     if plan is not None:
         inputs = on_device((inputs[0], encoding_part(model.vae), *inputs[2:4], jnp.float32(strength)))
     embeds, image_latents = encode_all(*inputs)
-    ids = added_time_ids(settings.fps, settings.motion_bucket_id, strength)
     keyframe_latents = None
     if clean:  # the same program
         keyframe_latents = encode_all(*inputs[:4], inputs[4] * 0)[1] * model.config.vae.scaling_factor
-    conditioning = Conditioning(embeds, image_latents, jnp.broadcast_to(ids, (keyframes.shape[1], 3)), keyframe_latents)
+    conditioning = Conditioning(embeds, image_latents, ids, keyframe_latents)
     # waited for, so that the encoders' memory is free
     return conditioning if plan is None else jax.block_until_ready(on_device(conditioning))
 
@@ -156,7 +157,7 @@ def decode(model: SVD, latents: Array, chunk: int | None = None, plan: DecodePla
     chunk = None if chunk is None or chunk >= frames else chunk
     mesh = divided.mesh_of(model.vae)
     if mesh is not None:
-        return np.asarray(_decode_on(target())(model.vae, latents, scaling_factor, chunk=chunk, mesh=mesh))
+        return to_host(_decode_on(target())(model.vae, latents, scaling_factor, chunk=chunk, mesh=mesh))
     if plan is None:
         return np.asarray(_decode(model.vae, latents, scaling_factor, chunk))
     vae, latents = part_on_device(model.vae, DECODER), on_device(latents)

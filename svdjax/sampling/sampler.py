@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 
 from svdjax.config import EDMConfig
+from svdjax.devices.placing import put, to_host
 from svdjax.devices.xla_options import UNET_OPTIONS
 from svdjax.errors import InputError
 from svdjax.memory.precision import stats_dtype
@@ -203,9 +204,9 @@ def sample(
     dtype = stats_dtype(unet.dtype)
     # placed like the output of the scan: with another placement, the second segment would compile again
     mesh, replicated, of_clips = divided.placements(unet, len(draws.initial))
-    place = functools.partial(jax.device_put, device=replicated)
-    guide = place(guide_of(settings, fused_directions(run.updates, run.directions), dtype))
-    latents = jax.device_put(draws.initial.astype(dtype) * math.sqrt(run.sigma[0] ** 2 + 1), of_clips)
+    place = functools.partial(put, sharding=replicated)
+    guide, draws = place((guide_of(settings, fused_directions(run.updates, run.directions), dtype), draws))
+    latents = put(draws.initial.astype(dtype) * math.sqrt(run.sigma[0] ** 2 + 1), of_clips)
     calls = run.calls(parts)
     if passes is not None:
         calls = [(k, k + 1) for start, stop in calls for k in range(start, stop)]
@@ -222,7 +223,7 @@ def sample(
         if passes in (None, "together"):
             options = {"trajectory": trajectory, "clean": preview is not None, "mesh": mesh}
             latents, stored, after, apart = scan(*call, deep, kind=kind, **options)
-            latents = jax.device_put(latents, of_clips)  # on a mesh, the program may have placed them otherwise
+            latents = put(latents, of_clips)  # on a mesh, the program may have placed them otherwise
         else:
             latents, stored, apart, clean = evaluate(*call, deep, kind=kind, passes=passes, clean=preview is not None)
             after, apart = (latents if clean is None else clean)[None], None if apart is None else apart[None]
@@ -240,5 +241,5 @@ def sample(
             if progress is not None:
                 progress(done, run.evaluations)
     if observe is not None:
-        observe(np.concatenate(disagreements) if disagreements else np.zeros((0, len(latents)), np.float32))
+        observe(np.concatenate([np.zeros((0, len(latents)), np.float32), *map(to_host, disagreements)]))
     return (latents, jnp.concatenate(steps)) if trajectory else latents

@@ -141,11 +141,6 @@ def test_refused_with_a_table(folder, made, capsys, words, message):
     assert not made
 
 
-def test_processes_share_batches_only(folder, capsys):
-    assert main([f"{folder}/1.png", f"{folder}/2.png", "--num-processes", "2", "--process-id", "0"]) == 2
-    assert "--num-processes: processes share pairs, expected it with --pairs or --frames-in" in capsys.readouterr().err
-
-
 def test_a_clip_that_fails_in_a_batch_costs_no_other(folder, made, monkeypatch, capsys):
     """Three clips are sampled together; when that fails, each is tried alone."""
     asked = []

@@ -89,7 +89,7 @@ def test_budget_of_a_gpu(monkeypatch):
             return {"bytes_limit": 10 * 2**30}
 
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(jax, "devices", lambda: [Device()])
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
     assert budget.budget_bytes(None) == int(0.98 * 10 * 2**30)
     assert budget.budget_bytes(8.0) == int(0.98 * 2**33)
     with pytest.raises(InputError, match="expected at most 10 GiB"):

@@ -123,7 +123,7 @@ def choose(args: argparse.Namespace, clips: int = 1):
     ],
 )
 def test_options_that_need_one_device(monkeypatch, args, message):
-    monkeypatch.setattr(sampling_mesh, "sampling_mesh", lambda spec: abstract(**parse_mesh(spec, SAMPLING_AXES)))
+    monkeypatch.setattr(sampling_mesh, "sampling_mesh", lambda spec, devices: abstract(**parse_mesh(spec, SAMPLING_AXES)))
     with pytest.raises(InputError, match=message):
         choose(args)
 
@@ -137,7 +137,7 @@ def test_one_device_needs_no_mesh():
 
 @pytest.mark.parametrize("args", [options(memory=8), options(kernels="pallas")])
 def test_default_with_options_for_one_device(monkeypatch, args):
-    monkeypatch.setattr(sampling_mesh, "default_mesh", lambda frames: pytest.fail("a mesh was chosen"))
+    monkeypatch.setattr(sampling_mesh, "default_mesh", lambda frames, devices: pytest.fail("a mesh was chosen"))
     assert choose(args) is None
 
 
@@ -152,7 +152,7 @@ def test_default_with_options_for_one_device(monkeypatch, args):
 def test_default_fits_the_devices(monkeypatch, gib, clips, chosen):
     monkeypatch.setattr(planned_model.memory_option, "start", lambda memory: int(gib * 2**30))
     monkeypatch.setattr(planned_model, "_network_bytes", lambda config, dtype: (4_704_000_000, 2, 4))  # SVD-XT's
-    monkeypatch.setattr(sampling_mesh, "default_mesh", lambda frames: abstract(**default_sizes(8, frames)))
+    monkeypatch.setattr(sampling_mesh, "default_mesh", lambda frames, devices: abstract(**default_sizes(8, frames)))
     mesh = choose(options(), clips)
     assert chosen == (mesh and {axis: size for axis, size in mesh.shape.items() if size > 1})
 
