@@ -30,8 +30,8 @@ def _put(x: Any, sharding: Sharding) -> Array:
     return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
 
 
-def to_host(x: Array) -> np.ndarray:
+def to_host(x: Array | np.ndarray) -> np.ndarray:
     """The values of an array in every process; on the devices of several processes, all of them must call this."""
-    if x.is_fully_addressable or x.is_fully_replicated:
+    if isinstance(x, np.ndarray) or x.is_fully_addressable or x.is_fully_replicated:
         return np.asarray(x)
     return multihost_utils.process_allgather(x, tiled=True)
