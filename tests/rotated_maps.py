@@ -5,7 +5,7 @@
     python tests/rotated_maps.py sample OUT [NAME ...]   clips of the first test pairs, OUT/clips/NAME
 
 Compare the clips with `python -m sample.evaluate --pairs N --methods cross-fade --clips NAME=OUT/clips/NAME ...`. Every stage
-continues where it was. A variant takes about 20 minutes of a CPU core to train, and 9 to sample for 50 pairs.
+continues with the next variant or clips. On a CPU core a variant takes about 25 minutes to train, and 9 to sample for 48 pairs.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from svdjax.world.scene import scene
 # `errors` knows; `fused`: from a forward pass with other noise on the fused estimate, which costs half an evaluation more.
 SHIPPED = {"rotated": "dual", "own": "no-rotation"}
 PASSES = {"other-noise": "rotated", "fused": "rotated"}
-# Variants of the first updates at the five high noise levels (20 of 25), and that of the others.
+# The variant of the updates at the five high noise levels, the first 20 of 25, and the variant of the others.
 MIXED = {"rotated-then-own": ("rotated", "own"), "own-then-rotated": ("own", "rotated")}
 HIGH = 20
 
