@@ -15,7 +15,7 @@ from sample.batches.request import CheckedOptions, InterpolationRequest
 from sample.options import method_options
 from svdjax import chain
 from svdjax.errors import InputError
-from svdjax.frame_rate.windows import RATES, check_rate
+from svdjax.frame_rate.windows import RATES, check_rate, frames_at_rate
 from svdjax.media import fit, images, output_plan
 from svdjax.model_sources import ModelSource
 from svdjax.parallel import cluster
@@ -124,7 +124,7 @@ def check(args: argparse.Namespace, source: ModelSource, shape: tuple[int, ...],
         output=output,
         sheet=sheet,
         rate=rate,
-        noise=None if args.noise is None else load_noise(args.noise, source, method, settings, size),
+        noise=None if args.noise is None else load_noise(args, source, method, settings, size),
         metadata=metadata_of(args, source, method, settings, size) | sampling_options.playback_metadata(args, rate),
         notes=tuple(notes),
     )
@@ -209,9 +209,12 @@ def plan_outputs(args: argparse.Namespace, size: tuple[int, int], probe: bool) -
     return output, sheet
 
 
-def load_noise(path: Path, model: ModelSource, method: str, settings: Settings, size: tuple[int, int]) -> draws.Draws:
+def load_noise(
+    args: argparse.Namespace, model: ModelSource, method: str, settings: Settings, size: tuple[int, int]
+) -> draws.Draws:
     """The draws of `--noise`, checked against the settings; `size` is (width, height)."""
     width, height = size
     shape = generation.latent_shape(model.config, settings, (height, width))
     recurrences = methods.run_of(method, settings, model.config.scheduler).recurrences
-    return draws.load_draws(path, (height, width, 3), shape, recurrences)
+    raised = frames_at_rate(settings.num_frames, args.rate) if args.rate > 1 else None
+    return draws.load_draws(args.noise, (height, width, 3), shape, recurrences, raised)

@@ -13,7 +13,7 @@ from jax import Array
 from svdjax.errors import InputError
 from svdjax.frame_rate.clips import decode_at_rate, raise_rate
 from svdjax.frame_rate.sampling import rate_evaluations
-from svdjax.frame_rate.windows import check_rate
+from svdjax.frame_rate.windows import check_rate, frames_at_rate
 from svdjax.media import keyframe_blend
 from svdjax.models.svd import SVD
 from svdjax.parallel import divided
@@ -85,7 +85,7 @@ def interpolate_pairs(
     Raises:
         InputError, FloatingPointError: see `svdjax.interpolate`; `InputError` before the first clip is made.
     """
-    check_pairs(model, keyframes, settings, method, draws, progress, loop, keep_keyframes)
+    check_pairs(model, keyframes, settings, method, draws, progress, loop, keep_keyframes, rate)
     pairs = list(itertools.pairwise([*keyframes, keyframes[0]] if loop else keyframes))
     chunk = decode_chunk_of(decode_chunk)
     rate = check_rate(rate, settings.num_frames)
@@ -107,6 +107,7 @@ def check_pairs(
     progress: Progress | None,
     loop: bool,
     keep_keyframes: bool,
+    rate: int,
 ) -> None:
     """Raise `InputError` for arguments of `interpolate_pairs` that don't fit."""
     if len(keyframes) < 2:
@@ -119,7 +120,9 @@ def check_pairs(
     check_progress(progress)
     b, height, width, _ = keyframes[0].shape
     recurrences = run_of(method, settings, model.config.scheduler).recurrences
-    check_draws(draws, b, (height, width, 3), latent_shape(model.config, settings, (height, width)), recurrences)
+    rate = check_rate(rate, settings.num_frames)
+    raised = frames_at_rate(settings.num_frames, rate) if rate > 1 else None
+    check_draws(draws, b, (height, width, 3), latent_shape(model.config, settings, (height, width)), recurrences, raised)
 
 
 def check_chain(

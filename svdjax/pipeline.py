@@ -12,7 +12,6 @@ from jax.sharding import Mesh
 from svdjax.chain import check_pairs, interpolate_pairs, join
 from svdjax.devices.placing import put
 from svdjax.errors import InputError
-from svdjax.frame_rate.windows import check_rate
 from svdjax.media.keyframes import pixels_of
 from svdjax.models.svd import NETWORKS, SVD
 from svdjax.parallel import divided, sampling_mesh
@@ -85,7 +84,7 @@ def interpolate(
     method, fields = chosen_method(method, model.backward, settings)
     given = settings_for(model, method, **fields)
     model = _checked_on_mesh(model, mesh, [image.shape for image in images[: len(images) - 1 + loop]], given, method)
-    check_pairs(model, images, given, method, draws, progress, loop, keep_keyframes)
+    check_pairs(model, images, given, method, draws, progress, loop, keep_keyframes, rate)
     clips = interpolate_pairs(
         model,
         images,
@@ -96,7 +95,7 @@ def interpolate(
         progress=progress,
         loop=loop,
         keep_keyframes=keep_keyframes,
-        rate=check_rate(rate, given.num_frames),
+        rate=rate,
         plan=_plan(model, images[0], given, method, decode_chunk_of(decode_chunk), memory, draws),
     )
     frames = join([clip.frames for clip in clips], loop=loop)

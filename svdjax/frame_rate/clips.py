@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 
 from svdjax.frame_rate import sampling
-from svdjax.frame_rate.windows import windows_of
+from svdjax.frame_rate.windows import frames_at_rate, windows_of
 from svdjax.models.svd import SVD, on_device
 from svdjax.sampling.clip_plan import ClipPlan
 from svdjax.sampling.draws import Draws, draw
@@ -43,7 +43,7 @@ def raise_rate(
         settings: of the clip.
         rate: 2 or 4.
         method: directions and weights of the clip; its updates are not used, only Euler steps.
-        draws: its augmentation is used instead of the seed's; the other noise comes from the seed.
+        draws: its `augmentation` and `rate` are used instead of the seed's.
         progress: called with the UNet evaluations done so far and in total.
         plan: see `generation.sample_pair`.
     """
@@ -68,7 +68,7 @@ def raise_rate(
         unet,
         backward,
         latents,
-        sampling.noise_of(settings.seed, b, latents.shape[1:], rate),
+        draws.rate_noise(frames_at_rate(latents.shape[1], rate)),
         conditionings,
         windows,
         settings,

@@ -19,7 +19,7 @@ from jax import Array
 
 from svdjax.config import EDMConfig
 from svdjax.devices.placing import put
-from svdjax.frame_rate.windows import Windows, frames_at_rate, windows_of
+from svdjax.frame_rate.windows import Windows, windows_of
 from svdjax.memory.precision import stats_dtype
 from svdjax.models.backward import Backward
 from svdjax.models.unet import UNet
@@ -33,7 +33,6 @@ from svdjax.sampling.sampler import guide_of, scan
 from svdjax.sampling.settings import Settings
 from svdjax.sampling.updates import Predicted
 
-RATE_STREAM = 0x72617465  # distinguishes these draws from those of `svdjax.sampling.draws.draw`
 LEVELS, FIRST = 25, 17  # DiffuseSlide's: the steps of 25 from number 17 on, 1.3 for SVD's noise levels
 
 
@@ -129,21 +128,6 @@ def refine(
 def rate_evaluations(num_frames: int, rate: int, scheduler: EDMConfig) -> int:
     """UNet evaluations of `refine` for a clip of `num_frames` frames; none for rate 1."""
     return len(windows_of(num_frames, rate).starts) * (len(levels(scheduler)) - 1) if rate > 1 else 0
-
-
-def noise_of(seed: int, batch: int, latent_shape: tuple[int, ...], rate: int) -> Array:
-    """Noise of `refine` for pairs with one seed: (batch, rate * (f - 1) + 1, h, w, c).
-
-    Args:
-        seed: of the run; its other draws are independent of these.
-        batch: number of pairs, which all get the same noise.
-        latent_shape: (f, h, w, c) of a clip before.
-        rate: factor of the frame rate.
-    """
-    frames, *shape = latent_shape
-    key = jax.random.fold_in(jax.random.key(seed), RATE_STREAM)
-    noise = jax.random.normal(key, (frames_at_rate(frames, rate), *shape))
-    return jnp.broadcast_to(noise, (batch, *noise.shape))
 
 
 @functools.partial(jax.jit, static_argnames=("rate",))

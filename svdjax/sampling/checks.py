@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from svdjax.errors import InputError, one_line
 from svdjax.models.svd import SVD
-from svdjax.sampling.draws import Draws
+from svdjax.sampling.draws import Draws, are_keys
 from svdjax.scalars import whole_number
 
 
@@ -58,7 +57,14 @@ def decode_chunk_of(value: Any, name: str = "decode_chunk") -> int | None:
     return chunk
 
 
-def check_draws(draws: Any, batch: int, image_shape: tuple[int, ...], latent_shape: tuple[int, ...], recurrences: int) -> None:
+def check_draws(
+    draws: Any,
+    batch: int,
+    image_shape: tuple[int, ...],
+    latent_shape: tuple[int, ...],
+    recurrences: int,
+    raised: int | None = None,
+) -> None:
     """Raise `InputError` unless draws fit a run.
 
     Args:
@@ -67,6 +73,7 @@ def check_draws(draws: Any, batch: int, image_shape: tuple[int, ...], latent_sha
         image_shape: (H, W, 3).
         latent_shape: (f, h, w, c).
         recurrences: number of recurrence noises that the run uses.
+        raised: frames of a clip at a raised frame rate; None if it is not raised.
     """
     if draws is None:
         return
@@ -77,11 +84,16 @@ def check_draws(draws: Any, batch: int, image_shape: tuple[int, ...], latent_sha
         if jnp.shape(getattr(draws, name)) != shape:
             raise InputError(f"draws.{name} has shape {jnp.shape(getattr(draws, name))}, expected {shape}")
     check_recurrence(draws, recurrences)
+    if raised is not None and (draws.rate is None or not are_keys(draws.rate)):
+        shape = batch, raised, *latent_shape[1:]
+        found = "is None" if draws.rate is None else f"has shape {jnp.shape(draws.rate)}"
+        if draws.rate is None or jnp.shape(draws.rate) != shape:
+            raise InputError(f"draws.rate {found}, expected shape {shape}, or keys")
 
 
 def check_recurrence(draws: Draws, recurrences: int) -> None:
     """Raise `InputError` unless draws have the noise of a run with `recurrences` recurrence noises, or keys for it."""
-    if recurrences and not jnp.issubdtype(draws.recurrence.dtype, jax.dtypes.prng_key):
+    if recurrences and not are_keys(draws.recurrence):
         shape, of_each = jnp.shape(draws.recurrence), jnp.shape(draws.initial)
         if shape[1:] != of_each or shape[0] < recurrences:
             raise InputError(f"draws.recurrence has shape {shape}, expected {(recurrences, *of_each)}, or keys")

@@ -20,6 +20,8 @@ HEAVY = ("attention_maps",)  # public functions only, which other tests call too
 def test_it_runs(path, tmp_path, monkeypatch, optimised):
     monkeypatch.setenv("XLA_FLAGS", optimised["XLA_FLAGS"])
     notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:  # the assertions hold for any number of steps
+        cell.source = cell.source.replace('"steps": 10', '"steps": 2')
     nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert any("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs)

@@ -15,7 +15,9 @@ import svdjax
 from svdjax.config import EDMConfig
 from svdjax.errors import InputError
 from svdjax.frame_rate import sampling
+from svdjax.frame_rate.clips import raise_rate
 from svdjax.frame_rate.windows import check_rate, frames_at_rate, windows_of
+from svdjax.sampling.draws import draw, joined
 from svdjax.sampling.prediction import Conditioning
 from svdjax.sampling.settings import Settings
 
@@ -92,6 +94,22 @@ def test_latents_against_the_plain_form(passes):
     expected = samplers.raised_rate(clip, rate_noise, rate, levels, spans, denoisers)
     assert goldens.relative(np.moveaxis(np.asarray(actual)[0], -1, 1), expected) < 1e-4
     np.testing.assert_allclose(actual[0, ::rate], latents, rtol=1e-6)
+
+
+def test_every_pair_of_a_batch_has_its_own_noise(monkeypatch):
+    """That of its own seed, or of its file, not that of the settings' seed."""
+    rate, frames, settings, seen = 2, 5, Settings(num_frames=5, seed=7), []
+    monkeypatch.setattr("svdjax.frame_rate.clips.condition_on", lambda *args: None)
+    monkeypatch.setattr(sampling, "refine", lambda unet, backward, latents, noise, *args, **options: seen.append(noise))
+    model = svdjax.load("embedded")
+    draws = [draw([seed], (16, 16, 3), (frames, 8, 8, 4)) for seed in (3, 4)]
+    clip = np.zeros((2, frames, 16, 16, 3), np.uint8)
+    for given, number in ((joined(draws), 2), (draws[0], 1), (draws[1], 1), (None, 1)):
+        raise_rate(model, jnp.zeros((number, frames, 8, 8, 4)), clip[:number], settings, rate, draws=given)
+    together, first, second, of_settings = seen
+    np.testing.assert_array_equal(together, np.concatenate([first, second]))
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(of_settings, draw([7], (16, 16, 3), (frames, 8, 8, 4)).rate_noise(9))
 
 
 @pytest.mark.heavy

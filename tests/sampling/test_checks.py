@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import goldens
 import jax.numpy as jnp
 import numpy as np
@@ -81,6 +83,11 @@ def test_draws_of_another_shape():
     ):
         with pytest.raises(svdjax.InputError, match=f"^{message}"):
             check_draws(draws, batch, IMAGE, LATENT, recurrences)
+    check_draws(good, 2, IMAGE, LATENT, 0, 9)
+    rate = np.zeros((2, 8, *LATENT[1:]))
+    for draws, found in ((noise, "is None"), (dataclasses.replace(good, rate=rate), r"has shape \(2, 8, 16, 16, 4\)")):
+        with pytest.raises(svdjax.InputError, match=rf"^draws.rate {found}, expected shape \(2, 9, 16, 16, 4\), or keys"):
+            check_draws(draws, 2, IMAGE, LATENT, 0, 9)
 
 
 @pytest.mark.parametrize("seeds", [np.array([1, 2]), (np.int64(1), 2), jnp.array([1, 2]), np.uint8([1, 2])])

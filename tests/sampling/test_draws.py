@@ -11,7 +11,7 @@ from svdjax.memory.programs import bytes_of
 from svdjax.models.svd import abstract_model
 from svdjax.presets import TINY
 from svdjax.sampling.clip_work import ClipWork, sample_programs
-from svdjax.sampling.draws import Draws, draw, load_draws
+from svdjax.sampling.draws import Draws, draw, joined, load_draws
 from svdjax.sampling.settings import Settings
 
 IMAGE, LATENT = (16, 24, 3), (3, 2, 3, 4)
@@ -62,6 +62,24 @@ def test_a_file_replaces_every_draw(tmp_path):
     np.testing.assert_allclose(d.recurrence_noise(jnp.asarray(1))[0], arrays["recurrence"][1], rtol=1e-6)
 
 
+def test_noise_of_a_raised_rate(tmp_path):
+    """From the seed of each pair, or from the file; a file's is ignored if the rate is not raised, and needed if it is."""
+    one, two, both = (draw(seeds, IMAGE, LATENT) for seeds in ([1], [2], [1, 2]))
+    expected = np.concatenate([one.rate_noise(5), two.rate_noise(5)])
+    assert not np.array_equal(*expected)
+    for draws in (both, joined([one, two])):
+        np.testing.assert_array_equal(draws.rate_noise(5), expected)
+    noise = np.random.default_rng(1).standard_normal((5, *LATENT[1:]))
+    save(tmp_path / "n.npz", rate=noise)
+    np.testing.assert_allclose(load_draws(tmp_path / "n.npz", IMAGE, LATENT, 2, 5).rate_noise(5)[0], noise, rtol=1e-6)
+    assert load_draws(tmp_path / "n.npz", IMAGE, LATENT, 2).rate is None
+    with pytest.raises(InputError, match=r"n.npz: rate has shape \(5, 2, 3, 4\), expected \(9, 2, 3, 4\)"):
+        load_draws(tmp_path / "n.npz", IMAGE, LATENT, 2, 9)
+    save(tmp_path / "n.npz")
+    with pytest.raises(InputError, match=r"n.npz: no array 'rate', expected one of shape \(5, 2, 3, 4\)"):
+        load_draws(tmp_path / "n.npz", IMAGE, LATENT, 2, 5)
+
+
 @pytest.mark.parametrize("recurrence", [None, np.zeros(0), np.zeros((0, *LATENT))])
 def test_recurrence_may_be_missing_or_empty_if_no_step_is_repeated(tmp_path, recurrence):
     save(tmp_path / "n.npz", recurrence=recurrence)
@@ -99,7 +117,7 @@ def test_other_files_are_refused(tmp_path):
 
 
 def test_given_draws_are_planned_for():
-    """Noise from a file is an argument of the step, instead of the key that it is drawn from."""
+    """Noise from a file is an argument of the step, instead of the keys that a seed gives."""
     seeded = ClipWork(
         model=abstract_model(TINY, "float32"), size=(64, 64), settings=Settings(num_frames=8, steps=4, recurrence=2)
     )
@@ -108,4 +126,4 @@ def test_given_draws_are_planned_for():
     draws = Draws(*(jnp.asarray(x, jnp.float32) for x in (augmentation, initial, noise)))
     sizes = [bytes_of(sample_programs(work, "together")[0][0].args) for work in (seeded, replace(seeded, draws=draws))]
     assert noise.shape[0] > 1
-    assert sizes[1] - sizes[0] == draws.recurrence.nbytes - 8  # a key has 8 bytes
+    assert sizes[1] - sizes[0] == draws.recurrence.nbytes - 16  # two keys of 8 bytes
