@@ -15,17 +15,25 @@ import numpy as np
 
 from svdjax.errors import InputError, one_line
 
+# SHA-256 of the weights in packages; `pyproject.toml` fixes the versions.
+DIGESTS = {
+    "weights/alexnet.ckpt": "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
+    "weights/vgg16.ckpt": "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
+    "weights/i3d-kinetics-400.ckpt": "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd",
+    "models/efficientnet-lite0-57934424.pth": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+}
+
 
 def package_file(package: str, module: str, name: str) -> Path:
-    """A data file of an installed package.
+    """A weights file of an installed package, with the known content.
 
     Args:
         package: its name for pip.
         module: its top-level module.
-        name: path of the file inside the module's folder.
+        name: path of the file inside the module's folder, a key of `DIGESTS`.
 
     Raises:
-        InputError: the package is not installed, or lacks the file.
+        InputError: the package is not installed, lacks the file, or has another one, which may be damaged.
     """
     spec = importlib.util.find_spec(module)  # of a top-level module: nothing is imported
     if spec is None or not spec.submodule_search_locations:
@@ -33,6 +41,8 @@ def package_file(package: str, module: str, name: str) -> Path:
     path = Path(spec.submodule_search_locations[0]) / name
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected the weights of {package}: install it again")
+    if (found := sha256(path)) != DIGESTS[name]:
+        raise InputError(f"{path}: has SHA-256 {found[:16]}, expected {DIGESTS[name][:16]}: install {package} again")
     return path
 
 

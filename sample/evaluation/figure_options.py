@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +62,11 @@ def add_figures(p: argparse.ArgumentParser) -> None:
         help="VideoMAE-v2 ViT-g weights for the content-debiased FVD: a PyTorch file as cd-fvd uses it",
     )
     p.add_argument(
+        "--reference",
+        metavar="METHOD",
+        help="the method from which the differences of the others are computed (default: the first)",
+    )
+    p.add_argument(
         "--html",
         type=paths.path,
         metavar="FILE",
@@ -109,6 +114,17 @@ def parse_figures(args: argparse.Namespace, num_frames: int, size: tuple[int, in
     return FigureOptions(names=tuple(names), files=files, left_out=left_out, html=_html_file(args))
 
 
+def parse_reference(args: argparse.Namespace, methods: Sequence[str]) -> str:
+    """The method of `--reference`; the first without it.
+
+    Raises:
+        InputError: it is not among the methods.
+    """
+    if args.reference not in (None, *methods):
+        raise InputError(f"--reference {args.reference}: is not among the methods, expected one of {', '.join(methods)}")
+    return methods[0] if args.reference is None else args.reference
+
+
 def _check_clips(name: str, num_frames: int, size: tuple[int, int]) -> None:
     if num_frames < _LEAST_FRAMES.get(name, 0):
         raise InputError(f"clips have {num_frames} frames, expected at least {_LEAST_FRAMES[name]}")
@@ -118,10 +134,9 @@ def _check_clips(name: str, num_frames: int, size: tuple[int, int]) -> None:
 
 
 def _package(package: str, module: str, name: str, extra: str) -> Path:
-    try:
-        return packaged.package_file(package, module, name)
-    except InputError:
-        raise InputError(f"{package} is not installed: {extra}") from None
+    if importlib.util.find_spec(module) is None:
+        raise InputError(f"{package} is not installed: {extra}")
+    return packaged.package_file(package, module, name)
 
 
 def _opencv(_: Path | None) -> None:

@@ -134,6 +134,7 @@ def parse(argv: list[str] | None) -> EvaluationRequest:
         memory=memory_option.start(args.memory),
         kernels=args.kernels,
         figures=figure_options.parse_figures(args, settings.num_frames, size),
+        reference=figure_options.parse_reference(args, (*names, *clips)),
         claims=Claims(place.shared, place.identity),
         mesh=mesh,
         out=args.out,

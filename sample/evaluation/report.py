@@ -41,7 +41,7 @@ def table(results: Mapping[str, Any]) -> str:
     """The figures as Markdown tables with a row per method, and what each figure is.
 
     The first table compares frames with the truth, the second sets of clips, the third is of the embedded world; * marks a
-    significant difference from the first method.
+    significant difference from the reference.
     """
     methods = results["methods"]
     computed = next(iter(methods.values()))
@@ -57,8 +57,8 @@ def interval_note(results: Mapping[str, Any]) -> str:
     over = "" if groups == len(results["pairs"]) else f" over {groups} videos"
     if results["videos"] == 1:
         over = " (all pairs are of one video and treated as independent: too narrow for other videos)"
-    first = label(next(iter(results["methods"])))
-    return f"95 % bootstrap intervals{over}; * differs from {first} on the same pairs (the difference's interval excludes 0)."
+    other = label(results["reference"])
+    return f"95 % bootstrap intervals{over}; * differs from {other} on the same pairs (the difference's interval excludes 0)."
 
 
 def _table(results: Mapping[str, Any], names: Sequence[str]) -> str:

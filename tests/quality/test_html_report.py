@@ -32,7 +32,7 @@ def request_and_results(tmp_path):
     methods["b"]["psnr"] = methods["b"]["psnr"] | {"by_pair": [1.0, 2.0, None]}
     options = types.SimpleNamespace(files={})
     facts = {name: catalog.describe(name, options, clips=3, num_frames=5, size=(40, 20)) for name in ("psnr", "fvd")}
-    results = {"methods": methods, "pairs": PAIRS, "figures": facts, "warnings": ["FVD: few"]}
+    results = {"methods": methods, "pairs": PAIRS, "figures": facts, "warnings": ["FVD: few"], "reference": "a"}
     results |= {"videos": 3, "independent_groups": 3}
     settings = types.SimpleNamespace(num_frames=5)
     request = types.SimpleNamespace(out=tmp_path, shape=SHAPE, size=(40, 20), methods=("a", "b"), settings=settings)

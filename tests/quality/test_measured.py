@@ -72,11 +72,13 @@ def run(tmp_path):
     return tmp_path
 
 
-def request(out, *names, methods=("a",)):
+def request(out, *names, methods=("a",), reference=None):
     weights = out / "weights"
     weights.write_bytes(b"weights")
     figures = FigureOptions(names=names, files={"fvd": weights}, left_out={}, html=None)
-    return types.SimpleNamespace(out=out, shape=SHAPE, methods=methods, workers=1, figures=figures)
+    return types.SimpleNamespace(
+        out=out, shape=SHAPE, methods=methods, workers=1, figures=figures, reference=reference or methods[0]
+    )
 
 
 def test_only_what_is_new(run, calls):
@@ -160,3 +162,11 @@ def test_summary(run, calls):
     assert found["methods"]["b"]["psnr"]["by_pair"][2] is None
     assert found["figures"]["fvd"]["weights_sha256"]
     assert len(found["warnings"]) == 1
+    other = summary.summarise(
+        request(run, methods=("a", "b"), reference="b"), PAIRS, measured.measure(request(run, methods=("a", "b")), PAIRS)
+    )
+    assert (found["reference"], other["reference"]) == ("a", "b")
+    assert list(other["methods"]) == ["a", "b"]
+    assert "difference" not in other["methods"]["b"]["psnr"]
+    mine, its = (each["methods"][name]["psnr"]["difference"] for each, name in ((other, "a"), (found, "b")))
+    assert mine["mean"] == pytest.approx(-its["mean"])
