@@ -24,8 +24,8 @@ def summarise(request: EvaluationRequest, pairs: Sequence[Pair], values: Measure
     """For each method: every figure's mean, 95 % interval and per-pair values, and the distances to the truth.
 
     Methods other than the reference also have the `difference` of each figure from the reference's on the pairs that both
-    have, with its interval. Pairs differ from each other more than methods do, so this interval is narrower than those of the means
-    suggest. `pairs` is the number of pairs behind a mean or a difference: a method may lack clips, and a figure may be
+    have, with its interval. Pairs differ from each other more than methods do, so this interval is narrower than those of the
+    means suggest. `pairs` is the number of pairs behind a mean or a difference: a method may lack clips, and a figure may be
     undefined for a clip.
 
     Args:
