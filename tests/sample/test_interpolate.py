@@ -146,9 +146,9 @@ def test_a_chain_in_python_is_its_pairs(small):
 
 
 @pytest.mark.parametrize("ending", [".gif", ".webp"])
-def test_other_formats(folder, tmp_path, ending):
+def test_other_formats(small, tmp_path, ending):
     out = tmp_path / f"out{ending}"
-    assert command(folder, "-o", out, "--noise", folder / "noise.npz") == 0
+    assert command(small, "-o", out, "--recurrence", 1, size="24x16") == 0
     assert sum(1 for _ in iio.imiter(out)) == 5
     assert video.read_metadata(out)["guidance"] == "1 3"
 
@@ -218,9 +218,10 @@ def test_an_existing_output_is_kept_unless_told_otherwise(folder, tmp_path, caps
     assert out.read_bytes() == b"precious"
 
 
-def test_non_finite_latents_stop_before_decoding(folder, tmp_path, capsys):
+def test_non_finite_latents_stop_before_decoding(small, tmp_path, capsys):
     """Guidance of 1e39 is infinite in float32."""
-    assert command(folder, "--guidance", "1e39", "1e39", "-o", tmp_path / "out.mp4") == 2
+    words = ("--guidance", "1e39", "1e39", "--recurrence", 1, "-o", tmp_path / "out.mp4")
+    assert command(small, *words, size="24x16") == 2
     printed = capsys.readouterr().err
     assert "error: latents are not finite after evaluation" in printed
     assert "decoding" not in printed
