@@ -141,7 +141,9 @@ def playback_metadata(args: argparse.Namespace, rate: Fraction) -> dict[str, str
 
 def add_recurrence(p: cli.Parser) -> None:
     """Add the options for sampling in both directions."""
-    p.add_argument("--fusion", choices=FUSIONS, help=f"fusion of the directions (default: {Settings.fusion}, or the method's)")
+    p.add_argument(
+        "--fusion", choices=FUSIONS, help=f"fusion of the directions (default: {_by_model('fusion')}, or the method's)"
+    )
     p.add_argument(
         "--recurrence",
         type=int,

@@ -25,7 +25,6 @@ from rotated_maps_training import BATCH, TRAINED, model_of, train
 from tqdm import tqdm
 
 from sample.evaluation import clip_folders
-from svdjax import embedded_model
 from svdjax.losses.finetuning import encode_frames
 from svdjax.models.backward import EVERYWHERE, NOWHERE, QUERIES, VALUES, Backward, tensor_kind
 from svdjax.models.svd import backward_unet, leaves
@@ -48,6 +47,7 @@ PASSES = {"other-noise": "rotated", "fused": "rotated"}
 # The variant of the updates at the five high noise levels, the first 20 of 25, and the variant of the others.
 MIXED = {"rotated-then-own": ("rotated", "own"), "own-then-rotated": ("own", "rotated")}
 HIGH = 20
+SETTINGS = {"steps": 10, "recurrence": 3}  # of the shipped backward directions in docs/claims.md, with average fusion
 
 
 def half_of(name: str, out: Path) -> Backward:
@@ -103,7 +103,7 @@ def prepared(split: str, numbers: Sequence[int]) -> tuple[np.ndarray, Draws, Con
 def errors(names: Sequence[str], out: Path, count: int) -> None:
     """Mean squared errors of both directions and of their mean, and the correlation of the errors, for validation clips."""
     model = model_of()
-    settings = settings_for(model, "dual", **embedded_model.DEFAULTS)
+    settings = settings_for(model, "dual", **SETTINGS)
     sigmas = run_of("dual", settings, model.config.scheduler).sigmas[:-2]
     guide = guide_of(settings, 2, jnp.float32)
     found: dict[str, list[Any]] = {name: [] for name in names}
@@ -141,7 +141,7 @@ def errors(names: Sequence[str], out: Path, count: int) -> None:
 def sample(name: str, out: Path, count: int) -> None:
     """Clips of the first test pairs with the embedded model's settings and the draws of `sample.evaluate`."""
     model = model_of()
-    settings = settings_for(model, "dual", **embedded_model.DEFAULTS)
+    settings = settings_for(model, "dual", **SETTINGS)
     run = run_of("dual", settings, model.config.scheduler)
     guide = guide_of(settings, 2, jnp.float32)
     halves = [half_of(part, out) for part in MIXED.get(name, (name, name))]

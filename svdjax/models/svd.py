@@ -41,7 +41,7 @@ class SVD:
     vae: VAE
     image_encoder: CLIPVision
     backward: dict[str, Array] | None = None
-    defaults: Mapping[str, int] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _dotted(path: tuple[Any, ...]) -> str:

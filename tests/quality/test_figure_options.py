@@ -126,6 +126,15 @@ def test_html(installed, tmp_path):
         parse("--html", tmp_path / "a.txt")
 
 
+def test_reference():
+    p = cli.Parser(prog="evaluate")
+    figure_options.add_figures(p)
+    assert figure_options.parse_reference(p.parse_args([]), ("dual", "FILM")) == "dual"
+    assert figure_options.parse_reference(p.parse_args(["--reference", "FILM"]), ("dual", "FILM")) == "FILM"
+    with pytest.raises(InputError, match=r"^--reference vibid: is not among the methods, expected one of dual, FILM$"):
+        figure_options.parse_reference(p.parse_args(["--reference", "vibid"]), ("dual", "FILM"))
+
+
 def described(name, file=None, clips=100):
     options = FigureOptions(names=CHOICES, files={} if file is None else {name: file}, left_out={}, html=None)
     return catalog.describe(name, options, clips=clips, num_frames=25, size=(1024, 576)), catalog.key(name, options)

@@ -198,10 +198,6 @@ def test_within_the_data(training_model, training_clips, capsys):
 
 REFUSED = {
     "an unknown method": (["--methods", "dual,magic"], "--methods: 'magic' is unknown, expected some of dual,trf,"),
-    "an unknown reference": (
-        ["--reference", "vibid", "--num-frames", "8", "--size", "64x64"],
-        "--reference vibid: is not among the methods, expected one of trf",
-    ),
     "no backward weights": (["--methods", "dual"], "--methods: dual needs backward weights trained with rotated maps"),
     "nothing between": (["--num-frames", "2"], "--num-frames is 2, expected at least 3"),
     "no pairs": (["--pairs", "1"], "--pairs is 1, expected at least 2"),
