@@ -217,6 +217,9 @@ def guided(v: Array, guide: Guide) -> Array:
 def disagreement(latents: Array, v: Array, sigma: Array, guide: Guide) -> Array:
     """How far the clean latents of the two directions are apart, relative to the norm of the fused ones: (b,).
 
+    With fusion weights w and 1 - w, a frame counts 2 sqrt(w (1 - w)): fully with average fusion, and not at the ends of a
+    clip with linear fusion, where one direction alone is used.
+
     Args:
         latents: (b, f, h, w, c) at noise level `sigma`.
         v: predictions of all clips, (2, g, b, f, h, w, c).
@@ -224,7 +227,9 @@ def disagreement(latents: Array, v: Array, sigma: Array, guide: Guide) -> Array:
         guide: guidance scales and fusion weights.
     """
     forward, backward = guided(v, guide)
-    apart = edm.c_out(sigma) * (forward - reverse_time(backward))
+    # as far as both count: 1 where the weights are equal, 0 where one direction is used alone
+    spread = 2 * jnp.sqrt(guide.weight * (1 - guide.weight))
+    apart = edm.c_out(sigma) * _per_frame(spread, v) * (forward - reverse_time(backward))
     return _norm(apart) / _norm(edm.denoise(latents, fuse(v, guide), sigma))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ import svdjax
 from sample.batches import clip
 from svdjax import chain, pipeline
 from svdjax.chain import Clip
+from svdjax.sampling.prediction import Guide, disagreement
 from svdjax.world.drawing import render
 from svdjax.world.scene import scene
 
@@ -86,3 +88,17 @@ def test_the_embedded_world():
     for ends, expected in ((last[:-1], False), (last[1:], True)):
         (made,) = chain.interpolate_pairs(model, [first[:-1], ends], settings)
         assert ((made.too_different() > 0) == expected).all(), made.disagreement.max(0)
+
+
+def test_frames_count_as_far_as_both_directions_do():
+    """Not at the ends with linear fusion; fully with the average."""
+    v = np.zeros((2, 1, 1, 3, 2, 2, 4), np.float32)
+    v[0, ..., [0, -1], :, :, :] = 1  # the forward direction differs in the first and the last frame
+    found = [
+        float(
+            disagreement(jnp.ones((1, 3, 2, 2, 4)), jnp.asarray(v), jnp.float32(2), Guide(scale=None, weight=jnp.array(w)))[0]
+        )
+        for w in ((0.5, 0.5, 0.5), (1.0, 0.5, 0.0))
+    ]
+    assert found[0] > 0.1
+    assert found[1] == 0
