@@ -139,7 +139,7 @@ def errors(names: Sequence[str], out: Path, count: int) -> None:
 
 
 def sample(name: str, out: Path, count: int) -> None:
-    """Clips of the first test pairs with the embedded model's settings and the draws of `sample.evaluate`."""
+    """Clips of the first test pairs with `SETTINGS` and the draws of `sample.evaluate`."""
     model = model_of()
     settings = settings_for(model, "dual", **SETTINGS)
     run = run_of("dual", settings, model.config.scheduler)

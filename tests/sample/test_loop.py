@@ -108,7 +108,8 @@ def test_the_frames_beside_kept_keyframes_do_not_jump():
     for name, values in found.items():
         print(f"| {name} | {' | '.join(f'{value:.2f}' for value in values)} |")
     kept, put_in, before = (found[name] for name in reversed(list(clips)[1:]))
-    assert kept[0] < 0.85 * min(put_in[0], before[0])
+    inside = before[1]  # a jump is what a step at a keyframe has more than those inside
+    assert kept[0] - inside < 0.3 * (min(put_in[0], before[0]) - inside)
     assert kept[1] < 1.05 * before[1]
     assert kept[2] < 1.5 * found["the true frames"][2]
     assert kept[4] < 0.8 * before[4]
