@@ -7,6 +7,7 @@ if __name__ == "__main__":  # first: it prepares the process for Ctrl-C during t
 
     startup.begin()
 
+import dataclasses
 import datetime
 import json
 import math
@@ -47,16 +48,16 @@ MEMORY_ADVICE = "try a smaller --size or (--train) --batch-size, fewer --num-fra
 MOST_DECODES = 3  # one decode takes as long as many steps
 
 
-def measure(options: BenchmarkOptions) -> Measurements | Plan:
-    """Run the benchmark that the options ask for."""
+def measure(options: BenchmarkOptions, save: Callable[[Measurements], None]) -> Measurements | Plan:
+    """Run the benchmark that the options ask for; `save` keeps what is measured before a comparison with PyTorch."""
     if options.target is not None:
         if options.training is not None:
             return train_benchmark.plan_training(options, options.training, options.target)
         clip = options.config, options.size, options.num_frames, options.dtype, options.target
         return plan_for_card(*clip) if options.mesh is None else plan_on_mesh(*clip, options.mesh)
     if options.training is not None:
-        return train_benchmark.measure_training(options, options.training)
-    return plan_sampling(options) if options.compile_only else measure_sampling(options)
+        return train_benchmark.measure_training(options, options.training, save)
+    return plan_sampling(options) if options.compile_only else measure_sampling(options, save)
 
 
 def plan_sampling(options: BenchmarkOptions) -> Measurements:
@@ -94,7 +95,7 @@ def on_mesh(mesh: Mesh | None, step: timing.Program) -> dict[str, Any]:
     return {} if mesh is None else {"mesh": dict(mesh.shape), "traffic": collectives.traffic(step.compiled, mesh)}
 
 
-def measure_sampling(options: BenchmarkOptions) -> Measurements:
+def measure_sampling(options: BenchmarkOptions, save: Callable[[Measurements], None]) -> Measurements:
     """Time a sampling step and the decoder."""
     workload, mesh, fn, decode_fn = sampling_programs(options)
     progress("compiling dual_step twice: without a cache, then from a warm cache")
@@ -114,12 +115,13 @@ def measure_sampling(options: BenchmarkOptions) -> Measurements:
         plan=decode.plan,
         timing=timing.time_program("decode", decode, min(options.repeats, MOST_DECODES)),
     )
-    comparison = None
+    measured = Measurements(programs=[step_result, decode_result], matmul=matmul, **on_mesh(mesh, step))
     if options.against_diffusers:
+        save(measured)
         progress("timing diffusers and svdjax alternately")
         comparison = versus_diffusers.compare(workload, step, options.dtype, options.repeats)
-    programs = [step_result, decode_result]
-    return Measurements(programs=programs, matmul=matmul, comparison=comparison, **on_mesh(mesh, step))
+        measured = dataclasses.replace(measured, comparison=comparison)
+    return measured
 
 
 def describe(options: BenchmarkOptions) -> Setup:
@@ -163,10 +165,15 @@ def command(argv: list[str] | None) -> None:
         gpu_report.make(options)
         return
     with out_of_memory_in_one_line(MEMORY_ADVICE), using(options.kernels):
-        setup, measured = describe(options), measure(options)
+        setup = describe(options)
+
+        def save(measured: Measurements | Plan) -> None:
+            if json_path:
+                write_json(json_path, setup.to_json() | measured.to_json())
+
+        measured = measure(options, save)
     print(report.plan_table(setup, measured) if isinstance(measured, Plan) else report.table(setup, measured))
-    if json_path:
-        write_json(json_path, setup.to_json() | measured.to_json())
+    save(measured)
 
 
 def main(argv: list[str] | None = None) -> int:

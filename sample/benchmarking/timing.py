@@ -36,12 +36,14 @@ class Program:
         compiled: JAX's compiled program; None for several programs.
         arguments: of the first run, in the memory layouts that the program chose.
         plan: compile times and memory.
+        restart: with `steps`, a function of another first argument, with which the next run begins.
     """
 
     run: Callable[[], Any]
     compiled: Any
     arguments: tuple[Any, ...]
     plan: ProgramPlan
+    restart: Callable[[Any], None] | None = None
 
 
 def compile_program(fn: Callable[..., Any], args: tuple[Any, ...], *, warm: bool, steps: bool = False, **jit: Any) -> Program:
@@ -93,8 +95,11 @@ def compile_program(fn: Callable[..., Any], args: tuple[Any, ...], *, warm: bool
             leaves[:first] = jax.tree.leaves(out[0])
         return out
 
+    def restart(argument: Any) -> None:
+        leaves[:first] = jax.tree.leaves(argument)
+
     plan = _plan(compiled, traced - started, ended - traced, warm_seconds)
-    return Program(run, compiled, arguments, plan)
+    return Program(run, compiled, arguments, plan, restart if steps else None)
 
 
 def _plan(compiled: Any, trace_seconds: float, compile_seconds: float, warm_seconds: float | None) -> ProgramPlan:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
 from sample.benchmarking import flops, timing, train_versus_diffusers, train_workload
 from sample.benchmarking.options import BenchmarkOptions
@@ -50,8 +52,15 @@ def plan_training(options: BenchmarkOptions, training: TrainingOptions, target: 
     return plan if whole is None else dataclasses.replace(plan, phases=whole.phases, description=whole.describe())
 
 
-def measure_training(options: BenchmarkOptions, training: TrainingOptions) -> Measurements:
-    """Compile a training step and, without `compile_only`, time it."""
+def measure_training(
+    options: BenchmarkOptions, training: TrainingOptions, save: Callable[[Measurements], None]
+) -> Measurements:
+    """Compile a training step and, without `compile_only`, time it.
+
+    Args:
+        options, training: of the command.
+        save: called with what is measured before the comparison with PyTorch, which can run out of memory.
+    """
     sizes = training.mesh or {"data": 1}
     devices = mesh.make_mesh(sizes, jax.devices()[: math.prod(sizes.values())])
     mesh.check_batch(training.batch_size, 1, devices)
@@ -61,25 +70,29 @@ def measure_training(options: BenchmarkOptions, training: TrainingOptions) -> Me
     operations = flops.count(workload.update, *workload.arguments)
     progress("compiling the training step" + (" twice: without a cache, then from a warm cache" if run else ""))
     program = timing.compile_program(workload.update, workload.arguments, warm=run, steps=True, **workload.jit)
-    workload = dataclasses.replace(workload, arguments=program.arguments)
-    comparison = None
-    if options.against_diffusers:
-        progress("timing diffusers and svdjax alternately")
-        # before any other run of the program, because the first steps are compared
-        comparison = train_versus_diffusers.compare(workload, program, options.dtype, options.repeats)
+    state, *others = program.arguments
+    first = jax.tree.map(jnp.copy, state) if options.against_diffusers else None  # timing donates the state
     step = ProgramResult(
         name="train_step",
         flops=operations,
         plan=program.plan,
         timing=timing.time_program("train_step", program, options.repeats) if run else None,
     )
-    return Measurements(
+    measured = Measurements(
         programs=[step],
         matmul=timing.matmul_limit(options.dtype) if run else None,
         training=_setup(workload, training),
         traffic=collectives.traffic(program.compiled, devices) if devices.size > 1 else None,
-        comparison=comparison,
     )
+    if options.against_diffusers:
+        save(measured)
+        progress("timing diffusers and svdjax alternately")
+        assert program.restart is not None
+        program.restart(first)  # the first steps of both are compared
+        workload = dataclasses.replace(workload, arguments=(first, *others))
+        comparison = train_versus_diffusers.compare(workload, program, options.dtype, options.repeats)
+        measured = dataclasses.replace(measured, comparison=comparison)
+    return measured
 
 
 def _settings(options: BenchmarkOptions, training: TrainingOptions) -> FinetuningSettings:

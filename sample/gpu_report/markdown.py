@@ -104,8 +104,12 @@ def _memory(results: Results) -> list[Row]:
         elif before and peak and before >= peak:
             real += ", reached before the program ran"
         rows.append((label, _gb(planned), real, _gb(values.get("against_diffusers", {}).get("diffusers_peak_bytes"))))
-    if (peak := results.of("clip").get("clip_peak_bytes")) is not None:
-        rows.append(("one clip", NOTHING, _gb(peak), NOTHING))
+    for name in ("clip", "clip_12gb", "clip_8gb"):
+        values = results.of(name)
+        if (peak := values.get("clip_peak_bytes")) is not None:
+            limit = values.get("clip_limit_bytes")
+            label = "one clip" if limit is None else f"one clip, JAX limited to {_gb(limit)}"
+            rows.append((label, _gb(values.get("clip_total_bytes")), _gb(peak), NOTHING))
     return rows
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sample.benchmarking.workloads import PRESETS
+from sample.gpu_report.parts import PARTS
 from sample.planning.compiling import start_without_gpu
 from svdjax.errors import InputError
 from svdjax.loading import find_model
@@ -16,11 +17,12 @@ from svdjax.media import fit
 from svdjax.runtime import paths
 from svdjax.runtime.output_paths import check_new_files_in
 
+NAMES = tuple(part.name for part in PARTS)
 FILES = ("report.json", "report.md", "log.txt", "clip.mp4")
-MINUTES = 8.0
+MINUTES = 20.0
 CPU_SIZE, CPU_FRAMES = (64, 64), 4  # for the small preset, so that a CPU measures all parts in minutes
 # Other options of the benchmark that may be combined with `--gpu-report`: they choose the model and the clip.
-_ALLOWED = {"gpu_report", "time_limit", "preset", "model", "size", "num_frames", "dtype", "repeats"}
+_ALLOWED = {"gpu_report", "time_limit", "parts", "preset", "model", "size", "num_frames", "dtype", "repeats"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,7 @@ class ReportOptions:
         num_frames: None likewise.
         dtype: None: bfloat16 on a GPU, else float32.
         repeats: timed runs of a step.
+        parts: names of parts, in the order in which they run; None for all.
     """
 
     folder: Path
@@ -44,6 +47,7 @@ class ReportOptions:
     num_frames: int | None
     dtype: str | None
     repeats: int
+    parts: tuple[str, ...] | None = None
 
 
 def add_arguments(p: argparse.ArgumentParser) -> None:
@@ -62,6 +66,11 @@ def add_arguments(p: argparse.ArgumentParser) -> None:
         metavar="MINUTES",
         help=f"end the report after this time with the results so far (default: {MINUTES:g})",
     )
+    group.add_argument(
+        "--parts",
+        metavar="NAME,...",
+        help=f"measure only these, in this order, some of {', '.join(NAMES)} (default: all)",
+    )
 
 
 def check(args: argparse.Namespace, p: argparse.ArgumentParser) -> ReportOptions | None:
@@ -75,8 +84,9 @@ def check(args: argparse.Namespace, p: argparse.ArgumentParser) -> ReportOptions
         InputError: a user error.
     """
     if args.gpu_report is None:
-        if args.time_limit is not None:
-            raise InputError("--time-limit applies only to a report: expected --gpu-report too")
+        for name in ("time_limit", "parts"):
+            if getattr(args, name) is not None:
+                raise InputError(f"--{name.replace('_', '-')} applies only to a report: expected --gpu-report too")
         return None
     _refuse_others(args, p)
     minutes = MINUTES if args.time_limit is None else args.time_limit
@@ -88,6 +98,7 @@ def check(args: argparse.Namespace, p: argparse.ArgumentParser) -> ReportOptions
         raise InputError(f"--repeats is {args.repeats}, expected at least 1")
     if args.num_frames is not None and args.num_frames < 2:
         raise InputError(f"--num-frames is {args.num_frames}, expected at least 2")
+    parts = None if args.parts is None else _parts(args.parts)
     size = fit.parse_size(args.size) if args.size else None
     model = args.model or args.preset
     start_without_gpu()  # the report's process reads configurations only; its parts use the device
@@ -103,7 +114,16 @@ def check(args: argparse.Namespace, p: argparse.ArgumentParser) -> ReportOptions
         num_frames=args.num_frames,
         dtype=args.dtype,
         repeats=args.repeats,
+        parts=parts,
     )
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    wrong = next((name for name in names if name not in NAMES or names.count(name) > 1), None)
+    if wrong is not None:
+        raise InputError(f"--parts has {wrong!r}, expected some of {', '.join(NAMES)}, each once")
+    return names
 
 
 def resolve(options: ReportOptions, gpu: bool) -> dict[str, Any]:

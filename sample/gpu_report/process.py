@@ -22,19 +22,26 @@ _ROOT = Path(__file__).parents[2]
 _TICK = 0.5  # polling interval in seconds
 # For the parts: JAX allocates GPU memory on demand, because PyTorch shares the GPU, up to most of the card. The user's own
 # setting has priority.
-_MEMORY = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_PYTHON_CLIENT_MEM_FRACTION": ".95"}
+_PREALLOCATE, _SHARE, _SECOND_NAME = (
+    "XLA_PYTHON_CLIENT_PREALLOCATE",
+    "XLA_PYTHON_CLIENT_MEM_FRACTION",
+    "XLA_CLIENT_MEM_FRACTION",
+)
+_MEMORY = {_PREALLOCATE: "false", _SHARE: ".95"}
 
 AT_LIMIT = "ended at its limit"
 Message = Callable[[str, Any], None]
 
 
-def environment(request: Request, scratch: Path) -> dict[str, str]:
+def environment(part: Part, request: Request, scratch: Path) -> dict[str, str]:
     """Environment of the parts.
 
     No compiled program is read from a cache, so that compile times are cold. The parts of a report share XLA's choices of GPU
     kernels, which take most of the time of compiling.
 
     Args:
+        part: it may limit JAX's memory.
+        request: with the memory that JAX may take without a limit.
         scratch: a temporary folder, removed after the report.
     """
     own = {
@@ -49,9 +56,14 @@ def environment(request: Request, scratch: Path) -> dict[str, str]:
         folder.mkdir(exist_ok=True)
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_per_fusion_autotune_cache_dir={folder}"
         own["XLA_FLAGS"] = flags.strip()
-    own_share = "XLA_CLIENT_MEM_FRACTION" in os.environ  # JAX refuses two names of one setting
-    memory = {name: value for name, value in _MEMORY.items() if not (own_share and "FRACTION" in name)}
-    return {**memory, **os.environ, **own}
+    memory = {**_MEMORY, **{name: os.environ[name] for name in (*_MEMORY, _SECOND_NAME) if name in os.environ}}
+    share = memory.pop(_SECOND_NAME, None)  # JAX refuses two names of one setting
+    memory[_SHARE] = share or memory[_SHARE]
+    if part.memory_gib is not None and request.memory_bytes:
+        device = request.memory_bytes / float(memory[_SHARE])
+        memory |= {_SHARE: f"{part.memory_gib * 2**30 / device:.6f}", _PREALLOCATE: "true"}
+    others = {name: value for name, value in os.environ.items() if name != _SECOND_NAME}
+    return {**others, **memory, **own}
 
 
 def run(part: Part, request: Request, limit: float, scratch: Path, log: TextIO, on_message: Message) -> str | None:
@@ -72,7 +84,7 @@ def run(part: Part, request: Request, limit: float, scratch: Path, log: TextIO, 
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,
-        env=environment(request, scratch),
+        env=environment(part, request, scratch),
         text=True,
         start_new_session=True,  # Ctrl-C reaches only the report, which ends the part
     )

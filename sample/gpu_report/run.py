@@ -72,6 +72,8 @@ def make(options: ReportOptions) -> None:
         KeyboardInterrupt: Ctrl-C or the end of a batch job; the files hold what was measured before.
     """
     clock = Clock(60 * options.minutes)
+    named = {part.name: part for part in PARTS}
+    parts = tuple(named[name] for name in options.parts or named)
     options.folder.mkdir(exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix="svdjax-report-") as scratch,
@@ -81,11 +83,11 @@ def make(options: ReportOptions) -> None:
         request, setup = _begin(options, clock, Path(scratch), log)
         results = Results(setup=setup)
         try:
-            for part in PARTS:
+            for part in parts:
                 results.parts[part.name] = PartResult(title=part.title, expected_seconds=part.seconds(request.gpu) * clock.pace)
                 _measure(part, request, results, clock, options.folder, Path(scratch), log)
         except KeyboardInterrupt:
-            for part in PARTS:
+            for part in parts:
                 result = results.parts.setdefault(part.name, PartResult(title=part.title, status="skipped"))
                 if result.status in ("running", "skipped") and not result.notes:
                     result.status = "stopped" if result.status == "running" else "skipped"
@@ -134,7 +136,7 @@ def _measure(part: Part, request: Request, results: Results, clock: Clock, folde
         result.notes.append(f'{" and ".join(lacking)} not installed: pip install -e ".[test]"')
     elif part.gpu_only and not request.gpu:
         result.status = "skipped"
-        result.notes.append("takes too long on a CPU")
+        result.notes.append("needs a GPU")
     elif expected > clock.left:
         result.status = "skipped"
         result.notes.append(f"expected to take {expected:.0f} s, {max(clock.left, 0):.0f} s were left: --time-limit gives more")

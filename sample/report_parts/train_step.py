@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from svdjax.errors import InputError
 FRAMES = 14  # of the paper's training clips
 OFFICIAL_BYTES = 120e9  # PyTorch's step at full size next to ours; the official code asks for a GPU of 80 GB
 SMALLER = (576, 320)  # size of the comparison on other GPUs, (width, height)
+TASK = " ..."  # end of a line of progress of the benchmark
 
 
 def measure(request: Request, reporter: Reporter) -> None:
@@ -24,16 +26,27 @@ def measure(request: Request, reporter: Reporter) -> None:
     if not compared:
         reporter.note(f"no comparison: {' and '.join(missing(PYTORCH))} not installed")
     fits = not request.gpu or (request.memory_bytes or 0) >= OFFICIAL_BYTES
-    reporter.progress("compiling and timing" + (", PyTorch's step alternately" if compared and fits else ""))
-    reporter.results(_benchmark(request, request.size, against=compared and fits))
+    _benchmark(request, request.size, compared and fits, reporter.progress, reporter.results)
     if compared and not fits:
-        reporter.progress(f"timing PyTorch's step and ours alternately at {SMALLER[0]}x{SMALLER[1]}")
+        size = f"{SMALLER[0]}x{SMALLER[1]}"
         with reporter.attempt("comparison with PyTorch"):
-            reporter.results({"smaller": _benchmark(request, SMALLER, against=True)})
+            _benchmark(
+                request,
+                SMALLER,
+                True,
+                lambda task: reporter.progress(f"at {size}: {task}"),
+                lambda values: reporter.results({"smaller": values}),
+            )
 
 
-def _benchmark(request: Request, size: tuple[int, int], *, against: bool) -> dict[str, Any]:
-    """The measurements of `--json`, without its description of the model and the versions."""
+def _benchmark(
+    request: Request,
+    size: tuple[int, int],
+    against: bool,
+    progress: Callable[[str], None],
+    found: Callable[[dict[str, Any]], None],
+) -> None:
+    """Call `found` with the measurements of `--json`, first those before the comparison, and `progress` with each task."""
     model = "--preset" if request.model in PRESETS else "--model"
     frames = min(FRAMES, request.num_frames)
     with tempfile.TemporaryDirectory(prefix="svdjax-report-") as folder:
@@ -41,15 +54,28 @@ def _benchmark(request: Request, size: tuple[int, int], *, against: bool) -> dic
         command = ["--train", model, request.model, "--size", f"{size[0]}x{size[1]}", "--num-frames", str(frames)]
         command += ["--dtype", request.dtype, "--batch-size", "1", "--repeats", str(request.repeats), "--json", str(file)]
         command += ["--against", "diffusers"] if against else []
-        done = subprocess.run(
+        last = ""
+        with subprocess.Popen(
             [sys.executable, "-P", "-m", "sample.benchmark", *command],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            check=False,
-        )
-        sys.stderr.write(done.stderr)
-        if done.returncode:
-            raise InputError(f"the training benchmark failed: {done.stderr.strip().rpartition(chr(10))[2]}")
-        values = json.loads(file.read_text())
+        ) as process:
+            assert process.stderr is not None
+            for line in process.stderr:
+                sys.stderr.write(line)
+                sys.stderr.flush()
+                last = line.strip() or last
+                if last.endswith(TASK):
+                    progress(last.removesuffix(TASK))
+                if file.exists():
+                    found(_measured(file))
+        if process.returncode:
+            raise InputError(f"the training benchmark failed: {last}")
+        found(_measured(file))
+
+
+def _measured(file: Path) -> dict[str, Any]:
+    """The measurements of `--json`, without its description of the model and the versions."""
+    values = json.loads(file.read_text())
     return {key: value for key, value in values.items() if key not in ("config", "versions", "date", "command", "device")}

@@ -17,6 +17,9 @@ from svdjax.memory.precision import stats_dtype
 from svdjax.models.backward import VALUES, names_of_kinds
 from svdjax.models.initialize import abstract
 from svdjax.models.svd import NETWORKS, SVD, fill, leaves
+from svdjax.pipeline import settings_for
+from svdjax.sampling.clip_plan import plan_for
+from svdjax.sampling.clip_work import ClipWork
 
 STEPS = 10
 FILE = "clip.mp4"
@@ -24,10 +27,17 @@ FPS = 7
 
 
 def measure(request: Request, reporter: Reporter) -> None:
-    """Report the time of a first clip, with compilation, and of a second one."""
+    """Report the plan with its time, the time of a first clip, with all other compilation, and of a second one."""
     reporter.progress("making random weights")
     model = random_model(request)
     first, last = keyframes(request.size)
+    settings = settings_for(model, "dual", steps=STEPS, num_frames=request.num_frames)
+    reporter.progress("planning: compiling the programs")
+    started = time.perf_counter()
+    plan = plan_for(ClipWork(model=model, size=request.size, settings=settings), None)
+    if plan is not None:  # on a GPU
+        reporter.note("; ".join(plan.describe()))
+        reporter.results({"clip_plan_seconds": time.perf_counter() - started, "clip_total_bytes": plan.peak_bytes})
     for key in ("clip_first", "clip"):
         reporter.progress("first clip, with compilation" if key == "clip_first" else "second clip")
         sampled = [0.0]

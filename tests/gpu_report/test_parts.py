@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import sys
 
 import benchmark_model
 import numpy as np
@@ -12,8 +14,9 @@ import pytest
 import svdjax
 from sample.benchmarking import decoding as benchmarked_decoding
 from sample.gpu_report.channel import Reporter, Request
-from sample.report_parts import decoding, parity, recording
+from sample.report_parts import decoding, limited_clip, parity, recording, train_step
 from svdjax.devices.target import Target
+from svdjax.errors import InputError
 
 
 @pytest.fixture
@@ -95,3 +98,46 @@ def test_decoding_against_diffusers(reported, monkeypatch, device, most):
     assert found["decode_total_bytes"] > 0
     assert found["decode_seconds"] > 0
     assert against["ratio_float32"] == pytest.approx(against["diffusers_float32_seconds"] / against["ours_seconds"])
+
+
+def test_a_clip_from_a_model_in_host_memory(reported):
+    """On a CPU there is no limit and no plan; a GPU test of the plans is a part of the report."""
+    reporter, results = reported
+    limited_clip.measure(request(), reporter)
+    found = results()
+    assert found["clip_limit_bytes"] is None
+    assert found["clip_seconds"] > 0
+    assert found["clip_peak_bytes"] > 0
+
+
+BENCHMARK = """#!{python}
+import json, os, sys
+def write(**values):
+    file = sys.argv[sys.argv.index("--json") + 1]
+    open(file + ".new", "w").write(json.dumps(dict(device="a card", train_step_seconds=2.0, **values)))
+    os.replace(file + ".new", file)
+print("compiling ...", file=sys.stderr, flush=True)
+write()
+print("comparing ...", file=sys.stderr, flush=True)
+if "1024x576" in sys.argv:
+    sys.exit("error: out of memory")
+write(against_diffusers={{"ratio": 2.0}})
+"""
+
+
+@pytest.mark.parametrize(("size", "error"), [((24, 16), None), ((1024, 576), "benchmark failed: error: out of memory")])
+def test_training_step_keeps_what_came_before_a_failed_comparison(size, error, tmp_path, monkeypatch):
+    """The benchmark's process is faked."""
+    pytest.importorskip("diffusers")
+    program = tmp_path / "python"
+    program.write_text(BENCHMARK.format(python=sys.executable))
+    program.chmod(0o755)
+    monkeypatch.setattr(train_step.sys, "executable", str(program))
+    stream = io.StringIO()
+    with contextlib.nullcontext() if error is None else pytest.raises(InputError, match=error):
+        train_step.measure(request(size=size), Reporter(stream))
+    messages = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [m["progress"] for m in messages if "progress" in m] == ["compiling", "comparing"]
+    found = [m["results"] for m in messages if "results" in m]
+    compared = {} if error else {"against_diffusers": {"ratio": 2.0}}
+    assert found[-1] == {"train_step_seconds": 2.0, **compared}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from pathlib import Path
@@ -71,6 +72,26 @@ def test_processes(name, tmp_path, monkeypatch):
     else:
         assert expected in error
         assert "\n" not in error
+
+
+@pytest.mark.parametrize(
+    ("variable", "usable"), [(None, 95), ("XLA_PYTHON_CLIENT_MEM_FRACTION", 50), ("XLA_CLIENT_MEM_FRACTION", 50)]
+)
+def test_memory_of_a_part(variable, usable, tmp_path, monkeypatch):
+    """A part may be limited to GiB of the card, here of 100, whatever the user gives the others; JAX refuses two names."""
+    names = "XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION"
+    for name in (*names, "XLA_PYTHON_CLIENT_PREALLOCATE"):
+        monkeypatch.delenv(name, raising=False)
+    if variable:
+        monkeypatch.setenv(variable, "0.5")
+    device = dataclasses.replace(REQUEST, gpu=True, memory_bytes=usable * 2**30)
+    part = Part(name="a", title="a", module="a", gpu_seconds=1, cpu_seconds=1)
+    limited = dataclasses.replace(part, memory_gib=10.8)
+    for which, share, at_start in ((part, usable / 100, "false"), (limited, 0.108, "true")):
+        own = process.environment(which, device, tmp_path)
+        assert float(own[names[0]]) == pytest.approx(share)
+        assert names[1] not in own
+        assert own["XLA_PYTHON_CLIENT_PREALLOCATE"] == at_start
 
 
 def test_hanging_part_is_ended_with_its_children(tmp_path, monkeypatch):

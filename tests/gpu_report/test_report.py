@@ -116,6 +116,13 @@ def test_time_limit(fake, tmp_path):
     assert 25 < limits["short"] <= 30  # never more than is left
 
 
+def test_only_some_parts_in_another_order(fake, tmp_path):
+    done = []
+    fake({name: lambda *_, name=name: done.append(name) for name in "abc"}, [part(name) for name in "abc"])
+    run.make(dataclasses.replace(options(tmp_path), parts=("c", "a")))
+    assert done == [*read(tmp_path)["parts"]] == ["c", "a"]
+
+
 def test_slow_device_lengthens_expectations(fake, tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(run.time, "monotonic", lambda: now[0])
@@ -190,6 +197,9 @@ def test_tables():
     ("arguments", "message"),
     [
         (["--time-limit", "3"], "--gpu-report"),
+        (["--parts", "parity"], "--gpu-report"),
+        (["--gpu-report", "{new}", "--parts", "decode,steps"], "--parts has 'steps', expected some of parity, dual_step"),
+        (["--gpu-report", "{new}", "--parts", "decode,decode"], "each once"),
         (["--gpu-report", "{new}", "--time-limit", "0"], "--time-limit is 0"),
         (["--gpu-report", "{new}", "--time-limit", "nan"], "--time-limit is nan"),
         (["--gpu-report", "{new}", "--train"], "--train doesn't apply"),

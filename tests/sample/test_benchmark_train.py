@@ -43,14 +43,17 @@ def one_device():
 
 @pytest.fixture(scope="module")
 def run(model, tmp_path_factory):
-    """JSON and output of a run against diffusers."""
+    """JSON and output of a run against diffusers; the JSON of before the comparison, under `before`."""
     pytest.importorskip("diffusers")
     file = tmp_path_factory.mktemp("run") / "numbers.json"
-    shown = io.StringIO()
-    with contextlib.redirect_stdout(shown), mock.patch.object(timing, "_MATMUL", {"cpu": (64, 1), "gpu": (64, 1)}):
+    shown, written, write = io.StringIO(), [], benchmark.write_json
+    saved = mock.patch.object(
+        benchmark, "write_json", lambda *args: (write(*args), written.append(json.loads(file.read_text())))
+    )
+    with contextlib.redirect_stdout(shown), saved, mock.patch.object(timing, "_MATMUL", {"cpu": (64, 1), "gpu": (64, 1)}):
         arguments = ["--train", "--no-remat", "--model", str(model), "--repeats", "2", "--against", "diffusers"]
         assert benchmark.main([*arguments, "--json", str(file)]) == 0
-    return json.loads(file.read_text()), shown.getvalue()
+    return written[1] | {"before": written[0]}, shown.getvalue()
 
 
 @pytest.mark.heavy
@@ -64,14 +67,14 @@ def test_run(run):
     assert math.isclose(results["train_step_share_of_matmul"], rate / results["matmul_flops_per_second"])
     assert (results["batch_size"], results["remat"], results["mesh"]) == (1, False, {"data": 1, "fsdp": 1, "tensor": 1})
     assert "dual_step_flops" not in results
-    assert "no encoding" in shown
-    assert f"{results['train_steps_per_second']:.3f} steps/s" in shown
+    assert all(text in shown for text in ("no encoding", f"{results['train_steps_per_second']:.3f} steps/s"))
 
 
 @pytest.mark.heavy
 def test_against_diffusers(run):
     results, shown = run
     comparison = results["against_diffusers"]
+    assert results["before"] | {"before": results["before"], "against_diffusers": comparison} == results
     # float32 rounding of a dozen layers, forward and backward; unrotated maps give 1e-2 or more
     assert comparison["relative_difference"] < 1e-5
     assert comparison["relative_difference_of_loss"] < 1e-5
@@ -123,11 +126,13 @@ def test_official_step_updates_the_same_tensors(tiny):
 def test_each_run_is_one_more_step(tiny):
     fresh = train_workload.make(TINY, SETTINGS, "float32", one_device(), allocate=True)
     program = timing.compile_program(fresh.update, fresh.arguments, warm=False, steps=True, **fresh.jit)
-    losses = []
+    first, losses = jax.tree.map(jnp.copy, program.arguments[0]), []
     for i in range(3):
         state, result = program.run()
         assert int(state.step) == i + 1
         losses.append(float(result.loss))
+    program.restart(first)
+    assert float(program.run()[1].loss) == losses[0]
     assert losses[2] < losses[1] < losses[0]  # the same batch every time
     # the new state reuses the memory of the old one; the other arguments stay
     others = sum(x.nbytes for x in jax.tree.leaves(fresh.arguments[1:]))
