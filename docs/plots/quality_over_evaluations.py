@@ -2,7 +2,7 @@
 
     python docs/plots/quality_over_evaluations.py RESULTS.json PICTURE.webp
 
-Names of the methods in RESULTS.json: EVALUATIONS-SAMPLER, such as 25-dual; others, such as rife, are drawn as lines.
+Names of the methods in RESULTS.json: EVALUATIONS-SAMPLER, such as 25-dual. Methods without a UNet are drawn as lines.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ PANELS = {
     "region_psnr": "PSNR of the object's region, dB (higher is better)",
     "wrong_way": "steps the wrong way, share (lower is better)",
 }
+WITHOUT_UNET = ("rife", "cross-fade", "nearest")
 
 
 def draw(results: dict[str, Any]) -> Figure:
@@ -30,7 +31,7 @@ def draw(results: dict[str, Any]) -> Figure:
     for name in results["methods"]:
         if match := re.fullmatch(r"(\d+)-(.+)", name):
             samplers[match[2]][int(match[1])] = name
-    others = [name for name in results["methods"] if not re.match(r"\d+-", name)]
+    others = [name for name in WITHOUT_UNET if name in results["methods"]]
     for axes, (key, label) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
         for k, (sampler, names) in enumerate(samplers.items()):
             values = [results["methods"][names[count]][key] for count in sorted(names)]
@@ -40,7 +41,7 @@ def draw(results: dict[str, Any]) -> Figure:
             at = [count * 1.02 ** (k - len(samplers) / 2) for count in sorted(names)]
             axes.errorbar(at, middle, ends, marker="o", markersize=4, capsize=2, linewidth=1.4, color=f"C{k}", label=sampler)
         for name, style in zip(others, ("--", ":", "-."), strict=False):
-            axes.axhline(results["methods"][name][key]["mean"], color="grey", linestyle=style, linewidth=1.2, label=name)
+            axes.axhline(results["methods"][name][key]["mean"], color="black", linestyle=style, linewidth=1.2, label=name)
         axes.set(xscale="log", xlabel="UNet evaluations", title=label)
         axes.set_xticks([10, 25, 50], ["10", "25", "50"])
         axes.minorticks_off()

@@ -10,7 +10,9 @@ import dataclasses
 import functools
 import hashlib
 import multiprocessing
+import os
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -75,7 +77,7 @@ def measure(request: EvaluationRequest, pairs: Sequence[Pair]) -> Measured:
     if simple:
         context = multiprocessing.get_context("spawn")  # a fork of a process with JAX's threads can hang
         try:
-            with ProcessPoolExecutor(request.workers, context) as pool:
+            with ProcessPoolExecutor(request.workers, context, end_with_parent) as pool:
                 done = pool.map(_measure_simple, simple, chunksize=4)
                 for job, values in zip(simple, _progress(done, len(simple), "measuring"), strict=True):
                     job.save(values)
@@ -89,6 +91,21 @@ def measure(request: EvaluationRequest, pairs: Sequence[Pair]) -> Measured:
         truth, frames = job.clips()
         job.save({job.keys[name]: loaded(name, truth, frames) for name in job.names})
     return Measured(request, pairs)
+
+
+def end_with_parent() -> None:
+    """In a worker process: end when the process that started it does, however that ended.
+
+    A worker waits for its next task at a pipe that it holds open itself, so after a killed command it would wait forever.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _basic_key(request: EvaluationRequest) -> str:
