@@ -75,4 +75,4 @@ def staged(config: SVDConfig, vae: VAE, latents: Any, dtype: Any, budget: int | 
         argument_bytes=phase.resident_bytes,
         total_bytes=phase.peak_bytes,
     )
-    return timing.Program(run, None, (vae, latents), needed)
+    return timing.Program(run=run, compiled=None, arguments=(vae, latents), plan=needed)

@@ -27,7 +27,7 @@ _MATMUL = {"cpu": (2048, 1), "gpu": (8192, 8)}
 _MATMUL_TRIES = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Program:
     """A compiled function with its arguments bound.
 
@@ -99,7 +99,7 @@ def compile_program(fn: Callable[..., Any], args: tuple[Any, ...], *, warm: bool
         leaves[:first] = jax.tree.leaves(argument)
 
     plan = _plan(compiled, traced - started, ended - traced, warm_seconds)
-    return Program(run, compiled, arguments, plan, restart if steps else None)
+    return Program(run=run, compiled=compiled, arguments=arguments, plan=plan, restart=restart if steps else None)
 
 
 def _plan(compiled: Any, trace_seconds: float, compile_seconds: float, warm_seconds: float | None) -> ProgramPlan:
