@@ -54,7 +54,7 @@ def _benchmark(
         command = ["--train", model, request.model, "--size", f"{size[0]}x{size[1]}", "--num-frames", str(frames)]
         command += ["--dtype", request.dtype, "--batch-size", "1", "--repeats", str(request.repeats), "--json", str(file)]
         command += ["--against", "diffusers"] if against else []
-        last = ""
+        last, before = "", {}
         with subprocess.Popen(
             [sys.executable, "-P", "-m", "sample.benchmark", *command],
             stdin=subprocess.DEVNULL,
@@ -68,11 +68,13 @@ def _benchmark(
                 last = line.strip() or last
                 if last.endswith(TASK):
                     progress(last.removesuffix(TASK))
-                if file.exists():
-                    found(_measured(file))
+                if file.exists() and (values := _measured(file)) != before:
+                    before = values
+                    found(values)
         if process.returncode:
             raise InputError(f"the training benchmark failed: {last}")
-        found(_measured(file))
+        if (values := _measured(file)) != before:
+            found(values)
 
 
 def _measured(file: Path) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -56,3 +58,18 @@ def write_keyframes(folder: Path) -> list[str]:
     for file in files:
         Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(file)
     return files
+
+
+def ends(pid: int, seconds: float = 10) -> bool:
+    """Whether a process that this one did not start ends within this time; afterwards it has ended in any case."""
+    for _ in range(int(10 * seconds)):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        status = Path(f"/proc/{pid}/stat")  # a zombie waits only for the system to remove it
+        if status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z":
+            return True
+        time.sleep(0.1)
+    os.kill(pid, signal.SIGKILL)
+    return False
