@@ -18,7 +18,7 @@ import pytest
 from benchmark_model import MEASURED, PLANNED, TINY
 
 from sample import benchmark
-from sample.benchmarking import flops, host_memory, options, timing, versus_diffusers, workloads
+from sample.benchmarking import flops, options, timing, versus_diffusers, workloads
 from svdjax.errors import InputError
 from svdjax.models.svd import leaves
 
@@ -225,16 +225,6 @@ def test_the_users_cache_is_restored():
     np.testing.assert_array_equal(program.run(), np.full((4, 4), 4.0))
     assert program.plan.compile_seconds_warm is not None
     assert {name: getattr(jax.config, name) for name in timing._CACHE_OPTIONS} == before
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak can be reset only on Linux")
-def test_host_memory_peak():
-    host_memory.reset()
-    before = host_memory.peak()
-    np.ones(2**26)  # 512 MiB, touched
-    assert host_memory.peak() > before + 2**28
-    host_memory.reset()
-    assert host_memory.peak() < before + 2**28
 
 
 @pytest.mark.heavy
