@@ -54,7 +54,7 @@ def measure(options: BenchmarkOptions, save: Callable[[Measurements], None]) -> 
         if options.training is not None:
             return train_benchmark.plan_training(options, options.training, options.target)
         clip = options.config, options.size, options.num_frames, options.dtype, options.target
-        return plan_for_card(*clip) if options.mesh is None else plan_on_mesh(*clip, options.mesh)
+        return plan_for_card(*clip, options.defaults) if options.mesh is None else plan_on_mesh(*clip, options.mesh)
     if options.training is not None:
         return train_benchmark.measure_training(options, options.training, save)
     return plan_sampling(options) if options.compile_only else measure_sampling(options, save)

@@ -6,8 +6,10 @@ import argparse
 import math
 import os
 import shlex
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -48,6 +50,7 @@ class BenchmarkOptions:
         training: options of a training step; None to measure sampling.
         mesh: size of each mesh axis for sampling; None for one device.
         target: the GPU to compile for; None for the local device.
+        defaults: the model's own defaults of `Settings`.
     """
 
     config: SVDConfig
@@ -62,6 +65,7 @@ class BenchmarkOptions:
     training: TrainingOptions | None = None
     mesh: dict[str, int] | None = None
     target: TargetOptions | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
 def parser() -> cli.Parser:
@@ -123,7 +127,8 @@ def parse(argv: list[str] | None) -> tuple[BenchmarkOptions | ReportOptions, Pat
     sizes = training_options.mesh_sizes(args)
     training = training_options.checked_options(args, sizes)
     preset = args.preset or ("svd-xt" if args.compile_only or jax.default_backend() == "gpu" else "small")
-    config = workloads.PRESETS[preset] if args.model is None else find_model(args.model).config
+    source = None if args.model is None else find_model(args.model)
+    config = source.config if source else workloads.PRESETS[preset]
     size = fit.parse_size(args.size) if args.size else config.default_size
     fit.check_size(*size, config.size_multiple)
     num_frames = config.unet.num_frames if args.num_frames is None else args.num_frames
@@ -146,6 +151,7 @@ def parse(argv: list[str] | None) -> tuple[BenchmarkOptions | ReportOptions, Pat
         training=training,
         mesh=sizes if training is None else None,
         target=target,
+        defaults=source.defaults if source else {},
     )
     return options, args.json
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,6 +89,7 @@ def cost(
     size: tuple[int, int],
     num_frames: int,
     dtype: Any,
+    defaults: Mapping[str, Any],
     plan: Callable[[Program], PlannedProgram],
     others: Sequence[PlannedProgram],
 ) -> MethodCost:
@@ -96,12 +97,12 @@ def cost(
 
     Args:
         text: the method.
-        config, size, num_frames, dtype: as for `sampling.plan_for_card`.
+        config, size, num_frames, dtype, defaults: as for `sampling.plan_for_card`.
         plan: compiles a program.
         others: encoding and decoding.
     """
     method, fields = parse(text)
-    settings = settings_of(method, fields, {"num_frames": num_frames})
+    settings = settings_of(method, fields, {"num_frames": num_frames, **defaults})
     model = abstract_model(config, dtype, VALUES if method.fine_tuned else None)
     work = ClipWork(model=model, size=size, settings=settings, method=method)
     programs, _ = sample_programs(work, "together")  # one for each kind of update, in their order

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from sample.benchmarking import workloads
@@ -42,8 +43,23 @@ def programs(config: SVDConfig, size: tuple[int, int], num_frames: int, dtype: A
     ]
 
 
-def plan_for_card(config: SVDConfig, size: tuple[int, int], num_frames: int, dtype: Any, target: TargetOptions) -> Plan:
+def plan_for_card(
+    config: SVDConfig,
+    size: tuple[int, int],
+    num_frames: int,
+    dtype: Any,
+    target: TargetOptions,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> Plan:
     """Compile the programs of sampling a clip for a card.
+
+    Args:
+        config: shapes of the model.
+        size: (width, height) of the clip in pixels.
+        num_frames: frames of the clip.
+        dtype: dtype of weights and computation.
+        target: the card, and what to plan.
+        defaults: the model's own defaults of `Settings`, for the methods of `target`.
 
     Raises:
         InputError: the extra is missing, or the clip doesn't fit in the memory of the options.
@@ -61,7 +77,8 @@ def plan_for_card(config: SVDConfig, size: tuple[int, int], num_frames: int, dty
             planned = [planner.plan(program) for program in sample_programs(work, clip.passes)[0]]
         encode, staged = planner.plan(encode_program(work)), _staged(work, decode, planner)
     if target.methods:
-        costs = [methods.cost(name, config, size, num_frames, dtype, planner.plan, [encode, staged]) for name in target.methods]
+        clip_of = config, size, num_frames, dtype, defaults
+        costs = [methods.cost(name, *clip_of, planner.plan, [encode, staged]) for name in target.methods]
         return Plan(card=card, programs=[encode, staged], costs=[dataclasses.asdict(cost) for cost in costs])
     step, at_once = (planner.plan(program) for program in programs(config, size, num_frames, dtype))
     whole = Plan(card=card, programs=[encode, step, *planned, at_once, staged])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import benchmark_model
 import pytest
 
+from sample.benchmarking import options
 from sample.planning import methods, plan, table
 from sample.planning.hbm import Kernels
 from sample.planning.targets import CARDS
+from svdjax import embedded_model
 from svdjax.errors import InputError
 from svdjax.memory.programs import ProgramMemory
 
@@ -28,13 +30,12 @@ def program(name: str, seconds: float) -> plan.PlannedProgram:
     )
 
 
-def cost(text: str) -> tuple[methods.MethodCost, set]:
-    """The cost of a method, and its programs."""
+def cost(text: str, **defaults) -> tuple[methods.MethodCost, set]:
+    """The cost of a method with a model's defaults, and its programs."""
     seen = {}
     others = [program("encode", 3), program("decode", 4)]
-    planned = methods.cost(
-        text, benchmark_model.TINY, (24, 16), 3, "float32", lambda p: seen.setdefault(p.key, program(p.name, 1)), others
-    )
+    clip = benchmark_model.TINY, (24, 16), 3, "float32", defaults
+    planned = methods.cost(text, *clip, lambda p: seen.setdefault(p.key, program(p.name, 1)), others)
     return planned, set(seen)
 
 
@@ -55,6 +56,17 @@ def test_counts(text, updates, clips, programs):
     assert found.clip_floor_seconds == pytest.approx(updates + 7)
     assert found.hbm_bytes == pytest.approx(updates * CARD.bandwidth)
     assert found.flops == pytest.approx(updates * CARD.flops_per_second / 2)
+
+
+def test_what_is_left_out_has_the_models_defaults():
+    assert cost("dual", steps=4, recurrence=1)[0].floor_seconds == pytest.approx(6)  # two of four steps twice
+    assert cost("dual:recurrence=0", steps=4, recurrence=1)[0].floor_seconds == pytest.approx(4)
+    assert cost("vibid", steps=4)[0].steps == 25  # a method's own come first
+
+
+def test_the_embedded_model_has_defaults():
+    assert options.parse(["--model", "embedded", "--compile-only"])[0].defaults == embedded_model.DEFAULTS
+    assert options.parse(["--preset", "small", "--compile-only"])[0].defaults == {}
 
 
 def test_values_and_table():
