@@ -177,8 +177,8 @@ def find(model: str | None, method: str = "dual") -> tuple[ModelSource, str | No
     width, height = source.config.default_size
     return source, (
         f"no --model: the embedded toy model is used ({source.config.unet.num_frames} frames of {width}x{height}, trained on "
-        "darts, cars and fish). It shows the method; for real videos convert Stable Video Diffusion: "
-        "python -m convert.svd_to_flax SOURCE svd-xt (see README), then --model svd-xt"
+        "darts, cars and fish). It shows the method; for real videos give the weights of Stable Video Diffusion, such as "
+        "--model svd_xt.safetensors (see README)"
     )
 
 
