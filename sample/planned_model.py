@@ -52,6 +52,7 @@ def load(
     batch: int = 1,
     decode_chunk: int | None = None,
     draws: Draws | None = None,
+    preview: bool = False,
     mesh: Mesh | None = None,
 ) -> tuple[SVD, dict[Size, ClipPlan | None]]:
     """Plan the clips of a run, print the plan, and load the model as the plan requires.
@@ -63,7 +64,7 @@ def load(
         settings: of a clip.
         sizes: (width, height) of the clips.
         backward: folder of backward weights to use instead of the model's own.
-        method, batch, decode_chunk, draws: see `ClipWork`.
+        method, batch, decode_chunk, draws, preview: see `ClipWork`.
         mesh: see `load_for_works`.
 
     Returns:
@@ -73,7 +74,7 @@ def load(
         InputError: nothing fits, before anything is loaded.
     """
     work = {"settings": settings, "method": method, "batch": batch, "decode_chunk": decode_chunk, "draws": draws}
-    works = {size: {"size": size, **work} for size in dict.fromkeys(sizes)}
+    works = {size: {"size": size, "preview": preview, **work} for size in dict.fromkeys(sizes)}
     return load_for_works(source, dtype, memory, works, backward=backward, mesh=mesh)
 
 

@@ -160,13 +160,13 @@ class Models:
         if self._model is not None and self._key == key:
             if mesh is not None or kind in self._plans:
                 return self._model, self._plans.get(kind)
-            work = ClipWork(model=self._model, size=size, settings=request.settings, method=request.method)
+            work = ClipWork(model=self._model, size=size, settings=request.settings, method=request.method, preview=True)
             try:
                 return self._model, self._plans.setdefault(kind, plan_for(work, self._memory))
             except InputError:  # it may fit with the networks in host memory
                 pass
         self._key, self._model, self._plans = None, None, {}  # first: two models may not fit
-        options = {"backward": request.backward, "method": request.method, "mesh": mesh}
+        options = {"backward": request.backward, "method": request.method, "preview": True, "mesh": mesh}
         model, plans = planned_model.load(request.model, request.dtype, request.memory, request.settings, [size], **options)
         self._key, self._model, self._plans = key, model, {kind: plans[size]}
         return model, plans[size]

@@ -38,6 +38,7 @@ class ClipWork:
         batch: number of clips sampled together.
         decode_chunk: frames decoded at a time; None is all.
         draws: given draws, arrays or shapes; None for those of a seed.
+        preview: whether the run gives previews, see `sampler.sample`.
     """
 
     model: SVD
@@ -47,6 +48,7 @@ class ClipWork:
     batch: int = 1
     decode_chunk: int | None = None
     draws: Draws | None = None
+    preview: bool = False
 
     @functools.cached_property
     def shapes(self) -> SVD:
@@ -144,9 +146,9 @@ def sample_programs(work: ClipWork, passes: str) -> tuple[list[Program], int]:
         at = jax.eval_shape(lambda first=first: run.rows(first, first + 1, dtype))
         weights = guide if kind.guided else dataclasses.replace(guide, scale=None)
         backward = None if kind.single else work.backward
-        made, held, kept = _programs_of(
-            passes, kind, (unet, backward, latents, at, conditioning, weights, draws), {"kind": kind, "trajectory": False}
-        )
+        # all of them, as `sampler.sample` gives them: JAX would compile a call with other keywords again
+        static = {"kind": kind, "trajectory": False, "clean": work.preview, "mesh": None}
+        made, held, kept = _programs_of(passes, kind, (unet, backward, latents, at, conditioning, weights, draws), static)
         programs += made
         held_bytes = max(held_bytes, held)
         streams = {run.stream(k) for k, its in enumerate(run.kinds) if its == kind}

@@ -75,6 +75,14 @@ def test_rows_of_one_shape_compile_once_and_equal_single_runs(lively_model, fold
     assert np.abs(read(folder / "b").astype(int) - read(folder / "a")).mean() > 1
 
 
+def test_a_planned_run_compiles_nothing_again(lively_model, folder):
+    """What the plan compiled, the run finds in JAX's cache of this process."""
+    keyframes = [str(folder / f"000{k}.png") for k in (1, 2)]
+    with compilations() as found:
+        assert main([*keyframes, "--model", str(lively_model), *TINY, "--memory", "0.5", "-o", str(folder / "a")]) == 0
+    assert [found.count(f"jit({name})") for name in ("scan", "encode_keyframes", "stage")] == [1, 1, 1]
+
+
 @pytest.mark.heavy
 def test_a_folder_of_frames_equals_a_chain(lively_model, folder):
     frames = [str(folder / f"000{k}.png") for k in (1, 2, 3)]
