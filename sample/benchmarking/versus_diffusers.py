@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import json
 import os
 import signal
@@ -25,9 +24,10 @@ import numpy as np
 from sample.benchmarking import timing
 from sample.benchmarking.results import Comparison, Timings
 from sample.benchmarking.workloads import Workload
+from sample.gpu_report import failures
 from svdjax.devices import xla_options
 from svdjax.diffusers_layout.name_table import torch_row
-from svdjax.errors import InputError
+from svdjax.errors import InputError, one_line
 from svdjax.models.svd import leaves
 
 if TYPE_CHECKING:
@@ -40,20 +40,24 @@ if TYPE_CHECKING:
 _AGREEMENT = {("cpu", "float32"): 1e-4}
 _AGREEMENT_OTHERWISE = 0.1
 
-# In PyTorch's messages on GPUs and CPUs, and the name of its exception
-_OUT_OF_MEMORY = ("OutOfMemoryError", "out of memory", "not enough memory", "can't allocate memory")
-
 
 @contextlib.contextmanager
 def out_of_memory_in_one_line() -> Iterator[None]:
-    """Raise `InputError` if PyTorch, its own process or NumPy runs out of memory within the block or the decorated function."""
+    """Raise `InputError` if a step runs out of memory within the block or the decorated function, with the library's reason.
+
+    JAX's errors are those of our step, all others those of PyTorch, its own process, or NumPy, which makes its weights.
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as e:
-        if isinstance(e, RuntimeError) and not any(part in f"{type(e).__name__}: {e}" for part in _OUT_OF_MEMORY):
+        if not failures.is_out_of_memory(e):
             raise
+        whose = "svdjax's step, beside PyTorch's," if isinstance(e, jax.errors.JaxRuntimeError) else "PyTorch's step"
+        reason = one_line(str(e).strip().partition("\n")[0], failures.LONGEST)  # how much it asked for
         advice = "try a smaller --size or --batch-size, fewer --num-frames, or --dtype bfloat16"
-        raise InputError(f"--against diffusers: PyTorch's step doesn't fit in memory: {advice}") from None
+        raise InputError(
+            f"--against diffusers: {whose} doesn't fit in memory{f' ({reason})' if reason else ''}: {advice}"
+        ) from None
 
 
 def require_diffusers() -> None:
@@ -62,9 +66,9 @@ def require_diffusers() -> None:
     Raises:
         InputError: PyTorch or diffusers isn't installed, or PyTorch can't use the device that JAX uses.
     """
-    missing = [name for name in ("torch", "diffusers") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(f'--against diffusers: {" and ".join(missing)} not installed: pip install -e ".[test]"')
+    lacking = failures.not_installed(failures.PYTORCH)
+    if lacking is not None:
+        raise InputError(f"--against diffusers: {lacking}")
     backend = jax.default_backend()
     if backend == "cpu":
         return
@@ -210,5 +214,5 @@ def peak_in_own_process(module: str, request: dict[str, Any]) -> int:
     if done.returncode == -signal.SIGKILL:  # by the kernel, which ends the process that needs the most memory
         raise MemoryError
     if done.returncode:
-        raise RuntimeError(f"measuring PyTorch's memory failed: {done.stderr.strip()[-500:]}")
+        raise RuntimeError(f"measuring PyTorch's memory failed: {failures.of_command(done.returncode, done.stderr)}")
     return json.loads(done.stdout.splitlines()[-1])["peak_bytes"]

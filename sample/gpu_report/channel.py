@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 import json
 import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from sample.gpu_report.failures import describe
 from svdjax.config import SVDConfig
-from svdjax.errors import InputError, one_line
-from svdjax.runtime import cli
-
-PYTORCH = ("torch", "diffusers")  # of the extra `test`
-_LONGEST = 400  # characters of an error in the report
-# In messages or names of exceptions of XLA and PyTorch
-_OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OutOfMemoryError", "out of memory", "not enough memory", "MemoryError")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,19 +92,6 @@ class Reporter:
     def _send(self, kind: str, value: Any) -> None:
         self._stream.write(json.dumps({kind: value}) + "\n")
         self._stream.flush()
-
-
-def missing(packages: Iterable[str]) -> list[str]:
-    """The packages that aren't installed."""
-    return [name for name in packages if importlib.util.find_spec(name) is None]
-
-
-def describe(error: Exception) -> str:
-    """One line for an exception; memory errors of all libraries read the same."""
-    text = f"{type(error).__name__}: {error}"
-    if not isinstance(error, InputError) and any(part in text for part in _OUT_OF_MEMORY):
-        return f"out of memory ({one_line(text, _LONGEST // 2)})"
-    return cli.describe(error) or one_line(text, _LONGEST)
 
 
 def begin() -> tuple[Request, Reporter]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sample.gpu_report.channel import PYTORCH
+from sample.gpu_report.failures import PYTORCH
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+from sample.gpu_report import failures
 from sample.gpu_report.channel import Request
 from sample.gpu_report.parts import Part
 
@@ -114,9 +115,9 @@ def run(part: Part, request: Request, limit: float, scratch: Path, log: TextIO, 
             else:
                 on_message(kind, value)
         status = process.wait(timeout=max(deadline - time.monotonic(), 1))
-        return error or _reason(status)
+        return error or failures.ended(status)
     except BrokenPipeError:  # it ended before it read the request
-        return _reason(process.wait()) or "ended without results"
+        return failures.ended(process.wait()) or "ended without results"
     except subprocess.TimeoutExpired:  # all results are there, but the process hangs
         return error
     finally:
@@ -127,14 +128,6 @@ def _read(stream: TextIO, lines: queue.Queue[str | None]) -> None:
     for line in stream:
         lines.put(line)
     lines.put(None)
-
-
-def _reason(status: int) -> str | None:
-    if status == -signal.SIGKILL:
-        return "killed by the system, probably for lack of host memory"
-    if status < 0:
-        return f"crashed: {signal.Signals(-status).name}"
-    return f"failed with exit status {status} (log.txt has its output)" if status else None
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from sample.gpu_report import markdown, process
-from sample.gpu_report.channel import Request, missing
+from sample.gpu_report.channel import Request
+from sample.gpu_report.failures import not_installed
 from sample.gpu_report.options import ReportOptions, resolve
 from sample.gpu_report.parts import PARTS, PROBE, Part
 from sample.gpu_report.results import PartResult, Results
@@ -130,10 +131,10 @@ def _begin(options: ReportOptions, clock: Clock, scratch: Path, log: TextIO) -> 
 def _measure(part: Part, request: Request, results: Results, clock: Clock, folder: Path, scratch: Path, log: TextIO) -> None:
     """Run a part, or skip it with a reason, and write the files."""
     result = results.parts[part.name]
-    lacking, expected = missing(part.packages), result.expected_seconds
+    lacking, expected = not_installed(part.packages), result.expected_seconds
     if lacking:
         result.status = "skipped"
-        result.notes.append(f'{" and ".join(lacking)} not installed: pip install -e ".[test]"')
+        result.notes.append(lacking)
     elif part.gpu_only and not request.gpu:
         result.status = "skipped"
         result.notes.append("needs a GPU")

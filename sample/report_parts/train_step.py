@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from sample.benchmarking.workloads import PRESETS
-from sample.gpu_report.channel import PYTORCH, Reporter, Request, missing
+from sample.gpu_report.channel import Reporter, Request
+from sample.gpu_report.failures import PYTORCH, not_installed, of_command
 from svdjax.errors import InputError
 
 FRAMES = 14  # of the paper's training clips
@@ -22,9 +23,10 @@ TASK = " ..."  # end of a line of progress of the benchmark
 
 def measure(request: Request, reporter: Reporter) -> None:
     """Report our step at full size; compared with PyTorch's at full size where that fits, else at a smaller size."""
-    compared = not missing(PYTORCH)
-    if not compared:
-        reporter.note(f"no comparison: {' and '.join(missing(PYTORCH))} not installed")
+    lacking = not_installed(PYTORCH)
+    compared = lacking is None
+    if lacking is not None:
+        reporter.note(f"no comparison with PyTorch: {lacking}")
     fits = not request.gpu or (request.memory_bytes or 0) >= OFFICIAL_BYTES
     _benchmark(request, request.size, compared and fits, reporter.progress, reporter.results)
     if compared and not fits:
@@ -54,7 +56,7 @@ def _benchmark(
         command = ["--train", model, request.model, "--size", f"{size[0]}x{size[1]}", "--num-frames", str(frames)]
         command += ["--dtype", request.dtype, "--batch-size", "1", "--repeats", str(request.repeats), "--json", str(file)]
         command += ["--against", "diffusers"] if against else []
-        last, before = "", {}
+        lines, before = [], {}
         with subprocess.Popen(
             [sys.executable, "-P", "-m", "sample.benchmark", *command],
             stdin=subprocess.DEVNULL,
@@ -65,14 +67,14 @@ def _benchmark(
             for line in process.stderr:
                 sys.stderr.write(line)
                 sys.stderr.flush()
-                last = line.strip() or last
-                if last.endswith(TASK):
-                    progress(last.removesuffix(TASK))
+                lines.append(line)
+                if line.rstrip().endswith(TASK):
+                    progress(line.rstrip().removesuffix(TASK))
                 if file.exists() and (values := _measured(file)) != before:
                     before = values
                     found(values)
         if process.returncode:
-            raise InputError(f"the training benchmark failed: {last}")
+            raise InputError(f"the training benchmark failed: {of_command(process.returncode, ''.join(lines))}")
         if (values := _measured(file)) != before:
             found(values)
 

@@ -125,7 +125,7 @@ write(against_diffusers={{"ratio": 2.0}})
 """
 
 
-@pytest.mark.parametrize(("size", "error"), [((24, 16), None), ((1024, 576), "benchmark failed: error: out of memory")])
+@pytest.mark.parametrize(("size", "error"), [((24, 16), None), ((1024, 576), "benchmark failed: out of memory")])
 def test_training_step_keeps_what_came_before_a_failed_comparison(size, error, tmp_path, monkeypatch):
     """The benchmark's process is faked."""
     pytest.importorskip("diffusers")
