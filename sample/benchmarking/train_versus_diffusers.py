@@ -38,7 +38,7 @@ def compare(workload: TrainWorkload, program: timing.Program, dtype: str, repeat
         repeats: timed runs of each.
 
     Raises:
-        RuntimeError: losses or gradients differ by more than rounding.
+        RuntimeError: losses or gradients differ by too much, see `check_agreement`.
     """
     import torch
 

@@ -115,6 +115,14 @@ def test_disagreement_stops_the_comparison(tiny):
         versus_diffusers.compare(tiny, program, "float32", 1)
 
 
+def test_disagreement_in_16_bits_is_only_reported(capsys):
+    versus_diffusers.check_agreement("gradients", 0.2, "bfloat16")
+    assert "note: gradients of svdjax and diffusers differ by 2.0e-01" in capsys.readouterr().err
+    for difference, dtype in ((0.2, "float32"), (math.nan, "bfloat16")):
+        with pytest.raises(RuntimeError, match=r"gradients .* differ by"):
+            versus_diffusers.check_agreement("gradients", difference, dtype)
+
+
 def test_official_step_needs_the_rotation(tiny):
     """The lean variant agrees with the full official step; unrotated maps don't."""
     from sample.benchmarking import torch_dual_step
