@@ -49,7 +49,7 @@ MOST_DECODES = 3  # one decode takes as long as many steps
 
 
 def measure(options: BenchmarkOptions, save: Callable[[Measurements], None]) -> Measurements | Plan:
-    """Run the benchmark that the options ask for; `save` keeps what is measured before a comparison with PyTorch."""
+    """Run the benchmark that the options ask for; `save` keeps what is measured before a stage that can fail."""
     if options.target is not None:
         if options.training is not None:
             return train_benchmark.plan_training(options, options.training, options.target)

@@ -81,7 +81,7 @@ def _planned(program: ProgramResult, *, in_total: bool) -> Rows:
     label, plan = program.name.replace("_", " "), program.plan
     others = _OTHER_ARGUMENTS.get(program.name, "latents")
     rows = [
-        (f"{label}: operations", _tera(program.flops)),
+        (f"{label}: operations", _tera(program.flops or 0)),
         (f"{label}: scratch", f"{_giga(plan.scratch_bytes)} as compiled for this device"),
         (f"{label}: arguments", f"{_giga(plan.argument_bytes)} (weights, {others})"),
     ]
@@ -98,7 +98,7 @@ def _timed(program: ProgramResult, timing: ProgramTiming, platform: str, *, step
     rate = f", {1 / median:.3f} steps/s" if steps_per_second else ""
     return [
         (program.name.replace("_", " "), _seconds(timing.seconds) + rate),
-        ("  operations", f"{_tera(program.flops)}, {_tera(program.flops / median)}/s"),
+        ("  operations", f"{_tera(program.flops or 0)}, {_tera(program.flops_per_second or 0)}/s"),
         ("  compiling", f"{compiling}, and {plan.trace_seconds:.1f} s of tracing"),
         ("  scratch", f"{_giga(plan.scratch_bytes)} planned by XLA"),
         ("  peak memory", f"{_giga(timing.peak_bytes)} {_PEAK_OF.get(platform, 'used on the device so far')}"),

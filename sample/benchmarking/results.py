@@ -53,10 +53,11 @@ class ProgramPlan:
 
 @dataclass(frozen=True)
 class ProgramTiming:
-    """Measurements of runs of a program: seconds, and the peak memory of the device (of a CPU: of the process) in bytes."""
+    """Runs of a program: seconds, and the peak memory of the device (of a CPU: of the process) in bytes, after and before."""
 
     seconds: Timings
     peak_bytes: int
+    peak_before_bytes: int  # a peak never falls: if it was as high before the runs, theirs is unknown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,27 +66,27 @@ class ProgramResult:
 
     Attributes:
         name: `dual_step`, `decode` or `train_step`.
-        flops: floating-point operations of a run.
         plan: how it was compiled.
+        flops: floating-point operations of a run; None before they are counted.
         timing: None if it was only compiled.
     """
 
     name: str
-    flops: int
     plan: ProgramPlan
+    flops: int | None = None
     timing: ProgramTiming | None = None
 
     @property
     def flops_per_second(self) -> float | None:
-        return None if self.timing is None else self.flops / self.timing.seconds.median
+        return None if self.timing is None or self.flops is None else self.flops / self.timing.seconds.median
 
     def to_json(self) -> dict[str, Any]:
         """`NAME_flops`, `NAME_scratch_bytes`, ...; a key is absent if its value wasn't measured."""
-        plan = dataclasses.asdict(self.plan)
-        del plan["total_bytes"]  # only reported for a training step
+        plan, timing = dataclasses.asdict(self.plan), self.timing
         values: dict[str, Any] = {"flops": self.flops, **plan, "flops_per_second": self.flops_per_second}
-        if self.timing is not None:
-            values |= {**self.timing.seconds.to_json("seconds"), "peak_bytes": self.timing.peak_bytes}
+        if timing is not None:
+            values |= timing.seconds.to_json("seconds")
+            values |= {"peak_bytes": timing.peak_bytes, "peak_before_bytes": timing.peak_before_bytes}
         return {f"{self.name}_{key}": value for key, value in values.items() if value is not None}
 
 
@@ -234,8 +235,7 @@ class Measurements:
         """All measurements by key; a key is absent if its value wasn't measured."""
         values: dict[str, Any] = {key: value for program in self.programs for key, value in program.to_json().items()}
         if self.training is not None:
-            values |= dataclasses.asdict(self.training)
-            values |= {"train_step_total_bytes": self.step.plan.total_bytes, "train_steps_per_second": self.steps_per_second}
+            values |= {**dataclasses.asdict(self.training), "train_steps_per_second": self.steps_per_second}
         if self.mesh is not None:
             values["mesh"] = self.mesh
         if self.traffic is not None:

@@ -147,8 +147,9 @@ def time_program(name: str, program: Program, repeats: int) -> ProgramTiming:
     """Time a compiled program, and measure its peak memory."""
     progress(f"timing {name}")
     host_memory.reset()
+    before = peak_bytes()
     seconds = interleaved({name: program.run}, repeats)[name]
-    return ProgramTiming(seconds, peak_bytes())
+    return ProgramTiming(seconds, peak_bytes(), before)
 
 
 def progress(message: str) -> None:

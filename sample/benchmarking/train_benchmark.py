@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from sample.benchmarking import flops, timing, train_versus_diffusers, train_workload
 from sample.benchmarking.options import BenchmarkOptions
@@ -24,6 +24,7 @@ from svdjax.devices.target import NVIDIA_GPU, made_for
 from svdjax.memory.programs import Program
 from svdjax.parallel import mesh
 from train.steps.settings import FinetuningSettings
+from train.steps.state import State
 from train.steps.train_plan import make_plan
 
 
@@ -59,40 +60,49 @@ def measure_training(
 
     Args:
         options, training: of the command.
-        save: called with what is measured before the comparison with PyTorch, which can run out of memory.
+        save: called with what is measured so far before each stage that takes long, which then begins with a line of progress.
     """
     sizes = training.mesh or {"data": 1}
     devices = mesh.make_mesh(sizes, jax.devices()[: math.prod(sizes.values())])
     mesh.check_batch(training.batch_size, 1, devices)
     run = not options.compile_only
     workload = train_workload.make(options.config, _settings(options, training), options.dtype, devices, allocate=run)
-    progress("counting operations")
-    operations = flops.count(workload.update, *workload.arguments)
     progress("compiling the training step" + (" twice: without a cache, then from a warm cache" if run else ""))
     program = timing.compile_program(workload.update, workload.arguments, warm=run, steps=True, **workload.jit)
+    # runs and other memory layouts delete arrays
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), workload.arguments)
     state, *others = program.arguments
-    first = jax.tree.map(jnp.copy, state) if options.against_diffusers else None  # timing donates the state
-    step = ProgramResult(
-        name="train_step",
-        flops=operations,
-        plan=program.plan,
-        timing=timing.time_program("train_step", program, options.repeats) if run else None,
-    )
-    measured = Measurements(
-        programs=[step],
-        matmul=timing.matmul_limit(options.dtype) if run else None,
-        training=_setup(workload, training),
-        traffic=collectives.traffic(program.compiled, devices) if devices.size > 1 else None,
-    )
-    if options.against_diffusers:
+    step = ProgramResult(name="train_step", plan=program.plan)
+    traffic = collectives.traffic(program.compiled, devices) if devices.size > 1 else None
+    measured = Measurements(programs=[step], training=_setup(workload, training), traffic=traffic)
+    save(measured)
+    first = _in_host_memory(state) if options.against_diffusers else None  # timing donates the state
+    if run:
+        step = dataclasses.replace(step, timing=timing.time_program("train_step", program, options.repeats))
+        measured = dataclasses.replace(measured, programs=[step])
+        save(measured)
+        measured = dataclasses.replace(measured, matmul=timing.matmul_limit(options.dtype))
+        save(measured)
+    progress("counting operations")
+    step = dataclasses.replace(step, flops=flops.count(workload.update, *shapes))
+    measured = dataclasses.replace(measured, programs=[step])
+    if first is not None:
         save(measured)
         progress("timing diffusers and svdjax alternately")
         assert program.restart is not None
+        first = first()
         program.restart(first)  # the first steps of both are compared
         workload = dataclasses.replace(workload, arguments=(first, *others))
         comparison = train_versus_diffusers.compare(workload, program, options.dtype, options.repeats)
         measured = dataclasses.replace(measured, comparison=comparison)
     return measured
+
+
+def _in_host_memory(state: State) -> Callable[[], State]:
+    """Copy a state to the host, where it doesn't count in the device's peak; return a function that puts the copy back."""
+    shardings = jax.tree.map(lambda x: x.sharding, state)
+    copy = jax.tree.map(np.array, state)
+    return lambda: jax.device_put(copy, shardings)
 
 
 def _settings(options: BenchmarkOptions, training: TrainingOptions) -> FinetuningSettings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +12,8 @@ import numpy as np
 
 from sample.benchmarking import flops, timing, versus_diffusers, workloads
 from sample.benchmarking.decoding import compile_decode
-from sample.benchmarking.results import Measurements, ProgramResult
+from sample.benchmarking.results import ProgramResult
 from sample.gpu_report.channel import Reporter, Request
-from sample.report_parts.dual_step import planned
 from sample.report_parts.parity import relative
 from svdjax.diffusers_layout.config_files import other_json
 from svdjax.memory.precision import stats_dtype
@@ -36,16 +36,14 @@ def measure(request: Request, reporter: Reporter) -> None:
     latents = jax.random.normal(jax.random.key(1), shape)
     reporter.progress("compiling")
     program = compile_decode(request.config, vae, latents, request.dtype, warm=True)
-    reporter.results(planned("decode", program))
+    decode = ProgramResult(name="decode", plan=program.plan)
+    reporter.results({**decode.to_json(), "decode_dtype": str(jnp.dtype(dtype))})
     reporter.progress("timing")
     repeats = min(request.repeats, MOST_REPEATS)
-    decode = ProgramResult(
-        name="decode",
-        flops=flops.count(workloads.decode, vae, latents),
-        plan=program.plan,
-        timing=timing.time_program("decode", program, repeats),
-    )
-    reporter.results(Measurements(programs=[decode]).to_json())
+    decode = dataclasses.replace(decode, timing=timing.time_program("decode", program, repeats))
+    reporter.results(decode.to_json())
+    decode = dataclasses.replace(decode, flops=flops.count(workloads.decode, vae, latents))
+    reporter.results(decode.to_json())
     with reporter.attempt("comparison with PyTorch"):
         versus_diffusers.require_diffusers()
         reporter.progress("timing PyTorch's decoding and ours alternately")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from sample.benchmarking import flops, timing, versus_diffusers, workloads
 from sample.benchmarking.results import Measurements, ProgramResult
 from sample.gpu_report.channel import Reporter, Request
@@ -14,24 +16,19 @@ def measure(request: Request, reporter: Reporter) -> None:
     workload = workloads.make(request.config, request.size, request.num_frames, request.dtype, allocate=True)
     reporter.progress("compiling the step twice: without a cache, then from a warm cache")
     program = timing.compile_program(workloads.dual_step, workload.dual_step, warm=True, compiler_options=UNET_OPTIONS)
-    reporter.results(planned("dual_step", program))
+    step = ProgramResult(name="dual_step", plan=program.plan)
+    reporter.results(step.to_json())
     reporter.progress("timing the step")
-    step = ProgramResult(
-        name="dual_step",
-        flops=flops.count(workloads.dual_step, *workload.dual_step),
-        plan=program.plan,
-        timing=timing.time_program("dual_step", program, request.repeats),
-    )
-    reporter.results(Measurements(programs=[step]).to_json())
+    step = dataclasses.replace(step, timing=timing.time_program("dual_step", program, request.repeats))
+    reporter.results(step.to_json())
+    reporter.progress("timing a large matrix product")
     matmul = timing.matmul_limit(request.dtype)
+    reporter.results(Measurements(programs=[step], matmul=matmul).to_json())
+    reporter.progress("counting operations")
+    step = dataclasses.replace(step, flops=flops.count(workloads.dual_step, *workload.dual_step))
     reporter.results(Measurements(programs=[step], matmul=matmul).to_json())
     with reporter.attempt("comparison with PyTorch"):
         versus_diffusers.require_diffusers()
         reporter.progress("timing PyTorch's step and ours alternately")
         comparison = versus_diffusers.compare(workload, program, request.dtype, request.repeats)
         reporter.results({"against_diffusers": comparison.to_json()})
-
-
-def planned(name: str, program: timing.Program) -> dict[str, int]:
-    """The program's planned total, and the device's peak so far: only a later, higher peak is the program's own."""
-    return {f"{name}_total_bytes": program.plan.total_bytes, f"{name}_peak_before_bytes": timing.peak_bytes()}

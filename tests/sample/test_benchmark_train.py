@@ -53,7 +53,7 @@ def run(model, tmp_path_factory):
     with contextlib.redirect_stdout(shown), saved, mock.patch.object(timing, "_MATMUL", {"cpu": (64, 1), "gpu": (64, 1)}):
         arguments = ["--train", "--no-remat", "--model", str(model), "--repeats", "2", "--against", "diffusers"]
         assert benchmark.main([*arguments, "--json", str(file)]) == 0
-    return written[1] | {"before": written[0]}, shown.getvalue()
+    return written[-1] | {"before": written[-2]}, shown.getvalue()
 
 
 @pytest.mark.heavy
