@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -16,18 +17,19 @@ from sample.gpu_report.failures import PYTORCH, not_installed, of_command
 from svdjax.errors import InputError
 
 FRAMES = 14  # of the paper's training clips
-OFFICIAL_BYTES = 120e9  # PyTorch's step at full size next to ours; the official code asks for a GPU of 80 GB
-SMALLER = (576, 320)  # size of the comparison on other GPUs, (width, height)
+OFFICIAL_BYTES = 120e9  # PyTorch's step of SVD-XT next to ours, 14 frames of `FULL`; the official code asks for 80 GB
+FULL = (1024, 576)  # (width, height)
+SMALLER = (576, 320)  # size of the comparison where the size of the report needs too much memory
 TASK = " ..."  # end of a line of progress of the benchmark
 
 
 def measure(request: Request, reporter: Reporter) -> None:
-    """Report our step at full size; compared with PyTorch's at full size where that fits, else at a smaller size."""
+    """Report our step; compared with PyTorch's at the same size where both fit, else at a smaller size."""
     lacking = not_installed(PYTORCH)
     compared = lacking is None
     if lacking is not None:
         reporter.note(f"no comparison with PyTorch: {lacking}")
-    fits = not request.gpu or (request.memory_bytes or 0) >= OFFICIAL_BYTES
+    fits = not request.gpu or _comparison_fits(request)
     _benchmark(request, request.size, compared and fits, reporter.progress, reporter.results)
     if compared and not fits:
         size = f"{SMALLER[0]}x{SMALLER[1]}"
@@ -41,6 +43,13 @@ def measure(request: Request, reporter: Reporter) -> None:
             )
 
 
+def _comparison_fits(request: Request) -> bool:
+    """Whether the GPU has the memory for both steps, in proportion to the pixels. A size up to the smaller one is tried."""
+    pixels, full = math.prod(request.size), math.prod(FULL)
+    needed = OFFICIAL_BYTES * pixels / full * min(FRAMES, request.num_frames) / FRAMES
+    return (request.memory_bytes or 0) >= needed or pixels <= math.prod(SMALLER)
+
+
 def _benchmark(
     request: Request,
     size: tuple[int, int],
@@ -48,7 +57,7 @@ def _benchmark(
     progress: Callable[[str], None],
     found: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Call `found` with the measurements of `--json`, first those before the comparison, and `progress` with each task."""
+    """Call `found` with the measurements of `--json` so far whenever there are more, and `progress` with each task."""
     model = "--preset" if request.model in PRESETS else "--model"
     frames = min(FRAMES, request.num_frames)
     with tempfile.TemporaryDirectory(prefix="svdjax-report-") as folder:
@@ -57,6 +66,13 @@ def _benchmark(
         command += ["--dtype", request.dtype, "--batch-size", "1", "--repeats", str(request.repeats), "--json", str(file)]
         command += ["--against", "diffusers"] if against else []
         lines, before = [], {}
+
+        def look() -> None:
+            nonlocal before
+            if file.exists() and (values := _measured(file)) != before:
+                before = values
+                found(values)
+
         with subprocess.Popen(
             [sys.executable, "-P", "-m", "sample.benchmark", *command],
             stdin=subprocess.DEVNULL,
@@ -70,13 +86,10 @@ def _benchmark(
                 lines.append(line)
                 if line.rstrip().endswith(TASK):
                     progress(line.rstrip().removesuffix(TASK))
-                if file.exists() and (values := _measured(file)) != before:
-                    before = values
-                    found(values)
+                look()
+        look()
         if process.returncode:
             raise InputError(f"the training benchmark failed: {of_command(process.returncode, ''.join(lines))}")
-        if (values := _measured(file)) != before:
-            found(values)
 
 
 def _measured(file: Path) -> dict[str, Any]:
