@@ -12,6 +12,7 @@ from flax import nnx
 
 from sample.benchmarking import timing, workloads
 from sample.gpu_report.channel import Reporter, Request
+from svdjax.devices.xla_options import UNET_OPTIONS
 from svdjax.kernels.choice import PALLAS, XLA, using
 from svdjax.models.initialize import abstract
 from svdjax.models.layers import FeedForward
@@ -53,7 +54,7 @@ def _compare(request: Request, tokens: int, channels: int) -> dict[str, Any]:
     for name in (XLA, PALLAS):
         with using(name):
             used[name] = uses_pallas(_apply, layer, x)
-            programs[name] = timing.compile_program(_apply, (layer, x), warm=False)
+            programs[name] = timing.compile_program(_apply, (layer, x), warm=False, compiler_options=UNET_OPTIONS)
     timings = timing.interleaved({name: program.run for name, program in programs.items()}, 4 * request.repeats)
     xla, pallas = (programs[name].run().astype(jnp.float32) for name in (XLA, PALLAS))
     return {

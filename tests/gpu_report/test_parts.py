@@ -7,9 +7,11 @@ import pytest
 
 import svdjax
 from sample.benchmarking import decoding as benchmarked_decoding
+from sample.benchmarking import timing
 from sample.gpu_report.channel import Request
-from sample.report_parts import decoding, limited_clip, parity, recording
+from sample.report_parts import decoding, layer_kernels, limited_clip, parity, recording
 from svdjax.devices.target import Target
+from svdjax.devices.xla_options import UNET_OPTIONS
 
 
 def test_request_survives_the_channel(small):
@@ -73,3 +75,17 @@ def test_a_clip_from_a_model_in_host_memory(reported, small):
     assert found["clip_limit_bytes"] is None
     assert found["clip_seconds"] > 0
     assert found["clip_peak_bytes"] > 0
+
+
+def test_layers_are_compiled_as_the_unet_is(small, monkeypatch):
+    """A GPU may choose other kernels with other options."""
+    compiled, compile_program = [], timing.compile_program
+
+    def recorded(*args, **options):
+        compiled.append(options["compiler_options"])
+        return compile_program(*args, **options)
+
+    monkeypatch.setattr(timing, "compile_program", recorded)
+    values = layer_kernels._compare(small(), 8, 32)
+    assert compiled == [UNET_OPTIONS] * 2
+    assert values["relative_difference"] < 1e-6  # rounding of float32
