@@ -11,7 +11,7 @@ import numpy as np
 import svdjax
 from sample.benchmarking import timing, workloads
 from sample.gpu_report.channel import Reporter, Request
-from svdjax.media.output_plan import plan_output
+from svdjax.media.output_plan import OutputPlan, plan_output
 from svdjax.media.video import write_video
 from svdjax.memory.precision import stats_dtype
 from svdjax.models.backward import VALUES, names_of_kinds
@@ -28,35 +28,37 @@ FPS = 7
 
 def measure(request: Request, reporter: Reporter) -> None:
     """Report the plan with its time, the time of a first clip, with all other compilation, and of a second one."""
+    output = plan_output(Path(request.folder) / FILE, overwrite=True, size=request.size, fps=FPS)
     reporter.progress("making random weights")
     model = random_model(request)
-    first, last = keyframes(request.size)
     report_plan(model, request, STEPS, reporter)
-    for key in ("clip_first", "clip"):
-        reporter.progress("first clip, with compilation" if key == "clip_first" else "second clip")
-        sampled = [0.0]
+    for key, which in (("clip_first", "first clip, with compilation"), ("clip", "second clip")):
+        reporter.progress(which)
+        _make_clip(model, request, output, key, reporter)
+        reporter.results({"clip_steps": STEPS, "clip_frames": request.num_frames, "file": FILE})
 
-        def progress(done: int, total: int, sampled: list[float] = sampled) -> None:
-            sampled[0] = time.perf_counter()
 
-        started = time.perf_counter()
-        frames = svdjax.interpolate(model, first, last, steps=STEPS, num_frames=request.num_frames, progress=progress)
-        decoded = time.perf_counter()
-        write_video(plan_output(Path(request.folder) / FILE, overwrite=True), frames, FPS)
-        written = time.perf_counter()
-        reporter.results(
-            {
-                f"{key}_seconds": written - started,
-                f"{key}_encode_and_sample_seconds": sampled[0] - started,
-                f"{key}_decode_seconds": decoded - sampled[0],
-                f"{key}_write_seconds": written - decoded,
-            }
-        )
-    reporter.results({"clip_steps": STEPS, "clip_frames": len(frames), "clip_peak_bytes": timing.peak_bytes(), "file": FILE})
+def _make_clip(model: SVD, request: Request, output: OutputPlan, key: str, reporter: Reporter) -> None:
+    """Make and write a clip; report each time as soon as it is known, under keys that begin with `key`, and the peak."""
+    first, last = keyframes(request.size)
+    started = sampled = time.perf_counter()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal sampled
+        sampled = time.perf_counter()
+        if done == total:
+            reporter.results({f"{key}_encode_and_sample_seconds": sampled - started})
+
+    frames = svdjax.interpolate(model, first, last, steps=STEPS, num_frames=request.num_frames, progress=progress)
+    decoded = time.perf_counter()
+    reporter.results({f"{key}_decode_seconds": decoded - sampled, "clip_peak_bytes": timing.peak_bytes()})
+    write_video(output, frames, FPS)
+    written = time.perf_counter()
+    reporter.results({f"{key}_write_seconds": written - decoded, f"{key}_seconds": written - started})
 
 
 def report_plan(model: SVD, request: Request, steps: int, reporter: Reporter) -> None:
-    """Report the plan of a clip within JAX's memory, and how long planning took; on a CPU there is none."""
+    """Report the plan of a clip within JAX's memory and how long planning took (none on a CPU), and the peak so far."""
     reporter.progress("planning: compiling the programs")
     started = time.perf_counter()
     settings = settings_for(model, "dual", steps=steps, num_frames=request.num_frames)
@@ -66,6 +68,7 @@ def report_plan(model: SVD, request: Request, steps: int, reporter: Reporter) ->
         seconds = time.perf_counter() - started
         values = {"clip_total_bytes": plan.peak_bytes, "clip_transfer_bytes": plan.transfer_bytes}
         reporter.results({"clip_plan_seconds": seconds, **values})
+    reporter.results({"clip_peak_before_bytes": timing.peak_bytes()})
 
 
 def random_model(request: Request) -> SVD:

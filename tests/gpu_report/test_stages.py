@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+import svdjax
 from sample.benchmarking import flops, timing
 from sample.benchmarking.results import MatmulLimit, ProgramPlan, ProgramTiming, Timings
-from sample.report_parts import decoding, dual_step
+from sample.report_parts import decoding, dual_step, whole_clip
+from svdjax.errors import InputError
 
 PLAN = ProgramPlan(
     trace_seconds=1.0,
@@ -60,3 +63,34 @@ def test_times_come_before_counting(name, program, reported, small, monkeypatch)
     assert found[f"{name}_seconds"] == 1
     assert (found[f"{name}_peak_before_bytes"], found[f"{name}_peak_bytes"]) == (6, 7)
     assert ("matmul_size" in found) == (name == "dual_step")
+
+
+def test_stages_of_a_clip(reported, small, monkeypatch, tmp_path):
+    """The time of sampling comes before decoding; that of decoding, and the peak, before writing."""
+    found, (reporter, results) = {}, reported
+
+    def interpolate(*_, progress, **__):
+        for done in (1, 2):
+            progress(done, 2)
+            found[f"evaluation {done}"] = results().keys()
+        return np.zeros((3, 16, 24, 3), np.uint8)
+
+    def write_video(*_):
+        found["decoding"] = results().keys()
+        raise AtLimit
+
+    monkeypatch.setattr(svdjax, "interpolate", interpolate)
+    monkeypatch.setattr(whole_clip, "write_video", write_video)
+    with pytest.raises(AtLimit):
+        whole_clip.measure(small(folder=str(tmp_path)), reporter)
+    planned = {"clip_peak_before_bytes"}
+    sampled = planned | {"clip_first_encode_and_sample_seconds"}
+    decoded = sampled | {"clip_first_decode_seconds", "clip_peak_bytes"}
+    assert found == {"evaluation 1": planned, "evaluation 2": sampled, "decoding": decoded}
+
+
+def test_output_of_a_clip_is_checked_first(sent, small, tmp_path):
+    reporter, values = sent
+    with pytest.raises(InputError, match=r"clip\.mp4"):
+        whole_clip.measure(small(folder=str(tmp_path / "missing")), reporter)
+    assert not values("progress")
