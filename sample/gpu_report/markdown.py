@@ -78,16 +78,19 @@ _PROGRAMS = (("sampling step", "dual_step"), ("decoding", "decode"), ("training 
 
 
 def _speeds(results: Results) -> list[Row]:
-    step = results.of("dual_step")
-    limit = step.get("matmul_flops_per_second")
-    rows = []
+    rows, dtype, key = [], results.setup["dtype"], "matmul_flops_per_second"
+    # both steps measure the same product; one of them may be missing
+    measured = next((found for found in map(results.of, ("dual_step", "train_step")) if key in found), {})
+    limit = measured.get(key)
     if limit is not None:
-        size = step["matmul_size"]
-        rows.append((f"matrix product, {size}x{size}, {results.setup['dtype']}", _tera(limit), "100 %"))
+        size = measured["matmul_size"]
+        rows.append((f"matrix product, {size}x{size}, {dtype}", _tera(limit), "100 %"))
     for label, name in _PROGRAMS:
-        speed = results.of(name).get(f"{name}_flops_per_second")
+        values = results.of(name)
+        speed, own = values.get(f"{name}_flops_per_second"), values.get(f"{name}_dtype", dtype)
         if speed is not None:
-            rows.append((label, _tera(speed), f"{speed / limit:.0%}".replace("%", " %") if limit else NOTHING))
+            share = f"{speed / limit:.0%}".replace("%", " %") if limit and own == dtype else NOTHING
+            rows.append((label if own == dtype else f"{label}, {own}", _tera(speed), share))
     return rows
 
 
@@ -98,19 +101,26 @@ def _memory(results: Results) -> list[Row]:
         planned, peak, before = (values.get(f"{name}_{key}_bytes") for key in ("total", "peak", "peak_before"))
         if planned is None:
             continue
-        real = _gb(peak)
-        if results.setup["platform"] == "cpu" and peak:
-            real += ", the whole process"
-        elif before and peak and before >= peak:
-            real += ", reached before the program ran"
-        rows.append((label, _gb(planned), real, _gb(values.get("against_diffusers", {}).get("diffusers_peak_bytes"))))
+        official = values.get("against_diffusers", {}).get("diffusers_peak_bytes")
+        rows.append((label, _gb(planned), _real(results, peak, before), _gb(official)))
     for name in ("clip", "clip_12gb", "clip_8gb"):
         values = results.of(name)
         if (peak := values.get("clip_peak_bytes")) is not None:
             limit = values.get("clip_limit_bytes")
             label = "one clip" if limit is None else f"one clip, JAX limited to {_gb(limit)}"
-            rows.append((label, _gb(values.get("clip_total_bytes")), _gb(peak), NOTHING))
+            real = _real(results, peak, values.get("clip_peak_before_bytes"))
+            rows.append((label, _gb(values.get("clip_total_bytes")), real, NOTHING))
     return rows
+
+
+def _real(results: Results, peak: float | None, before: float | None) -> str:
+    """A peak, and what else it may be: a device's never falls, and planning or choosing kernels may have set it."""
+    text = _gb(peak)
+    if results.setup["platform"] == "cpu" and peak:
+        text += ", the whole process"
+    elif before and peak and before >= peak:
+        text += ", reached before the program ran"
+    return text
 
 
 def _compiling(results: Results) -> list[Row]:
@@ -132,10 +142,12 @@ def _parity(results: Results) -> list[Row]:
     labels = {"image_embeds": "image encoder", "image_latents": "VAE encoder", "v": "both directions' v", "frames": "decoder"}
     narrow, wide = parity.get("bfloat16", {}), parity.get("float32_highest", {})
     rows: list[Row] = [(label, _e(wide.get(key)), _e(narrow.get(key))) for key, label in labels.items() if wide]
-    step = results.of("dual_step").get("against_diffusers", {})
-    if step:
-        distance, dtype = _e(step["relative_difference"]), results.setup["dtype"]
-        rows.append(("sampling step of the benchmark, both in the same dtype", *_in_column(dtype, distance)))
+    train = results.of("train_step")
+    steps = {"sampling step": results.of("dual_step"), "gradients of the training step": train | train.get("smaller", {})}
+    for label, values in steps.items():
+        if step := values.get("against_diffusers"):
+            distance, dtype = _e(step["relative_difference"]), results.setup["dtype"]
+            rows.append((f"{label} of the benchmark, both in the same dtype", *_in_column(dtype, distance)))
     return rows
 
 
@@ -160,7 +172,8 @@ def _clip(results: Results) -> list[Row]:
     clip = results.of("clip")
     keys = ("_encode_and_sample_seconds", "_decode_seconds", "_write_seconds", "_seconds")
     labels = {"clip_first": "first clip, with compiling", "clip": "second clip"}
-    return [(label, *(_s(clip[name + key], 2) for key in keys)) for name, label in labels.items() if f"{name}_seconds" in clip]
+    times = {label: [clip.get(name + key) for key in keys] for name, label in labels.items()}
+    return [(label, *(_s(x, 2) for x in row)) for label, row in times.items() if any(row)]
 
 
 def _parts(results: Results) -> list[Row]:

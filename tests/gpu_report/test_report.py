@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from sample import benchmark
-from sample.gpu_report import markdown, process, run
+from sample.gpu_report import process, run
 from sample.gpu_report.options import ReportOptions
 from sample.gpu_report.parts import PARTS, PROBE, Part
-from sample.gpu_report.results import PartResult, Results
 
 DEVICE = {
     "date": "2000-01-01T00:00:00+00:00",
@@ -163,34 +162,6 @@ def test_parts_are_complete():
     for one in PARTS:
         path = Path(__file__).parents[2].joinpath(*one.module.split(".")).with_suffix(".py")
         assert "def measure(request: Request, reporter: Reporter)" in path.read_text()
-
-
-def test_tables():
-    step = {
-        "dual_step_seconds": 0.5,
-        "dual_step_flops_per_second": 4e14,
-        "matmul_flops_per_second": 8e14,
-        "matmul_size": 8192,
-        "dual_step_total_bytes": 11e9,
-        "dual_step_peak_bytes": 12e9,
-        "dual_step_peak_before_bytes": 4e9,
-        "against_diffusers": {
-            "ours_seconds": 0.5,
-            "diffusers_seconds": 1.5,
-            "diffusers_peak_bytes": 30e9,
-            "relative_difference": 1e-2,
-        },
-    }
-    results = Results(setup={**DEVICE, "model": "m", "width": 8, "height": 8, "num_frames": 2, "dtype": "bfloat16"})
-    results.parts["dual_step"] = PartResult(title="step", results=step)
-    results.parts["torch_compile"] = PartResult(title="compiled", results={"compiled_to_eager": 0.5}, notes=["a | b"])
-    text = markdown.render(results)
-    assert "| sampling step | 0.500 s | 1.500 s | 3.00 | 0.750 s | 1.50 |" in text
-    assert "| sampling step | 400 TFLOP/s | 50 % |" in text
-    assert "| sampling step | 11.00 GB | 12.00 GB | 30.00 GB |" in text
-    assert "a \\| b" in text
-    step["dual_step_peak_before_bytes"] = 12e9
-    assert "12.00 GB, reached before the program ran" in markdown.render(results)
 
 
 @pytest.mark.parametrize(
