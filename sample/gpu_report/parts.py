@@ -79,7 +79,7 @@ PARTS = (
         gpu_seconds=180,
         cpu_seconds=0,
         gpu_only=True,
-        memory_gib=10.8,
+        memory_gib=10.4,
     ),
     Part(
         name="clip_8gb",
@@ -88,7 +88,7 @@ PARTS = (
         gpu_seconds=180,
         cpu_seconds=0,
         gpu_only=True,
-        memory_gib=6.8,
+        memory_gib=6.4,
     ),
     Part(
         name="kernels",
