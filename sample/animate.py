@@ -7,7 +7,6 @@ if __name__ == "__main__":  # first: it prepares the process for Ctrl-C during t
 
     startup.begin()
 
-import itertools
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -80,9 +79,11 @@ def run(request: AnimationRequest) -> None:
 
 
 def groups(clips: Sequence[Clip], together: int) -> Iterator[Sequence[Clip]]:
-    """Clips of one size, in groups of at most `together`."""
-    for _, grouped in itertools.groupby(clips, lambda clip: clip.size):
-        alike = list(grouped)
+    """Clips of one size, in groups of at most `together`; sizes in the order of their first clips."""
+    by_size: dict[tuple[int, int], list[Clip]] = {}  # groups of consecutive clips would be smaller, and cost as much
+    for clip in clips:
+        by_size.setdefault(clip.size, []).append(clip)
+    for alike in by_size.values():
         yield from (alike[k : k + together] for k in range(0, len(alike), together))
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -111,7 +111,7 @@ def choose_mesh(args: argparse.Namespace, model: ModelSource, clips: Sequence[Cl
     """The devices of a run; see `planned_model.choose_mesh`."""
     if not clips:
         return None
-    alike = min(len(list(group)) for _, group in itertools.groupby(clip.size for clip in clips))  # sampled together
+    alike = max(Counter(clip.size for clip in clips).values())  # those of one size are sampled together
     run = run_of("forward", clips[0].settings, model.config.scheduler)
     return planned_model.choose_mesh(args, model.config, [run], [clip.size for clip in clips], alike)
 
