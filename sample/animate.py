@@ -8,7 +8,8 @@ if __name__ == "__main__":  # first: it prepares the process for Ctrl-C during t
     startup.begin()
 
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -31,12 +32,10 @@ from svdjax.sampling.sampler import Progress
 
 
 def run(request: AnimationRequest) -> None:
-    """Load the model, make the clips one after the other, or on a mesh several at a time; each is written when it is complete.
-
-    A clip that fails doesn't cost the others, unless the device runs out of memory: they are as large.
+    """Load the model and make the clips.
 
     Raises:
-        InputError: clips that failed, after the others were made.
+        InputError: see `make`.
     """
     clips = request.clips
     if not clips:
@@ -57,24 +56,55 @@ def run(request: AnimationRequest) -> None:
         decode_chunk=request.decode_chunk,
         mesh=request.mesh,
     )
+    make(request, model, plans, evaluations)
+
+
+def make(request: AnimationRequest, model: SVD, plans: Mapping[tuple[int, int], ClipPlan | None], evaluations: int) -> None:
+    """Make the clips one after the other, or on a mesh several at a time; each is written when it is complete.
+
+    A clip that fails doesn't cost the others: those sampled with it are sampled again, one by one. The exception is a device
+    that runs out of memory: they are as large.
+
+    Args:
+        request: the command line.
+        model: loaded as `plans` requires.
+        plans: by the size of the clips.
+        evaluations: UNet evaluations of a clip.
+
+    Raises:
+        InputError: clips that failed, after the others were made.
+    """
+    clips = request.clips
     outputs = output_files.Outputs()
-    seconds: list[float] = []
-    number = 0
-    for group in groups(clips, clips_together(request.mesh, 1)):
-        started, before = time.monotonic(), number
+    seconds: list[float] = []  # of each round that made clips
+    number = 0  # of the last clip that was made or failed
+    waiting = deque(groups(clips, clips_together(request.mesh, 1)))
+    while waiting:
+        started, group = time.monotonic(), waiting.popleft()
         path, plan = group[0].output.path, plans[group[0].size]
-        number += len(group)
-        label = f"{one_line(path.name)} ({' to '.join(map(str, dict.fromkeys((before + 1, number))))} of {len(clips)})"
-        with console.out_of_memory(f"{path} was not written"), outputs.attempt():
-            movies = make_clips(request, model, group, console.progress_bar(label, evaluations), plan)
-            for done, (clip, movie) in enumerate(zip(group, movies, strict=True), before + 1):
-                with outputs.attempt():
-                    path = clip.output.path
-                    path.parent.mkdir(exist_ok=True)
-                    metadata = {**clip.metadata, **({} if plan is None else plan.as_text())}
-                    video.write_video(clip.output, movie, request.rate, metadata)
-                    seconds.append((time.monotonic() - started) / len(group))
-                    print(f"wrote {path} in {duration(seconds[-1])}{remaining(seconds, len(clips) - done)}", flush=True)
+        numbers = " to ".join(map(str, dict.fromkeys((number + 1, number + len(group)))))
+        bar = console.progress_bar(f"{one_line(path.name)} ({numbers} of {len(clips)})", evaluations)
+        movies, sampling = [], output_files.Outputs()
+        with console.out_of_memory(f"{path} was not written"), sampling.attempt():
+            movies = make_clips(request, model, group, bar, plan)
+        if sampling.failures and len(group) > 1:  # perhaps only one of them is to blame
+            waiting.extendleft([clip] for clip in reversed(group))
+            continue
+        if sampling.failures:
+            outputs.failures += sampling.failures
+            number += 1
+            continue
+        for clip, movie in zip(group, movies, strict=True):
+            number += 1
+            with outputs.attempt():
+                path = clip.output.path
+                path.parent.mkdir(exist_ok=True)
+                metadata = {**clip.metadata, **({} if plan is None else plan.as_text())}
+                video.write_video(clip.output, movie, request.rate, metadata)
+                elapsed = time.monotonic() - started
+                note = remaining([*seconds, elapsed], len(clips) - number, len(waiting))
+                print(f"wrote {path} in {duration(elapsed / len(group))}{note}", flush=True)
+        seconds.append(time.monotonic() - started)
     outputs.finish()
 
 
@@ -94,7 +124,11 @@ def make_clips(
     progress_bar: AbstractContextManager[Progress],
     plan: ClipPlan | None = None,
 ) -> np.ndarray:
-    """Sample and decode clips of one size together, uint8 (n, f, H, W, 3)."""
+    """Sample and decode clips of one size together, uint8 (n, f, H, W, 3).
+
+    Raises:
+        InputError: latents that are not finite, of any of the clips.
+    """
     together = clips_together(request.mesh, 1)
     padded = [*clips, *[clips[-1]] * (together - len(clips))]  # all groups have one shape: compiled once
     settings, images = clips[0].settings, np.stack([clip.first for clip in padded])
@@ -106,10 +140,17 @@ def make_clips(
         return generation.decode(model, latents, request.decode_chunk, plan and plan.decode)[: len(clips)]
 
 
-def remaining(seconds: Sequence[float], left: int) -> str:
-    """Text: how many clips are left, and about how long they take. `seconds`: times of the finished clips."""
+def remaining(seconds: Sequence[float], clips: int, rounds: int) -> str:
+    """Text: how many clips are left, and about how long they take.
+
+    Args:
+        seconds: of each round that made clips, one or several together.
+        clips: number of clips left.
+        rounds: number of rounds left; one takes about as long as another, whatever the number of its clips.
+    """
     usual = seconds[1:] or seconds  # the first one compiles
-    return f"; {_count(left)} left, about {duration(left * sum(usual) / len(usual))}" if left else ""
+    about = f", about {duration(rounds * sum(usual) / len(usual))}" if rounds else ""
+    return f"; {_count(clips)} left{about}" if clips else ""
 
 
 def _count(clips: int) -> str:

@@ -135,6 +135,7 @@ def test_durations_and_remaining_time():
         "1 h 0 min",
         "2 h 35 min",
     ]
-    assert remaining([100.0], 2) == "; 2 clips left, about 3 min"  # nothing else is known yet
-    assert remaining([100.0, 10.0, 12.0], 1) == "; 1 clip left, about 11 s"  # the first one compiled
-    assert remaining([100.0], 0) == ""
+    assert remaining([100.0], 2, 2) == "; 2 clips left, about 3 min"  # nothing else is known yet
+    assert remaining([100.0, 10.0, 12.0], 1, 1) == "; 1 clip left, about 11 s"  # the first one compiled
+    assert remaining([100.0, 40.0], 3, 0) == "; 3 clips left"  # sampled already
+    assert remaining([100.0], 0, 0) == ""

@@ -1,4 +1,4 @@
-"""`sample.animate` on several devices: the mesh for clips of several sizes, and the groups that are sampled together."""
+"""`sample.animate` on several devices: the mesh for clips of several sizes, groups of clips, a group that fails."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from jax.sharding import AbstractMesh, AxisType
 from sample import animate, animation_options
 from sample.animation_options import Clip
 from svdjax.config import SVDConfig
+from svdjax.errors import InputError
+from svdjax.media import video
 from svdjax.media.output_plan import OutputPlan
 from svdjax.parallel import sampling_mesh
 from svdjax.parallel.mesh import SAMPLING_AXES, parse_mesh
+from svdjax.sampling import generation
 from svdjax.sampling.settings import Settings
 
 LANDSCAPE, PORTRAIT = (1024, 576), (576, 1024)
@@ -61,3 +64,64 @@ def test_clips_of_one_size_are_grouped_whatever_their_order():
 
 def names(groups) -> list[str]:
     return ["".join(one.output.path.stem for one in group) for group in groups]
+
+
+class Sampler:
+    """Replaces the model, for eight clips at a time: clips whose frame is white fail. It counts seconds instead of taking them.
+
+    Attributes:
+        now: seconds; every round takes 40 s, the first one 240 s.
+        batches: number of images of each round.
+    """
+
+    def __init__(self):
+        self.now = 0.0
+        self.batches: list[int] = []
+
+    def sample_image(self, model, images, settings, **options):
+        self.now += 40 if self.batches else 240
+        self.batches.append(len(images))
+        if (images == 255).any():
+            raise FloatingPointError("latents are not finite")
+        return images
+
+    def make(self, clips: list[Clip]) -> None:
+        model, sizes = SimpleNamespace(config=SVDConfig()), {one.size for one in clips}
+        request = SimpleNamespace(clips=clips, mesh=None, decode_chunk=None, rate=7)
+        animate.make(request, model, dict.fromkeys(sizes), 25)
+
+
+@pytest.fixture
+def sampler(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    made = Sampler()
+    monkeypatch.setattr(animate, "clips_together", lambda mesh, batch: 8)
+    monkeypatch.setattr(animate, "time", SimpleNamespace(monotonic=lambda: made.now))
+    monkeypatch.setattr(generation, "sample_image", made.sample_image)
+    monkeypatch.setattr(generation, "decode", lambda model, images, *options: images[:, None])
+    monkeypatch.setattr(video, "write_video", lambda output, *given: output.path.touch())
+    return made
+
+
+def test_a_clip_that_fails_costs_no_other_of_its_group(sampler, capsys):
+    """The others are made alone, in the program of the group: with as many clips."""
+    clips = [clip(str(k), (64, 64)) for k in range(10)]
+    clips[3].first[:] = 255
+    with pytest.raises(InputError, match=r"^latents are not finite: \S*3.mp4 was not written; try [^;]*$"):
+        sampler.make(clips)
+    assert sorted(path.stem for path in Path.cwd().iterdir()) == [*"012456789"]
+    assert sampler.batches == [8] * 10  # the group, its clips, and the other group
+    printed = capsys.readouterr()
+    assert "0.mp4 (1 to 8 of 10)" in printed.err
+    assert "4.mp4 (5 of 10)" in printed.err
+    assert "8.mp4 (9 to 10 of 10)" in printed.err
+    assert "wrote 7.mp4 in 40 s; 2 clips left, about 40 s\n" in printed.out
+
+
+def test_the_first_group_compiles(sampler, capsys):
+    """Of 100 clips, 84 are left after the second group, in 11 rounds."""
+    sampler.make([clip(str(k), (64, 64)) for k in range(100)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[7] == "wrote 7.mp4 in 30 s; 92 clips left, about 48 min"
+    assert lines[15] == "wrote 15.mp4 in 5 s; 84 clips left, about 7 min"
+    assert lines[98] == "wrote 98.mp4 in 10 s; 1 clip left"
