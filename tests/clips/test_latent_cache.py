@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 import videos
+from tqdm import tqdm
 
 from svdjax.data.clip_order import Order
 from svdjax.data.scan import scan
@@ -187,6 +188,30 @@ def test_a_disk_that_fills_up_during_the_build(data, sources, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [path.name for path in cache.folder.iterdir()] == [cache.entry(sources[0]).name]
     assert build(cache, sources)[0] == 2
+
+
+def test_a_run_that_is_overtaken_goes_on(data, sources, tmp_path):
+    """Another run fills the cache while this one encodes the first source."""
+    cache, encode = LatentCache(tmp_path / "cache", settings(data), "key"), Encoder()
+
+    def overtaken(frames):
+        if encode.calls == 2:
+            assert build(LatentCache(cache.folder, settings(data), "key"), sources) == (3, 9)
+            assert len(list(cache.folder.glob(".*.partial"))) == 1  # this run's
+        return encode(frames)
+
+    assert cache.build(sources, overtaken, chunk=CHUNK) == 1
+    assert encode.calls == 4
+    assert all(map(cache.is_complete, sources))
+    assert {path.name for path in cache.folder.iterdir()} == {cache.entry(source).name for source in sources}
+    assert {path.stem for path in cache.folder.glob("*/*")} == set(ARRAYS)
+
+
+def test_an_entry_that_another_run_has_written_is_kept(data, sources, tmp_path):
+    cache = LatentCache(tmp_path / "cache", settings(data), "key")
+    for _ in range(2):
+        cache._write(sources[0], Encoder(), CHUNK, tqdm(disable=True))
+        assert [path.name for path in cache.folder.iterdir()] == [cache.entry(sources[0]).name]
 
 
 def test_a_path_where_no_folder_can_be_created(data, tmp_path):

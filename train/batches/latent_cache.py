@@ -7,7 +7,6 @@ the clean frame. Keyframes get new noise before they are encoded, so their laten
 from __future__ import annotations
 
 import contextlib
-import glob
 import itertools
 import os
 import shutil
@@ -25,6 +24,7 @@ from svdjax.data.sources import Clip, DataSettings, Source, fingerprint
 from svdjax.errors import InputError
 from svdjax.runtime.atomic import require_space
 from svdjax.runtime.output_paths import check_writable
+from train.batches.partial_folder import partial_folder, remove_abandoned
 
 VERSION = 1
 ARRAYS = ("frames", "mean", "logvar", "image_embeds")
@@ -37,7 +37,8 @@ class LatentCache:
 
     An entry has `frames.npy` uint8 (n, H, W, 3), `mean.npy` and `logvar.npy` float32 (n, h, w, c), and `image_embeds.npy`
     float32 (n, 1, d). Its name is a hash of the source's fingerprint, the size, the fit and the key, so a change of any of them
-    creates a new entry. Entries of old settings are never changed; they may be deleted.
+    creates a new entry. Entries of old settings are never changed; they may be deleted. Several runs may fill one cache at
+    once: each encodes what it doesn't find, and keeps what another one was faster to write.
 
     Args:
         folder: created if it doesn't exist. Several hosts need a shared one.
@@ -95,17 +96,20 @@ class LatentCache:
         missing = [source for source in sources[index::count] if not self.is_complete(source)]
         if not missing:
             return 0
-        for source in missing:
-            self._remove_incomplete(source)
+        remove_abandoned(self.folder, {self.entry(source).name for source in missing})
         width, height = self.settings.size
         blank = np.zeros((chunk, height, width, 3), np.uint8)
         per_frame = sum(array.nbytes for array in (blank, *encode(blank))) // chunk
         require_space(self.folder, per_frame * sum(source.frames for source in missing), self.folder)
-        total = sum(source.frames for source in missing)
+        total, encoded = sum(source.frames for source in missing), 0
         with tqdm(total=total, desc="caching latents", unit="frame", disable=None if progress else True, leave=False) as bar:
             for source in missing:
+                if self.is_complete(source):  # another run has made it meanwhile
+                    bar.update(source.frames)
+                    continue
                 self._write(source, encode, chunk, bar)
-        return len(missing)
+                encoded += 1
+        return encoded
 
     def read(self, clip: Clip) -> dict[str, np.ndarray]:
         """One clip: `keyframes` uint8 (2, H, W, 3) and `image_embeds` float32 (2, 1, d) of its first and last frame; `mean`
@@ -130,25 +134,27 @@ class LatentCache:
         except SystemError:  # some releases of Python raise it if threads switch while the header is parsed
             return np.load(path, mmap_mode="r")
 
-    def _remove_incomplete(self, source: Source) -> None:
-        """Remove an incomplete or damaged entry, and temporary folders of a killed build."""
-        entry = self.entry(source)
-        shutil.rmtree(entry, ignore_errors=True)
-        for temporary in self.folder.glob(f".{glob.escape(entry.name)}.*"):
-            shutil.rmtree(temporary, ignore_errors=True)
-
     def _write(self, source: Source, encode: Encode, chunk: int, bar: tqdm) -> None:
         """Encode a source and write its entry, which appears complete or not at all."""
-        entry = self.entry(source)
-        temporary = entry.with_name(f".{entry.name}.{os.getpid()}.partial")  # see `_remove_incomplete`
         try:
-            temporary.mkdir()
-            self._write_arrays(temporary, source, encode, chunk, bar)
-            temporary.rename(entry)
+            with partial_folder(self.entry(source)) as partial:
+                self._write_arrays(partial, source, encode, chunk, bar)
+                self._rename(partial, source)
         except OSError as e:
             raise InputError(f"{self.folder}: the latent cache can't be written: {e.strerror or e}") from None
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _rename(self, partial: Path, source: Source) -> None:
+        """Rename the folder of a source to its entry, unless another run has made it meanwhile."""
+        entry, damaged = self.entry(source), partial.with_suffix(".damaged.partial")
+        if os.path.lexists(entry) and not self.is_complete(source):
+            with contextlib.suppress(OSError):  # another run has removed it
+                entry.rename(damaged)  # at once, unlike its removal: no run finds a part of it
+                shutil.rmtree(damaged, ignore_errors=True)
+        try:
+            partial.rename(entry)
+        except OSError:
+            if not self.is_complete(source):
+                raise
 
     def _write_arrays(self, folder: Path, source: Source, encode: Encode, chunk: int, bar: tqdm) -> None:
         files: dict[str, BinaryIO] = {}
