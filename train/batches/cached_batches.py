@@ -46,8 +46,9 @@ def cached_batches(
     config = info.config.to_json()
     key = fingerprint([sources, config["vae"], config["image_encoder"], info.dtype, setup.dtype])
     cache = LatentCache(folder, setup.data, key)
-    # All processes check before any of them writes, so that all take the same branch: it has collective operations.
-    if not all(map(cache.is_complete, order.sources)):
+    # Processes may see different folders, while another run fills the cache; all must take the same branch, which has
+    # collective operations.
+    if not all(cluster.gather_json(all(map(cache.is_complete, order.sources)))):
         chunk = FRAMES_PER_DEVICE * jax.local_device_count()
         share = (jax.process_index(), jax.process_count())
         cache.build(order.sources, frame_encoder(*encoders), share=share, chunk=chunk)
