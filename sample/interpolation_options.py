@@ -117,6 +117,8 @@ def check(args: argparse.Namespace, source: ModelSource, shape: tuple[int, ...],
     output, sheet = plan_outputs(args, (size[0] * scale, size[1] * scale), probe)
     check_rate(args.rate, settings.num_frames, "--rate")
     rate = sampling_options.playback_rate(args, output.format, args.rate)
+    noise = None if args.noise is None else load_noise(args, source, method, settings, size)
+    metadata = metadata_of(args, source, method, settings, size, noise) | sampling_options.playback_metadata(args, rate)
     return CheckedOptions(
         method=method,
         settings=settings,
@@ -124,8 +126,8 @@ def check(args: argparse.Namespace, source: ModelSource, shape: tuple[int, ...],
         output=output,
         sheet=sheet,
         rate=rate,
-        noise=None if args.noise is None else load_noise(args, source, method, settings, size),
-        metadata=metadata_of(args, source, method, settings, size) | sampling_options.playback_metadata(args, rate),
+        noise=noise,
+        metadata=metadata,
         notes=tuple(notes),
     )
 

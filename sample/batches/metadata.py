@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from svdjax.errors import encodable
@@ -16,16 +17,23 @@ from svdjax.media import video
 from svdjax.model_sources import ModelSource
 from svdjax.runtime.dtypes import compute_dtype
 from svdjax.sampling import methods
+from svdjax.sampling.draws import Draws
 from svdjax.sampling.settings import Settings
 
 KEYFRAMES_HASH = "keyframes_sha256"
+NOISE_HASH = "noise_sha256"  # of given draws; files that were made before it was introduced lack it
 _PLAN = "plan"  # depends on the device, and doesn't change the frames beyond rounding
 
 
 def metadata_of(
-    args: argparse.Namespace, model: ModelSource, method: str, settings: Settings, size: tuple[int, int]
+    args: argparse.Namespace,
+    model: ModelSource,
+    method: str,
+    settings: Settings,
+    size: tuple[int, int],
+    noise: Draws | None,
 ) -> dict[str, str]:
-    """Metadata of the video file: how it was made."""
+    """Metadata of the video file: how it was made. `noise`: the draws of `--noise`."""
     own = "the model's own" if args.backward is None else "/".join(args.backward.resolve().parts[-2:])
     backward = own if methods.method_of(method).fine_tuned else "not used"
     names = ["first", "last"] if args.demo else [Path(name).name for name in args.keyframes]
@@ -41,6 +49,7 @@ def metadata_of(
         "fit": args.fit,
         "decode_chunk": str(args.decode_chunk or "all"),
         "noise": args.noise.name if args.noise else "from the seed",
+        **({} if noise is None else {NOISE_HASH: hash_of([np.asarray(x) for x in jax.tree.leaves(noise)])}),
         **settings.as_text(),
         **{name: "yes" for name, given in switches.items() if given},
         **({"rate": str(args.rate)} if args.rate > 1 else {}),
@@ -54,7 +63,7 @@ def hash_of(arrays: list[np.ndarray]) -> str:
 
 
 def difference(path: Path, wanted: Mapping[str, str]) -> str | None:
-    """How the metadata of a video differ from wanted ones, which may lack the hash of the keyframes; None if they don't.
+    """How the metadata of a video differ from wanted ones; None if they don't. The hash of the keyframes isn't compared.
 
     Raises:
         InputError: the file can't be read.
@@ -64,6 +73,8 @@ def difference(path: Path, wanted: Mapping[str, str]) -> str | None:
         return "made by another program"
     wanted = {name: encodable(value) for name, value in wanted.items() if name != KEYFRAMES_HASH}
     names = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+    if not (NOISE_HASH in found and NOISE_HASH in wanted):  # then the name of the noise says what is known
+        names = [name for name in names if name != NOISE_HASH]
     differences = [f"{name} {found.get(name, 'unset')} instead of {wanted.get(name, 'unset')}" for name in names]
     return f"made with {', '.join(differences)}" if differences else None
 

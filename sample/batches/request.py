@@ -10,7 +10,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from sample.batches.metadata import hash_of
 from svdjax.media.output_plan import OutputPlan
 from svdjax.model_sources import ModelSource
 from svdjax.parallel.mesh import describe as mesh_in_words
@@ -87,7 +86,6 @@ class InterpolationRequest:
         return {
             **self.metadata,
             "the model's configuration": repr(self.model.config),
-            "--noise": "none" if self.noise is None else hash_of([np.asarray(x) for x in jax.tree.leaves(self.noise)]),
             "--mesh": "none" if self.mesh is None else mesh_in_words(self.mesh),
             "jax": jax.__version__,
             "svdjax": __version__,

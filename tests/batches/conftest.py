@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -27,6 +29,18 @@ def made(monkeypatch):
     monkeypatch.setattr(making, "generate_together", generate)
     monkeypatch.setattr(making.planned_model, "load_for_works", lambda *a, **k: (None, dict.fromkeys(a[3])))
     return requests
+
+
+@pytest.fixture
+def noise(folder):
+    """Writes `n.npz`, draws of one level for a clip of 3 frames of 32x16 without recurrence."""
+    shapes = {"augmentation": (16, 32, 3), "initial": (3, 4, 8, 6), "recurrence": (0, 3, 4, 8, 6)}
+
+    def write(level):
+        arrays: dict[str, Any] = {name: np.full(shape, level, np.float32) for name, shape in shapes.items()}
+        np.savez(folder / "n.npz", **arrays)
+
+    return write
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from sample.batches import making
+from sample.batches.metadata import NOISE_HASH
 from sample.interpolate import main
 from svdjax.media import video
 
@@ -93,6 +95,34 @@ def test_a_changed_keyframe_is_noticed(folder, made, capsys):
     assert f"row 2: {folder}/a.mp4: exists already, made from other keyframes" in capsys.readouterr().err
     assert pairs(folder, text, "--overwrite") == 0
     assert [len(made), pairs(folder, text)] == [3, 0]
+
+
+def test_changed_noise_is_noticed(folder, made, noise, monkeypatch, capsys):
+    """Other values under the same name; not in a video from before its hash was stored."""
+    text = f"{COLUMNS},noise\n1.png,2.png,a.mp4,n.npz\n"
+    write = making.write
+
+    def write_without_hash(request, *others):
+        metadata = {name: value for name, value in request.metadata.items() if name != NOISE_HASH}
+        write(dataclasses.replace(request, metadata=metadata), *others)
+
+    noise(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(making, "write", write_without_hash)
+        assert pairs(folder, text) == 0
+    noise(2)
+    assert [pairs(folder, text), len(made)] == [0, 1]
+    (folder / "a.mp4").unlink()
+    assert pairs(folder, text) == 0
+    noise(2)  # the same values
+    assert [pairs(folder, text), len(made)] == [0, 2]
+    noise(3)
+    capsys.readouterr()
+    assert pairs(folder, text) == 2
+    assert f"row 2: {folder}/a.mp4: exists already, made with noise_sha256 " in capsys.readouterr().err
+    assert [pairs(folder, text, "--overwrite"), pairs(folder, text), len(made)] == [0, 0, 3]
+    assert pairs(folder, text.replace("n.npz", "")) == 2
+    assert "made with noise n.npz instead of from the seed (--overwrite" in capsys.readouterr().err
 
 
 def test_each_row_gets_the_weights_of_its_method(folder, made, monkeypatch):

@@ -64,6 +64,16 @@ def test_frames_become_one_sequence(folder, numbered, made, capsys):
     assert len(made) == 7
 
 
+def test_changed_noise_is_noticed(folder, numbered, made, noise, capsys):
+    """A file of noise with other values under the same name."""
+    words = ["--frames-in", str(numbered), "-o", str(folder / "new.gif"), *TINY, "--noise", str(folder / "n.npz")]
+    for level, status in ((1, 0), (1, 0), (2, 2)):
+        noise(level)
+        assert main(words) == status
+    assert len(made) == 3
+    assert f"{folder}/new.gif: exists already, made with noise_sha256 " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("ending", [".mp4", ".gif", ".webp"])
 def test_frames_become_one_video(folder, numbered, made, ending):
     import imageio.v3 as iio
