@@ -113,7 +113,8 @@ def choose_mesh(args: argparse.Namespace, model: ModelSource, clips: Sequence[Cl
         return None
     alike = max(Counter(clip.size for clip in clips).values())  # those of one size are sampled together
     run = run_of("forward", clips[0].settings, model.config.scheduler)
-    return planned_model.choose_mesh(args, model.config, [run], [clip.size for clip in clips], alike)
+    shapes = [(*clip.size, clip.settings.num_frames) for clip in clips]
+    return planned_model.choose_mesh(args, model.config, [run], shapes, alike)
 
 
 def check_arguments(args: argparse.Namespace) -> None:

@@ -132,17 +132,26 @@ def check(args: argparse.Namespace, source: ModelSource, shape: tuple[int, ...],
     )
 
 
-def request_of(args: argparse.Namespace, source: ModelSource) -> InterpolationRequest:
-    """Check parsed options against the model that they are for, and read the keyframes; nothing is printed or written."""
+def request_of(args: argparse.Namespace, source: ModelSource, *, with_mesh: bool = True) -> InterpolationRequest:
+    """Check parsed options against the model that they are for, and read the keyframes; nothing is printed or written.
+
+    Args:
+        args: options that passed `check_arguments`.
+        source: the model.
+        with_mesh: whether to choose the devices. A batch chooses them once, for all its clips.
+    """
     names, loaded, notes = demo_keyframes() if args.demo else (args.keyframes, *images.load_keyframes(args.keyframes))
     checked = check(args, source, loaded[0].shape)
     size = checked.size
     keyframes = [fit.fit(image, size, args.fit) for image in loaded]
     chain.check_chain(keyframes, checked.method, args.loop, args.keep_keyframes, names=("--loop", "--keep-keyframes"))
     fitted = [fit.describe_fit(Path(name).name, image.shape, size, args.fit) for name, image in zip(names, loaded, strict=True)]
-    clips = len(keyframes) - (not args.loop)
-    run = methods.run_of(checked.method, checked.settings, source.config.scheduler)
-    mesh = planned_model.choose_mesh(args, source.config, [run], [size], clips)
+    mesh = None
+    if with_mesh:
+        clips = len(keyframes) - (not args.loop)
+        run = methods.run_of(checked.method, checked.settings, source.config.scheduler)
+        shape = *size, checked.settings.num_frames
+        mesh = planned_model.choose_mesh(args, source.config, [run], [shape], clips)
     return InterpolationRequest(
         model=source,
         backward=args.backward,

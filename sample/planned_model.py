@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
+import math
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,6 +35,7 @@ from svdjax.sampling.runs import Run
 from svdjax.sampling.settings import Settings
 
 Size = tuple[int, int]
+Shape = tuple[int, int, int]  # (width, height, frames) of a clip
 # Scratch without a plan, from SVD-XT's programs for an H200, 25 frames of 1024x576 on 1 to 16 devices: a step needs at most
 # this number of activations of the first level; decoding in float32 an activation of the last level, and this.
 STEP_ACTIVATIONS = 19
@@ -125,7 +128,7 @@ def choose_mesh(
     args: argparse.Namespace,
     config: SVDConfig,
     runs: Iterable[Run],
-    sizes: Iterable[Size],
+    shapes: Iterable[Shape],
     clips: int,
 ) -> Mesh | None:
     """The mesh of a run, from `--mesh` or by default; None for one device. Starts JAX.
@@ -136,16 +139,18 @@ def choose_mesh(
         args: with the options of `sampling_options.add_sampling`.
         config: of the model.
         runs: of the methods.
-        sizes: (width, height) of the clips.
+        shapes: (width, height, frames) of the clips.
         clips: number of clips that may be sampled together.
 
     Raises:
         InputError: a wrong mesh, or one for which there is no plan or kernel; connected processes that can't all take part.
     """
     guided = any(kind.unconditional for run in runs for kind in run.kinds)
-    frames = Frames(pairs=clips, guided=guided, sizes=tuple(dict.fromkeys(sizes)), pixels=config.size_multiple)
+    shapes = tuple(dict.fromkeys(shapes))
+    sizes = tuple(dict.fromkeys((width, height) for width, height, _ in shapes))
+    frames = Frames(pairs=clips, guided=guided, sizes=sizes, pixels=config.size_multiple)
     if args.mesh is None:
-        mesh = _default_mesh(args, config, frames)
+        mesh = _default_mesh(args, config, frames, max(map(math.prod, shapes)))
         processes = range(jax.process_count())
         if len(processes) > 1 and (mesh is None or {device.process_index for device in mesh.devices.flat} != {*processes}):
             raise InputError(
@@ -163,23 +168,31 @@ def choose_mesh(
     return mesh if mesh.size > 1 else None
 
 
-def _default_mesh(args: argparse.Namespace, config: SVDConfig, frames: Frames) -> Mesh | None:
-    """The mesh without `--mesh` on the devices of all connected processes; for the arguments see `choose_mesh`."""
+def _default_mesh(args: argparse.Namespace, config: SVDConfig, frames: Frames, pixels: int) -> Mesh | None:
+    """The mesh without `--mesh` on the devices of all connected processes.
+
+    Args:
+        args, config: see `choose_mesh`.
+        frames: the clips.
+        pixels: of all frames of the largest clip.
+    """
     if args.memory is not None or args.kernels == PALLAS:
         return None
     devices = sampling_mesh.all_devices()
     one_by_one = dataclasses.replace(frames, pairs=1)  # each device has less of a clip
     meshes = (mesh for each in (frames, one_by_one) if (mesh := sampling_mesh.default_mesh(each, devices)) is not None)
-    return next((mesh for mesh in meshes if _fits(args, config, frames, mesh)), None)
+    return next((mesh for mesh in meshes if _fits(args, config, pixels, mesh)), None)
 
 
-def _fits(args: argparse.Namespace, config: SVDConfig, frames: Frames, mesh: Mesh) -> bool:
-    """Whether a clip on a mesh is expected to fit in each device's memory without a plan; otherwise one device has a plan."""
+def _fits(args: argparse.Namespace, config: SVDConfig, pixels: int, mesh: Mesh) -> bool:
+    """Whether a clip on a mesh is expected to fit in each device's memory without a plan; otherwise one device has a plan.
+
+    For the arguments see `_default_mesh`.
+    """
     budget = memory_option.start(None)
     if budget is None:
         return True
     networks, unet, vae = _network_bytes(config, compute_dtype(args.dtype))
-    pixels = max(width * height for width, height in frames.sizes) * (args.num_frames or config.unet.num_frames)
     parts = mesh.size // clips_together(mesh, 1)
     # two directions, with and without conditioning
     step = STEP_ACTIVATIONS * 4 / parts * pixels / config.vae.down_factor**2 * config.unet.block_out_channels[0] * unet
@@ -187,6 +200,7 @@ def _fits(args: argparse.Namespace, config: SVDConfig, frames: Frames, mesh: Mes
     return networks + max(step, decode) <= budget
 
 
+@functools.cache
 def _network_bytes(config: SVDConfig, dtype: str) -> tuple[int, int, int]:
     """Bytes of all weights, and of a number in the UNet and in the VAE."""
     model = abstract_model(config, dtype)

@@ -57,7 +57,7 @@ class Job:
 
     def request(self) -> InterpolationRequest:
         """Read the keyframes."""
-        return interpolation_options.request_of(self.args, self.source)
+        return interpolation_options.request_of(self.args, self.source, with_mesh=False)
 
 
 @dataclass
@@ -184,7 +184,7 @@ class _Checker:
             interpolation_options.plan_outputs(args, checked.size, probe=False)
         self._writable(parent)
         args = copy.copy(args)
-        args.size, args.mesh = "x".join(map(str, checked.size)), None  # the mesh of all clips is chosen later
+        args.size = "x".join(map(str, checked.size))
         return Job(label=label, args=args, source=source, checked=checked, target=target, before=before)
 
     def _check_apart(self, label: str, name: str, target: Path, folder: bool) -> None:

@@ -74,7 +74,8 @@ def _make_with_one_model(
     source, works = jobs[0].source, {_kind(job): _work(job) for job in jobs}
     runs = [run_of(work["method"], work["settings"], source.config.scheduler) for work in works.values()]
     alike = max(Counter(map(_likeness, jobs)).values())
-    mesh = planned_model.choose_mesh(args, source.config, runs, [work["size"] for work in works.values()], alike)
+    shapes = [(*work["size"], work["settings"].num_frames) for work in works.values()]
+    mesh = planned_model.choose_mesh(args, source.config, runs, shapes, alike)
     model, plans = planned_model.load_for_works(
         source, compute_dtype(args.dtype), memory, works, backward=args.backward, mesh=mesh
     )

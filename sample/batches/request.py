@@ -51,7 +51,7 @@ class InterpolationRequest:
         kernels: see `svdjax.kernels.choice`.
         loop, keep_keyframes: see `svdjax.interpolate`.
         notes: lines for the user: what was chosen, and how files were converted and fitted.
-        mesh: devices to divide the clips over; None for one device.
+        mesh: devices to divide the clips over; None for one device, and in a batch, whose clips have one mesh.
     """
 
     model: ModelSource

@@ -150,7 +150,8 @@ def choose_mesh(
         for name, its in settings.items()
         if name != RECONSTRUCTION
     ]
-    return planned_model.choose_mesh(args, config, runs, [size], args.batch_size or args.pairs) if runs else None
+    shapes = [(*size, its.num_frames) for its in settings.values()]
+    return planned_model.choose_mesh(args, config, runs, shapes, args.batch_size or args.pairs) if runs else None
 
 
 def batch_on_mesh(args: argparse.Namespace, batch_size: int, mesh: Mesh) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 import jax
 import pytest
@@ -106,12 +107,12 @@ def test_clips_together():
 
 
 def options(mesh: str | None = None, memory: float | None = None, kernels: str = "xla") -> argparse.Namespace:
-    return argparse.Namespace(mesh=mesh, memory=memory, kernels=kernels, dtype="bfloat16", num_frames=None)
+    return argparse.Namespace(mesh=mesh, memory=memory, kernels=kernels, dtype="bfloat16")
 
 
-def choose(args: argparse.Namespace, clips: int = 1):
+def choose(args: argparse.Namespace, clips: int = 1, shapes: Sequence[planned_model.Shape] = ((1024, 576, 25),)):
     config = SVDConfig()
-    return planned_model.choose_mesh(args, config, [run_of("dual", Settings(), config.scheduler)], [(1024, 576)], clips)
+    return planned_model.choose_mesh(args, config, [run_of("dual", Settings(), config.scheduler)], shapes, clips)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +142,13 @@ def test_default_with_options_for_one_device(monkeypatch, args):
     assert choose(args) is None
 
 
+def simulate(monkeypatch: pytest.MonkeyPatch, gib: float, devices: int) -> None:
+    """Devices of `gib` GiB, and SVD-XT."""
+    monkeypatch.setattr(planned_model.memory_option, "start", lambda memory: int(gib * 2**30))
+    monkeypatch.setattr(planned_model, "_network_bytes", lambda config, dtype: (4_704_000_000, 2, 4))
+    monkeypatch.setattr(sampling_mesh, "default_mesh", lambda frames, _: abstract(**default_sizes(devices, frames)))
+
+
 @pytest.mark.parametrize(
     ("gib", "clips", "chosen"),
     [
@@ -150,11 +158,23 @@ def test_default_with_options_for_one_device(monkeypatch, args):
     ],
 )
 def test_default_fits_the_devices(monkeypatch, gib, clips, chosen):
-    monkeypatch.setattr(planned_model.memory_option, "start", lambda memory: int(gib * 2**30))
-    monkeypatch.setattr(planned_model, "_network_bytes", lambda config, dtype: (4_704_000_000, 2, 4))  # SVD-XT's
-    monkeypatch.setattr(sampling_mesh, "default_mesh", lambda frames, devices: abstract(**default_sizes(8, frames)))
+    simulate(monkeypatch, gib, devices=8)
     mesh = choose(options(), clips)
     assert chosen == (mesh and {axis: size for axis, size in mesh.shape.items() if size > 1})
+
+
+@pytest.mark.parametrize(
+    ("shapes", "divided"),
+    [
+        ([(1024, 576, 25)], True),
+        ([(1024, 576, 25), (1024, 576, 100)], False),
+        ([(1024, 576, 25), (448, 256, 100)], True),  # in all fewer pixels than the first
+    ],
+)
+def test_the_longest_clip_must_fit(monkeypatch, shapes, divided):
+    """On two devices of 16 GiB, 25 frames need 11 GiB and 100 frames 25 GiB. Rows of a table may have their own number."""
+    simulate(monkeypatch, 16, devices=2)
+    assert (choose(options(), shapes=shapes) is not None) is divided
 
 
 @pytest.mark.parametrize(
