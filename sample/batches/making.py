@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,15 +41,14 @@ def make(jobs: Sequence[Job], args: argparse.Namespace, claims: Claims, finished
         A line for each clip that failed, in this process or another one.
     """
     compilation_cache.enable()
-    targets = [job.target for job in jobs]
+    # the embedded model's weights depend on the method
+    by_weights = [_grouped(its, _likeness) for its in _grouped(jobs, lambda job: getattr(job.source, "backward", None))]
+    targets = [job.target for groups in by_weights for alike in groups for job in alike]
     claims.forget_failures(targets)
     progress = _Progress(order={target: k for k, target in enumerate(targets)})
-    by_weights: dict[Path | None, list[Job]] = {}  # the embedded model's depend on the method
-    for job in jobs:
-        by_weights.setdefault(getattr(job.source, "backward", None), []).append(job)
     failures: dict[Path, str] = {}
-    for alike in by_weights.values():
-        _make_with_one_model(alike, args, claims, finished, progress, failures)
+    for groups in by_weights:
+        _make_with_one_model(groups, args, claims, finished, progress, failures)
     for target in targets:
         if target not in failures and (message := claims.failure(target)) is not None:
             failures[target] = message
@@ -61,34 +59,49 @@ def make(jobs: Sequence[Job], args: argparse.Namespace, claims: Claims, finished
     return list(failures.values())
 
 
+def _grouped(jobs: Sequence[Job], key: Callable[[Job], Hashable]) -> list[list[Job]]:
+    """The jobs of each key, in the order of the first of each."""
+    groups: dict[Hashable, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(key(job), []).append(job)
+    return list(groups.values())
+
+
 def _make_with_one_model(
-    jobs: Sequence[Job],
+    groups: Sequence[Sequence[Job]],
     args: argparse.Namespace,
     claims: Claims,
     finished: Callable[[], bool],
     progress: _Progress,
     failures: dict[Path, str],
 ) -> None:
-    """Make the clips of one model; adds a line to `failures` for each that failed. For the other arguments see `make`."""
+    """Make the clips of one model, those of one likeness after each other: only neighbours are sampled in one batch.
+
+    Adds a line to `failures` for each that failed.
+
+    Args:
+        groups: the clips of each likeness.
+        args, claims, finished, progress, failures: see `make`.
+    """
     memory = memory_option.start(args.memory)
+    jobs = [job for alike in groups for job in alike]
     source, works = jobs[0].source, {_kind(job): _work(job) for job in jobs}
     runs = [run_of(work["method"], work["settings"], source.config.scheduler) for work in works.values()]
-    alike = max(Counter(map(_likeness, jobs)).values())
     shapes = [(*work["size"], work["settings"].num_frames) for work in works.values()]
-    mesh = planned_model.choose_mesh(args, source.config, runs, shapes, alike)
+    mesh = planned_model.choose_mesh(args, source.config, runs, shapes, max(map(len, groups)))
     model, plans = planned_model.load_for_works(
         source, compute_dtype(args.dtype), memory, works, backward=args.backward, mesh=mesh
     )
     print(f"{compute_dtype(args.dtype)}, {planned_model.describe(mesh)}", flush=True)
     by_target = {job.target: job for job in jobs}
     maker = _Maker(model=model, plans=plans, together=clips_together(mesh, 1), progress=progress)
-    groups = claims.take(
+    units = claims.take(
         list(by_target),
         lambda target: finished() or by_target[target].done(),
         together=maker.together,
         kind=lambda target: _likeness(by_target[target]),
     )
-    with groups as found:
+    with units as found:
         for group in found:
             for target, message in maker.make([by_target[target] for target in group]).items():
                 failures[target] = message
