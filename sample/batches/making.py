@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import sys
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -12,11 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from sample import console, planned_model
 from sample.batches.claims import Claims
 from sample.batches.clip import evaluations_of, generate_together, write
 from sample.batches.jobs import Job
 from sample.batches.request import InterpolationRequest
+from svdjax.config import EDMConfig
 from svdjax.errors import InputError, one_line
 from svdjax.models.svd import SVD
 from svdjax.parallel.sampling_mesh import clips_together
@@ -24,6 +28,7 @@ from svdjax.runtime import cli, compilation_cache, memory_option
 from svdjax.runtime.dtypes import compute_dtype
 from svdjax.sampling.clip_plan import ClipPlan
 from svdjax.sampling.methods import run_of
+from svdjax.sampling.settings import Settings
 
 MOST_NOTES = 20  # notes on clips that are printed
 
@@ -212,9 +217,21 @@ def _likeness(job: Job) -> Hashable:
 
 
 def _kind(job: Job) -> Hashable:
-    """Clips of one kind have the same plan."""
-    settings = dataclasses.replace(job.checked.settings, seed=0, fps=7, motion_bucket_id=127, noise_aug_strength=0)
-    return job.checked.size, job.checked.method, settings, job.args.decode_chunk, job.checked.noise is not None
+    """Clips of one kind have the same plan: the same programs, with arguments of the same shapes.
+
+    Guidance scales and noise levels are numbers in the arguments; steps and repetitions, the number of calls.
+    """
+    checked, settings = job.checked, dataclasses.replace(job.checked.settings, seed=0)
+    noise = None if checked.noise is None else tuple(x.shape for x in jax.tree.leaves(checked.noise))
+    programs = _programs(checked.method, settings, job.source.config.scheduler)
+    return checked.size, checked.method, settings.num_frames, programs, job.args.decode_chunk, noise
+
+
+@functools.cache
+def _programs(method: str, settings: Settings, scheduler: EDMConfig) -> Hashable:
+    """The programs of a run's updates, with their streams: each keeps deep features."""
+    run = run_of(method, settings, scheduler)
+    return frozenset((kind, run.stream(number)) for number, kind in enumerate(run.kinds))
 
 
 def _work(job: Job) -> dict[str, Any]:

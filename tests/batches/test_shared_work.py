@@ -1,17 +1,26 @@
-"""What the rows of a table share: an order with alike rows as neighbours, one choice of devices. Nothing is sampled."""
+"""What the rows of a table share: an order with alike rows as neighbours, one choice of devices, plans. Nothing is sampled."""
 
 from __future__ import annotations
 
 import json
+from typing import Any
+
+import numpy as np
+import pytest
 
 from sample import planned_model
 from sample.batches import making
 from sample.interpolate import main
 from sample.sampling_options import find
 from svdjax.config import SVDConfig
+from svdjax.decoding.decode_steps import DecodePlan
+from svdjax.memory.programs import Phase
+from svdjax.model_sources import DiffusersFolder
+from svdjax.sampling.clip_plan import ClipPlan
 
 COLUMNS = "first,last,output"
 TINY = ("--size", "32x16", "--num-frames", "3", "--steps", "2", "--recurrence", "0")
+load_for_works = planned_model.load_for_works  # the fixture `made` replaces it
 
 
 def pairs(folder, text, *words):
@@ -54,3 +63,52 @@ def test_the_weights_of_a_configuration_are_counted_once(monkeypatch):
     planned_model._network_bytes.cache_clear()
     first, again = (planned_model._network_bytes(config, "float32") for config in configs)
     assert [first == again, len(built)] == [True, 1]
+
+
+@pytest.fixture
+def planned(made, monkeypatch):
+    """The clips that were planned; no program is compiled, and no model loaded."""
+    works = []
+
+    def plan_clips(work, budget, **options):
+        works.append(work)
+        phases = (Phase(name="sample", resident_bytes=1, scratch_bytes=1, program="scan"),)
+        decode = DecodePlan(block_bytes=1)
+        return ClipPlan(passes="together", offload=False, decode=decode, phases=phases, transfer_bytes=0, budget_bytes=budget)
+
+    monkeypatch.setattr(planned_model, "load_for_works", load_for_works)
+    monkeypatch.setattr(planned_model, "plan_clips", plan_clips)
+    monkeypatch.setattr(planned_model, "abstract_model", lambda *given: None)
+    monkeypatch.setattr(DiffusersFolder, "load", lambda self, **options: None)
+    return works
+
+
+@pytest.mark.parametrize(
+    ("columns", "first", "second", "plans"),
+    [
+        ("guidance", "2 4", "1 3", 1),
+        ("steps", "1", "20", 1),
+        ("recurrence", "1", "4", 1),
+        ("fusion", "average", "linear", 1),
+        ("guidance,guidance-steps", "1 3,0 1", "1 3,1 2", 1),
+        ("guidance", "1 1", "1 3", 2),  # no predictions without conditioning
+        ("guidance,guidance-steps", "1 3,", "1 3,0 1", 2),  # another program in the second step
+        ("recurrence", "0", "1", 2),  # without noise between the steps
+        ("deep-every", "1", "2", 2),
+        ("num-frames", "3", "4", 2),
+        ("size", "32x16", "16x32", 2),
+        ("decode-chunk", "", "1", 2),
+        ("method", "trf", "no-finetune", 2),
+        ("method,noise", "trf,", "trf,n0.npz", 2),
+        ("method,noise,recurrence", "trf,n1.npz,1", "trf,n2.npz,2", 2),
+        ("noise,rate", "n0.npz,1", "n0.npz,2", 2),  # its draws have those of the raised rate
+    ],
+)
+def test_rows_with_the_same_programs_have_one_plan(folder, planned, columns, first, second, plans):
+    shapes = {"augmentation": (16, 32, 3), "initial": (3, 4, 8, 6), "rate": (5, 4, 8, 6)}
+    arrays: dict[str, Any] = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    for recurrences in range(3):
+        np.savez(folder / f"n{recurrences}.npz", recurrence=np.zeros((recurrences, 3, 4, 8, 6), np.float32), **arrays)
+    text = f"{COLUMNS},{columns}\n1.png,2.png,a.gif,{first}\n1.png,2.png,b.gif,{second}\n"
+    assert pairs(folder, text, "--memory", "0.5") == 0
+    assert len(planned) == plans
