@@ -80,7 +80,7 @@ def test_a_planned_run_compiles_nothing_again(lively_model, folder):
     keyframes = [str(folder / f"000{k}.png") for k in (1, 2)]
     with compilations() as found:
         assert main([*keyframes, "--model", str(lively_model), *TINY, "--memory", "0.5", "-o", str(folder / "a")]) == 0
-    assert [found.count(f"jit({name})") for name in ("scan", "encode_keyframes", "stage")] == [1, 1, 1]
+    assert [found.count(f"jit({name})") for name in ("scan", "encode_keyframes", "finish")] == [1, 1, 1]
 
 
 @pytest.mark.heavy
