@@ -17,9 +17,9 @@ from svdjax.models.svd import NETWORKS, SVD
 from svdjax.parallel import divided, sampling_mesh
 from svdjax.parallel.sampling_mesh import Frames, Spec
 from svdjax.parallel.sharding import replicated
-from svdjax.sampling.checks import check_image, check_model, decode_chunk_of
+from svdjax.sampling.checks import check_draws, check_image, check_model, check_progress, decode_chunk_of
 from svdjax.sampling.clip_plan import ClipPlan, plan_for
-from svdjax.sampling.clip_work import ClipWork
+from svdjax.sampling.clip_work import ClipWork, latent_shape
 from svdjax.sampling.draws import Draws
 from svdjax.sampling.generation import decode, sample_image
 from svdjax.sampling.methods import Method, chosen_method, run_of, settings_of
@@ -109,7 +109,7 @@ def _plan(
     method: str | Method,
     decode_chunk: int | None,
     memory: float | None,
-    draws: Draws | None = None,
+    draws: Draws | None,
 ) -> ClipPlan | None:
     """The plan for a batch of clips, see `plan_for`; `images` (b, H, W, 3) are their first."""
     b, height, width, _ = images.shape
@@ -188,9 +188,12 @@ def animate(
     given = settings_of("forward", settings, {"num_frames": model.config.unet.num_frames, "steps": IMAGE_TO_VIDEO_STEPS})
     (images,), batched = _batches(["image"], [image])
     check_image(model, "image", images)
+    check_progress(progress)
+    pixels, recurrences = images.shape[1:], run_of("forward", given, model.config.scheduler).recurrences
+    check_draws(draws, len(images), pixels, latent_shape(model.config, given, pixels[:2]), recurrences)
     model = _checked_on_mesh(model, mesh, [images.shape], given, "forward")
     chunk = decode_chunk_of(decode_chunk)
-    plan = _plan(model, images, given, "forward", chunk, memory)
+    plan = _plan(model, images, given, "forward", chunk, memory, draws)
     frames = decode(
         model, sample_image(model, images, given, draws=draws, progress=progress, plan=plan), chunk, plan and plan.decode
     )

@@ -1,7 +1,9 @@
 """Fixtures that several test files share."""
 
+import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -202,3 +204,26 @@ def compile_once(monkeypatch):
     import training
 
     training.compile_once(monkeypatch)
+
+
+@pytest.fixture
+def compilations():
+    """Gives a context: the names of events of XLA's compiler during the block, without programs of earlier tests."""
+    import jax
+
+    @contextlib.contextmanager
+    def listening() -> Iterator[list[str]]:
+        found: list[str] = []
+
+        def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
+            if event == "/jax/core/compile/backend_compile_duration":
+                found.append(str(kwargs.get("fun_name", event)))
+
+        jax.clear_caches()
+        jax.monitoring.register_event_duration_secs_listener(listen)
+        try:
+            yield found
+        finally:
+            jax.monitoring.unregister_event_duration_listener(listen)
+
+    return listening

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import goldens
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -29,27 +26,11 @@ def folder(tmp_path):
     return tmp_path
 
 
-@contextlib.contextmanager
-def compilations() -> Iterator[list[str]]:
-    """The names of events of XLA's compiler during the block."""
-    found: list[str] = []
-
-    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            found.append(str(kwargs.get("fun_name", event)))
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield found
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
-
-
 def read(folder):
     return np.stack([np.asarray(Image.open(path)) for path in sorted(folder.iterdir())])
 
 
-def test_rows_of_one_shape_compile_once_and_equal_single_runs(lively_model, folder, monkeypatch):
+def test_rows_of_one_shape_compile_once_and_equal_single_runs(lively_model, folder, monkeypatch, compilations):
     """Seeds, motion, noise, guidance scales and frame rates are no part of a program."""
     (folder / "p.csv").write_text(
         "first,last,output,seed,motion-bucket-id,noise-aug-strength,guidance,fps,fit\n"
@@ -75,7 +56,7 @@ def test_rows_of_one_shape_compile_once_and_equal_single_runs(lively_model, fold
     assert np.abs(read(folder / "b").astype(int) - read(folder / "a")).mean() > 1
 
 
-def test_a_planned_run_compiles_nothing_again(lively_model, folder):
+def test_a_planned_run_compiles_nothing_again(lively_model, folder, compilations):
     """What the plan compiled, the run finds in JAX's cache of this process."""
     keyframes = [str(folder / f"000{k}.png") for k in (1, 2)]
     with compilations() as found:

@@ -126,6 +126,21 @@ def test_images_are_checked():
         assert "\n" not in str(error.value)
 
 
+def test_given_draws_are_checked_and_planned(lively_model, compilations):
+    """The plan compiles the step for arrays of noise, not for a seed's keys."""
+    model, image = svdjax.load(lively_model), goldens.keyframe(1)[:16, :32]
+    latent = (1, 3, 8, 16, 4)
+    noise = Draws(*(jnp.ones(shape) for shape in ((1, 16, 32, 3), latent, (0, *latent))))
+    settings = {"num_frames": 3, "steps": 1, "memory": 0.5}
+    with compilations() as found:
+        svdjax.animate(model, image, draws=noise, **settings)
+    assert found.count("jit(scan)") == 1
+    wrong = dataclasses.replace(noise, initial=jnp.ones((1, 2, 8, 16, 4)))
+    for draws, message in ((3, "draws is a int, expected"), (wrong, "draws.initial has shape")):
+        with pytest.raises(svdjax.InputError, match=message):
+            svdjax.animate(model, image, draws=draws, **settings)
+
+
 def test_durations_and_remaining_time():
     assert [duration(s) for s in (0.4, 89, 91, 3000, 3600, 9280)] == [
         "0 s",
