@@ -49,6 +49,7 @@ def run(request: InterpolationRequest) -> None:
         method=request.method,
         decode_chunk=request.decode_chunk,
         draws=request.noise,
+        rate=request.factor,
         mesh=request.mesh,
     )
     plan = plans[width, height]

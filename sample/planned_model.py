@@ -56,6 +56,7 @@ def load(
     decode_chunk: int | None = None,
     draws: Draws | None = None,
     preview: bool = False,
+    rate: int = 1,
     mesh: Mesh | None = None,
 ) -> tuple[SVD, dict[Size, ClipPlan | None]]:
     """Plan the clips of a run, print the plan, and load the model as the plan requires.
@@ -67,7 +68,7 @@ def load(
         settings: of a clip.
         sizes: (width, height) of the clips.
         backward: folder of backward weights to use instead of the model's own.
-        method, batch, decode_chunk, draws, preview: see `ClipWork`.
+        method, batch, decode_chunk, draws, preview, rate: see `ClipWork`.
         mesh: see `load_for_works`.
 
     Returns:
@@ -77,7 +78,7 @@ def load(
         InputError: nothing fits, before anything is loaded.
     """
     work = {"settings": settings, "method": method, "batch": batch, "decode_chunk": decode_chunk, "draws": draws}
-    works = {size: {"size": size, "preview": preview, **work} for size in dict.fromkeys(sizes)}
+    works = {size: {"size": size, "preview": preview, "rate": rate, **work} for size in dict.fromkeys(sizes)}
     return load_for_works(source, dtype, memory, works, backward=backward, mesh=mesh)
 
 

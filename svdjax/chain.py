@@ -174,11 +174,14 @@ def _interpolate_pairs(
         seen: list[np.ndarray] = []
         options = {"method": method, "draws": draws, "plan": plan}
         parts = (None, None) if overall is None else (_within(overall, 0, raised), _within(overall, sampled, 0))
-        hooks = {"observe": seen.append, "preview": preview}
+        # the windows of a raised rate have one update per call too: they use the same program
+        hooks = {"observe": seen.append, "preview": preview, "one_by_one": rate > 1}
         latents = sample_pair(model, first, last, settings, **options, progress=parts[0], **hooks)
         frames = decode(model, latents, decode_chunk, plan and plan.decode)
         if rate > 1:
-            latents = raise_rate(model, latents, frames, settings, rate, **options, progress=parts[1])
+            latents = raise_rate(
+                model, latents, frames, settings, rate, **options, progress=parts[1], clean=preview is not None
+            )
             frames = decode_at_rate(model, latents, rate, decode_chunk, plan)
         for k in range(len(group)):
             part = slice(k * len(first) // together, (k + 1) * len(first) // together) if together > 1 else slice(None)

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from svdjax.chain import check_pairs, interpolate_pairs, join
 from svdjax.devices.placing import put
 from svdjax.errors import InputError
+from svdjax.frame_rate.windows import check_rate
 from svdjax.media.keyframes import pixels_of
 from svdjax.models.svd import NETWORKS, SVD
 from svdjax.parallel import divided, sampling_mesh
@@ -57,7 +58,8 @@ def interpolate(
         method: a key of `svdjax.sampling.methods.METHODS`, or a `Method`. Default: `dual` with backward weights, and without
             them `vibid` with `prefix="mpd"`.
         draws: random draws to use instead of the seed's; every pair of keyframes uses the same.
-        progress: called at most 20 times per pair, with the UNet evaluations done so far and in total, over all pairs.
+        progress: called at most 20 times per pair, and after each of the 8 steps of a raised frame rate, with the UNet
+            evaluations done so far and in total, over all pairs.
         loop: add the clip from the last keyframe to the first, without its last frame: the video can be repeated.
         keep_keyframes: show the keyframes themselves instead of their decoded latents, see `svdjax.media.keyframe_blend`.
         rate: 2 or 4 for as many times the frames: new ones between each two, see `svdjax.frame_rate.sampling`.
@@ -85,6 +87,7 @@ def interpolate(
     given = settings_for(model, method, **fields)
     model = _checked_on_mesh(model, mesh, [image.shape for image in images[: len(images) - 1 + loop]], given, method)
     check_pairs(model, images, given, method, draws, progress, loop, keep_keyframes, rate)
+    rate = check_rate(rate, given.num_frames)
     clips = interpolate_pairs(
         model,
         images,
@@ -96,7 +99,7 @@ def interpolate(
         loop=loop,
         keep_keyframes=keep_keyframes,
         rate=rate,
-        plan=_plan(model, images[0], given, method, decode_chunk_of(decode_chunk), memory, draws),
+        plan=_plan(model, images[0], given, method, decode_chunk_of(decode_chunk), memory, draws, rate),
     )
     frames = join([clip.frames for clip in clips], loop=loop)
     return frames if batched else frames[0]
@@ -110,11 +113,12 @@ def _plan(
     decode_chunk: int | None,
     memory: float | None,
     draws: Draws | None,
+    rate: int = 1,
 ) -> ClipPlan | None:
     """The plan for a batch of clips, see `plan_for`; `images` (b, H, W, 3) are their first."""
     b, height, width, _ = images.shape
     size = width, height
-    options = {"batch": b, "decode_chunk": decode_chunk, "draws": draws}
+    options = {"batch": b, "decode_chunk": decode_chunk, "draws": draws, "rate": rate}
     work = ClipWork(model=model, size=size, settings=settings, method=method, **options)
     return plan_for(work, memory)
 

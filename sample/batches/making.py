@@ -224,7 +224,7 @@ def _kind(job: Job) -> Hashable:
     checked, settings = job.checked, dataclasses.replace(job.checked.settings, seed=0)
     noise = None if checked.noise is None else tuple(x.shape for x in jax.tree.leaves(checked.noise))
     programs = _programs(checked.method, settings, job.source.config.scheduler)
-    return checked.size, checked.method, settings.num_frames, programs, job.args.decode_chunk, noise
+    return checked.size, checked.method, settings.num_frames, programs, job.args.decode_chunk, job.args.rate, noise
 
 
 @functools.cache
@@ -243,4 +243,5 @@ def _work(job: Job) -> dict[str, Any]:
         "method": checked.method,
         "decode_chunk": job.args.decode_chunk,
         "draws": checked.noise,
+        "rate": job.args.rate,
     }

@@ -9,12 +9,13 @@ import numpy as np
 from jax import Array
 
 from svdjax.frame_rate import sampling
-from svdjax.frame_rate.windows import frames_at_rate, windows_of
+from svdjax.frame_rate.windows import windows_of
 from svdjax.models.svd import SVD, on_device
 from svdjax.sampling.clip_plan import ClipPlan
 from svdjax.sampling.draws import Draws, draw
 from svdjax.sampling.generation import condition_on, decode
-from svdjax.sampling.methods import Method, backward_of, run_of
+from svdjax.sampling.methods import Method, backward_of, needs_keyframe_latents, run_of
+from svdjax.sampling.runs import window_passes
 from svdjax.sampling.sampler import Progress
 from svdjax.sampling.settings import Settings
 
@@ -30,6 +31,7 @@ def raise_rate(
     draws: Draws | None = None,
     progress: Progress | None = None,
     plan: ClipPlan | None = None,
+    clean: bool = False,
 ) -> Array:
     """Latents of a clip at a higher frame rate, (b, rate * (f - 1) + 1, h, w, c); the original frames stay as they are.
 
@@ -46,6 +48,7 @@ def raise_rate(
         draws: its `augmentation` and `rate` are used instead of the seed's.
         progress: called with the UNet evaluations done so far and in total.
         plan: see `generation.sample_pair`.
+        clean: see `sampling.refine`.
     """
     b, _, *image_shape = frames.shape
     windows = windows_of(latents.shape[1], rate)
@@ -53,27 +56,30 @@ def raise_rate(
         draws = draw([settings.seed] * b, image_shape, latents.shape[1:])
     backward = backward_of(method, model.backward)
     slower = dataclasses.replace(settings, motion_bucket_id=settings.motion_bucket_id / rate)
+    directions = 1 if backward is None else 2
     conditionings = [
-        condition_on(model, np.stack([frames[:, k] for k in ends[: 1 if backward is None else 2]]), draws, slower, plan, False)
+        condition_on(model, np.stack([frames[:, k] for k in ends[:directions]]), draws, slower, plan, False)
         for ends in windows.ends
     ]
+    if needs_keyframe_latents(method, settings):  # an argument of the clip's program; Euler steps don't use the values
+        conditionings = [dataclasses.replace(each, keyframe_latents=each.image_latents) for each in conditionings]
     unet = model.unet
     if plan is not None or not isinstance(jax.tree.leaves(unet)[0], jax.Array):
         unet, backward = on_device((unet, backward))
+    run = run_of(method, settings, model.config.scheduler)
     total = sampling.rate_evaluations(settings.num_frames, rate, model.config.scheduler)
-    passes = "together" if plan is None else plan.passes
-    if plan is not None and all(kind.single for kind in run_of(method, settings, model.config.scheduler).kinds):
-        passes = "clips"  # the plan is for one direction at a time
     return sampling.refine(
         unet,
         backward,
         latents,
-        draws.rate_noise(frames_at_rate(latents.shape[1], rate)),
+        draws,
         conditionings,
         windows,
         settings,
         scheduler=model.config.scheduler,
-        passes=passes,
+        run=run,
+        passes="together" if plan is None else window_passes(run, plan.passes),
+        clean=clean,
         progress=lambda done: progress and progress(done, total),
     )
 

@@ -19,7 +19,7 @@ from jax import Array
 
 from svdjax.config import EDMConfig
 from svdjax.devices.placing import put
-from svdjax.frame_rate.windows import Windows, windows_of
+from svdjax.frame_rate.windows import Windows, frames_at_rate, windows_of
 from svdjax.memory.precision import stats_dtype
 from svdjax.models.backward import Backward
 from svdjax.models.unet import UNet
@@ -27,11 +27,10 @@ from svdjax.parallel import divided
 from svdjax.sampling import edm
 from svdjax.sampling.draws import Draws
 from svdjax.sampling.passes import evaluate
-from svdjax.sampling.prediction import Conditioning, fuse
-from svdjax.sampling.runs import Kind
+from svdjax.sampling.prediction import Conditioning
+from svdjax.sampling.runs import Run, window_program
 from svdjax.sampling.sampler import guide_of, scan
 from svdjax.sampling.settings import Settings
-from svdjax.sampling.updates import Predicted
 
 LEVELS, FIRST = 25, 17  # DiffuseSlide's: the steps of 25 from number 17 on, 1.3 for SVD's noise levels
 
@@ -39,11 +38,6 @@ LEVELS, FIRST = 25, 17  # DiffuseSlide's: the steps of 25 from number 17 on, 1.3
 def levels(config: EDMConfig) -> np.ndarray:
     """The noise levels of the refinement and a final 0, float64."""
     return edm.karras_sigmas(LEVELS, config)[FIRST:]
-
-
-def predicted_v(predicted: Predicted) -> Array:
-    """The fused v-prediction itself, as the result of an update."""
-    return fuse(predicted.v, predicted.guide)
 
 
 def interpolate(latents: Array, rate: int) -> Array:
@@ -70,28 +64,35 @@ def refine(
     unet: UNet,
     backward: Backward | None,
     latents: Array,
-    noise: Array,
+    draws: Draws,
     conditionings: Sequence[Conditioning],
     windows: Windows,
     settings: Settings,
     *,
+    run: Run,
     scheduler: EDMConfig,
     passes: str = "together",
+    clean: bool = False,
     progress: Callable[[int], object] = lambda done: None,
 ) -> Array:
     """Sample the new frames from a low noise level; a UNet call sees one window, by one program for all of them.
+
+    It is the program of the clip's own updates where there is one, see `runs.window_program`: a step to the noise level 0 gives
+    the denoised latents. Their mean over windows is that of the mean prediction: all windows have the same noisy latents.
 
     Args:
         unet: the forward UNet.
         backward: the backward half; None if the conditioning has one direction.
         latents: of the original frames, (b, f, h, w, c).
-        noise: unit-variance, (b, rate * (f - 1) + 1, h, w, c).
-        conditionings: of each window.
+        draws: of the clip; `rate` is the noise.
+        conditionings: of each window, with keyframes' latents if the clip's has them; they are not used.
         windows: of the clip.
         settings: its guidance and fusion are used.
+        run: the updates of the clip.
         scheduler: the range of noise levels.
         passes: a key of `svdjax.sampling.passes.PASSES`.
-        progress: called after each UNet evaluation with their number.
+        clean: whether the clip had previews, which are another program.
+        progress: called after each step with the number of UNet evaluations.
 
     Returns:
         (b, rate * (f - 1) + 1, h, w, c); every `rate`-th frame equals the one of `latents`, up to rounding.
@@ -100,28 +101,28 @@ def refine(
         FloatingPointError: latents that are not finite.
     """
     dtype = stats_dtype(unet.dtype)
-    mesh, replicated, _ = divided.placements(unet, len(latents))
+    mesh, replicated, of_clips = divided.placements(unet, len(latents))
     place = functools.partial(put, sharding=replicated)
     sigmas = levels(scheduler)
     guide = guide_of(dataclasses.replace(settings, num_frames=windows.length), len(conditionings[0].image_embeds), dtype)
-    guided = guide.scale is not None
-    kind = Kind(step=predicted_v, single=False, unconditional=guided, guided=guided, renoises=False)
-    guide, noise, unused = place((guide, noise.astype(dtype), Draws(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))))
+    kind, numbers = window_program(run, settings, windows.rate, dtype)
+    noise = draws.rate_noise(frames_at_rate(latents.shape[1], windows.rate)).astype(dtype)
+    guide, noise, draws = place((guide, noise, draws))
     x = _noised(latents.astype(dtype), noise, sigmas[0], windows.rate)
     for i, (sigma, sigma_next) in enumerate(itertools.pairwise(sigmas)):
-        row = place({name: jnp.asarray([value], dtype) for name, value in (("sigma", sigma), ("sigma_next", sigma_next))})
+        row = place(numbers | {"sigma": jnp.asarray([sigma], dtype), "sigma_next": jnp.zeros(1, dtype)})
         total, count = jnp.zeros_like(x), place(jnp.zeros(x.shape[1], dtype))
-        for k, (start, conditioning) in enumerate(zip(windows.starts, conditionings, strict=True)):
-            call = unet, backward, _part(x, start, windows.length), row, conditioning, guide, unused
+        for start, conditioning in zip(windows.starts, conditionings, strict=True):
+            call = unet, backward, put(_part(x, start, windows.length), of_clips), row, conditioning, guide, draws, None
             if passes == "together":
-                v = scan(*call, kind=kind, trajectory=False, mesh=mesh)[0]
+                denoised = scan(*call, kind=kind, trajectory=False, clean=clean, mesh=mesh)[0]
             else:
-                v = evaluate(*call, kind=kind, passes=passes)[0]
-            total, count = _add(total, count, v, start)
-            progress(i * len(windows.starts) + k + 1)
+                denoised = evaluate(*call, kind=kind, passes=passes)[0]
+            total, count = _add(total, count, denoised, start)
         x = _step(x, total, count, latents.astype(dtype), sigma, sigma_next, windows.rate)
         if not jnp.isfinite(x).all():
             raise FloatingPointError(f"latents are not finite after step {i + 1} of {len(sigmas) - 1} at the higher frame rate")
+        progress((i + 1) * len(windows.starts))  # the step has ended: the check waited for it
     return x
 
 
@@ -141,14 +142,14 @@ def _part(x: Array, start: int, length: int) -> Array:
 
 
 @jax.jit
-def _add(total: Array, count: Array, v: Array, start: int) -> tuple[Array, Array]:
-    """Add a window's prediction to the sum over windows, and count it."""
-    frames = start + jnp.arange(v.shape[1])
-    return total.at[:, frames].add(v), count.at[frames].add(1)
+def _add(total: Array, count: Array, denoised: Array, start: int) -> tuple[Array, Array]:
+    """Add a window's denoised latents to the sum over windows, and count them."""
+    frames = start + jnp.arange(denoised.shape[1])
+    return total.at[:, frames].add(denoised), count.at[frames].add(1)
 
 
 @functools.partial(jax.jit, static_argnames=("rate",))
 def _step(x: Array, total: Array, count: Array, latents: Array, sigma: float, sigma_next: float, rate: int) -> Array:
-    """An Euler step from the mean prediction, with the original frames in the denoised latents."""
-    denoised = edm.denoise(x, total / count[:, None, None, None], jnp.asarray(sigma, x.dtype))
+    """An Euler step to the mean of the denoised latents, in which the original frames replace their own."""
+    denoised = total / count[:, None, None, None]
     return edm.euler_step(x, denoised.at[:, ::rate].set(latents), jnp.asarray(sigma, x.dtype), jnp.asarray(sigma_next, x.dtype))

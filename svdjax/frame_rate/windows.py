@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from svdjax.errors import InputError
+from svdjax.sampling.runs import window_length
 from svdjax.scalars import whole_number
 
 RATES = (1, 2, 4)
@@ -66,4 +67,4 @@ def windows_of(num_frames: int, rate: int) -> Windows:
     stride = max(gaps - gaps // 2, 1)
     last = num_frames - 1 - gaps
     starts = [*range(0, last, stride), last]
-    return Windows(tuple(start * rate for start in starts), gaps * rate + 1, rate)
+    return Windows(tuple(start * rate for start in starts), window_length(num_frames, rate), rate)

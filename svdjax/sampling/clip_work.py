@@ -21,7 +21,7 @@ from svdjax.sampling.conditioning import added_time_ids, encode
 from svdjax.sampling.draws import Draws, draw
 from svdjax.sampling.methods import Method, backward_of, method_of, needs_keyframe_latents, run_of
 from svdjax.sampling.prediction import Conditioning
-from svdjax.sampling.runs import Kind, Run, fused_directions
+from svdjax.sampling.runs import Kind, Run, fused_directions, window_length, window_passes, window_program
 from svdjax.sampling.sampler import guide_of, scan
 from svdjax.sampling.settings import Settings
 
@@ -39,6 +39,7 @@ class ClipWork:
         decode_chunk: frames decoded at a time; None is all.
         draws: given draws, arrays or shapes; None for those of a seed.
         preview: whether the run gives previews, see `sampler.sample`.
+        rate: factor by which the frame rate is raised afterwards, see `svdjax.frame_rate`.
     """
 
     model: SVD
@@ -49,6 +50,7 @@ class ClipWork:
     decode_chunk: int | None = None
     draws: Draws | None = None
     preview: bool = False
+    rate: int = 1
 
     @functools.cached_property
     def shapes(self) -> SVD:
@@ -123,7 +125,7 @@ def encode_program(work: ClipWork) -> Program:
 
 
 def sample_programs(work: ClipWork, passes: str) -> tuple[list[Program], int]:
-    """The programs of the updates, and the bytes that are on the device besides each program's arguments.
+    """The programs of the updates and of a raised frame rate; the bytes on the device besides each program's arguments.
 
     Args:
         work: the batch of clips.
@@ -139,6 +141,8 @@ def sample_programs(work: ClipWork, passes: str) -> tuple[list[Program], int]:
     conditioning = Conditioning(embeds, image_latents, ids, keyframes)
     guide = jax.eval_shape(lambda: guide_of(settings, fused_directions(run.updates, work.directions), dtype))
     latents = jax.ShapeDtypeStruct(draws.initial.shape, dtype)
+    # all of them, as `sampler.sample` gives them: JAX would compile a call with other keywords again
+    static = {"trajectory": False, "clean": work.preview, "mesh": None}
     programs: list[Program] = []
     held_bytes, streams_bytes = 0, []
     for kind in dict.fromkeys(run.kinds):
@@ -146,16 +150,40 @@ def sample_programs(work: ClipWork, passes: str) -> tuple[list[Program], int]:
         at = jax.eval_shape(lambda first=first: run.rows(first, first + 1, dtype))
         weights = guide if kind.guided else dataclasses.replace(guide, scale=None)
         backward = None if kind.single else work.backward
-        # all of them, as `sampler.sample` gives them: JAX would compile a call with other keywords again
-        static = {"kind": kind, "trajectory": False, "clean": work.preview, "mesh": None}
-        made, held, kept = _programs_of(passes, kind, (unet, backward, latents, at, conditioning, weights, draws), static)
+        args = unet, backward, latents, at, conditioning, weights, draws
+        made, held, kept = _programs_of(passes, kind, args, {"kind": kind, **static})
         programs += made
         held_bytes = max(held_bytes, held)
         streams = {run.stream(k) for k, its in enumerate(run.kinds) if its == kind}
         streams_bytes += [kept] * len(streams) * (kept > 0)
+    if work.rate > 1:
+        made, held = _window_programs(work, passes, (unet, latents, conditioning, draws), static)
+        programs += made
+        held_bytes = max(held_bytes, held)
     # in one UNet call, a program's own deep features are among its arguments or results
     own = min(streams_bytes, default=0) if passes == "together" else 0
     return programs, held_bytes + sum(streams_bytes) - own
+
+
+def _window_programs(work: ClipWork, passes: str, args: tuple[Any, ...], static: dict[str, Any]) -> tuple[list[Program], int]:
+    """The programs of a raised frame rate that the run itself doesn't have, and the bytes besides their arguments.
+
+    Args:
+        work: the batch of clips.
+        passes: a key of `passes.PASSES`, of the run.
+        args: the UNet, the clip's latents, conditioning and draws, shapes only.
+        static: see `_programs_of`, without the kind.
+    """
+    unet, latents, conditioning, draws = args
+    settings, run = dataclasses.replace(work.settings, num_frames=window_length(work.settings.num_frames, work.rate)), work.run
+    kind, at = window_program(run, work.settings, work.rate, latents.dtype)
+    if kind in run.kinds and settings.num_frames == work.settings.num_frames:
+        return [], 0
+    guide = jax.eval_shape(lambda: guide_of(settings, work.directions, latents.dtype))
+    b, _, *image = latents.shape
+    latents = jax.ShapeDtypeStruct((b, settings.num_frames, *image), latents.dtype)
+    whole = unet, work.backward, latents, _shapes(at), conditioning, guide, draws
+    return _programs_of(window_passes(run, passes), kind, whole, {"kind": kind, **static})[:2]
 
 
 def _programs_of(passes: str, kind: Kind, args: tuple[Any, ...], static: dict[str, Any]) -> tuple[list[Program], int, int]:

@@ -47,20 +47,23 @@ def sample_pair(
     plan: ClipPlan | None = None,
     observe: Observe | None = None,
     preview: Preview | None = None,
+    one_by_one: bool = False,
 ) -> Array:
     """Sample latents (b, f, h, w, c) between batches of keyframes (b, H, W, 3).
 
     Args:
         plan: how to do it within the device's memory; None: in one UNet call per evaluation, networks are not moved.
         observe: see `svdjax.sample`.
+        one_by_one: whether each update is a call of its own, also without a plan.
         preview: see `svdjax.sample`; with it, each update is a call of its own, so that it is shown, or the run ended, soon.
         model, first, last, settings, method, draws, progress: see `svdjax.interpolate`.
     """
     check_pair(model, first, last)
     backward = backward_of(method, model.backward)
     if method_of(method).directions == 1:
-        return _sample(model, first[None], settings, method, draws, None, progress, plan, preview=preview)
-    return _sample(model, np.stack([first, last]), settings, method, draws, backward, progress, plan, observe, preview)
+        return _sample(model, first[None], settings, method, draws, None, progress, plan, None, preview, one_by_one)
+    keyframes = np.stack([first, last])
+    return _sample(model, keyframes, settings, method, draws, backward, progress, plan, observe, preview, one_by_one)
 
 
 def sample_image(
@@ -88,6 +91,7 @@ def _sample(
     plan: ClipPlan | None,
     observe: Observe | None = None,
     preview: Preview | None = None,
+    one_by_one: bool = False,
 ) -> Array:
     """Sample latents (b, f, h, w, c) from keyframes (d, b, H, W, 3): the first and, if d is 2, the last."""
     _, b, height, width, _ = keyframes.shape
@@ -114,7 +118,7 @@ def _sample(
         method=method,
         progress=progress,
         segments=segments,
-        passes=None if plan is None else plan.passes,
+        passes=plan.passes if plan is not None else "together" if one_by_one else None,
         observe=observe,
         preview=preview,
     )

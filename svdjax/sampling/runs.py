@@ -15,7 +15,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from svdjax.sampling.settings import Settings
-from svdjax.sampling.updates import Step, Update
+from svdjax.sampling.updates import Step, Update, euler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,3 +198,37 @@ def make_run(updates: Sequence[Update], sigmas: np.ndarray, settings: Settings, 
 def fused_directions(updates: Sequence[Update], directions: int) -> int:
     """Directions for `Settings.guidance_scale`: 1 if no update fuses two."""
     return directions if any(update.direction is None for update in updates) else 1
+
+
+def window_length(num_frames: int, rate: int) -> int:
+    """Frames of a window at a raised frame rate: the most, up to a clip's, with original frames at both ends."""
+    return (num_frames - 1) // rate * rate + 1
+
+
+def window_passes(run: Run, passes: str) -> str:
+    """The UNet calls for windows at a raised frame rate, in a run with `passes`, a key of `passes.PASSES`."""
+    return "clips" if all(kind.single for kind in run.kinds) else passes  # `passes` are for one direction at a time
+
+
+def window_program(run: Run, settings: Settings, rate: int, dtype: DTypeLike) -> tuple[Kind, dict[str, Array]]:
+    """The program that predicts windows at a raised frame rate: an Euler step of all directions.
+
+    If windows are as long as the clip, it is a program of the run itself if it has such a step, so that it is compiled once.
+
+    Args:
+        run: of the clip.
+        settings: of the clip.
+        rate: 2 or 4.
+        dtype: of the numbers.
+
+    Returns:
+        Its kind, and the numbers of a call that adds no noise, (1,) each; the caller sets `sigma` and `sigma_next`.
+    """
+    length = window_length(settings.num_frames, rate)
+    guided = bool((settings.guidance_scale(run.directions) != 1).any())
+    for k, kind in enumerate(run.kinds if length == settings.num_frames else ()):
+        fused = kind.step is euler and not kind.single and kind.deep != "reuse"
+        if fused and kind.guided is guided and kind.unconditional is guided:
+            return kind, run.rows(k, k + 1, dtype) | {"renoise": jnp.zeros(1, dtype)}
+    own = Kind(step=euler, single=False, unconditional=guided, guided=guided, renoises=False)
+    return own, {name: jnp.zeros(1, dtype) for name in ("sigma", "sigma_next")}

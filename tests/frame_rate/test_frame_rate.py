@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import goldens
 import jax.numpy as jnp
 import numpy as np
@@ -17,9 +19,12 @@ from svdjax.errors import InputError
 from svdjax.frame_rate import sampling
 from svdjax.frame_rate.clips import raise_rate
 from svdjax.frame_rate.windows import check_rate, frames_at_rate, windows_of
-from svdjax.sampling.draws import draw, joined
-from svdjax.sampling.prediction import Conditioning
+from svdjax.sampling import edm
+from svdjax.sampling.draws import Draws, draw, joined
+from svdjax.sampling.methods import run_of
+from svdjax.sampling.prediction import Conditioning, Guide, fuse
 from svdjax.sampling.settings import Settings
+from svdjax.sampling.updates import Predicted, euler
 
 
 @pytest.mark.parametrize("rate", [2, 4])
@@ -81,10 +86,11 @@ def test_latents_against_the_plain_form(passes):
         unet(),
         backward_of("dual"),
         jnp.asarray(latents[None]),
-        jnp.asarray(noise[None]),
+        Draws(jnp.zeros(()), jnp.zeros((1, frames, HEIGHT, WIDTH, 4)), jnp.zeros(()), jnp.asarray(noise[None])),
         conditionings,
         windows,
         settings,
+        run=run_of("dual", settings, scheduler),
         scheduler=scheduler,
         passes=passes,
     )
@@ -96,11 +102,33 @@ def test_latents_against_the_plain_form(passes):
     np.testing.assert_allclose(actual[0, ::rate], latents, rtol=1e-6)
 
 
+def test_a_step_to_the_mean_of_denoised_latents_is_that_of_the_mean_prediction():
+    """For noise levels from the first to the last, in float32; the steps of windows lead to the level 0."""
+    frames, rate = 5, 2
+    windows = windows_of(frames, rate)
+    x, clip = (jnp.asarray(goldens.draw(name, (1, n, 4, 4, 4)), jnp.float32) for name, n in (("x", 9), ("clip", frames)))
+    guide = Guide(jnp.full(windows.length, 2.0), jnp.linspace(1, 0, windows.length))
+    levels = sampling.levels(EDMConfig())
+    for sigma, sigma_next in itertools.pairwise(levels):
+        noisy, number = x * np.sqrt(sigma**2 + 1), jnp.float32(sigma)
+        denoised, predictions = [jnp.zeros_like(x), jnp.zeros(9)], [jnp.zeros_like(x), jnp.zeros(9)]
+        for k, start in enumerate(windows.starts):
+            v = jnp.asarray(goldens.draw(f"v {k}", (2, 2, 1, windows.length, 4, 4, 4)), jnp.float32)
+            numbers = {"sigma": number, "sigma_next": jnp.float32(0)}
+            part = noisy[:, start : start + windows.length]
+            step = euler(Predicted(latents=part, v=v, numbers=numbers, guide=guide, keyframes=None))
+            denoised = sampling._add(*denoised, step, start)
+            predictions = sampling._add(*predictions, fuse(v, guide), start)
+        mean = edm.denoise(noisy, predictions[0] / predictions[1][:, None, None, None], number)
+        expected = edm.euler_step(noisy, mean.at[:, ::rate].set(clip), number, jnp.float32(sigma_next))
+        assert goldens.relative(sampling._step(noisy, *denoised, clip, sigma, sigma_next, rate), expected) < 1e-6
+
+
 def test_every_pair_of_a_batch_has_its_own_noise(monkeypatch):
     """That of its own seed, or of its file, not that of the settings' seed."""
     rate, frames, settings, seen = 2, 5, Settings(num_frames=5, seed=7), []
     monkeypatch.setattr("svdjax.frame_rate.clips.condition_on", lambda *args: None)
-    monkeypatch.setattr(sampling, "refine", lambda unet, backward, latents, noise, *args, **options: seen.append(noise))
+    monkeypatch.setattr(sampling, "refine", lambda unet, backward, latents, draws, *_, **__: seen.append(draws.rate_noise(9)))
     model = svdjax.load("embedded")
     draws = [draw([seed], (16, 16, 3), (frames, 8, 8, 4)) for seed in (3, 4)]
     clip = np.zeros((2, frames, 16, 16, 3), np.uint8)
