@@ -10,7 +10,7 @@ from jax import Array
 
 from svdjax.frame_rate import sampling
 from svdjax.frame_rate.windows import windows_of
-from svdjax.models.svd import SVD, on_device
+from svdjax.models.svd import ENCODER, SVD, on_device, part_on_device
 from svdjax.sampling.clip_plan import ClipPlan
 from svdjax.sampling.draws import Draws, draw
 from svdjax.sampling.generation import condition_on, decode
@@ -56,11 +56,17 @@ def raise_rate(
         draws = draw([settings.seed] * b, image_shape, latents.shape[1:])
     backward = backward_of(method, model.backward)
     slower = dataclasses.replace(settings, motion_bucket_id=settings.motion_bucket_id / rate)
+    encoders = model
+    if plan is not None:  # once for all windows, if they are in host memory
+        encoders = dataclasses.replace(
+            model, image_encoder=on_device(model.image_encoder), vae=part_on_device(model.vae, ENCODER)
+        )
     directions = 1 if backward is None else 2
     conditionings = [
-        condition_on(model, np.stack([frames[:, k] for k in ends[:directions]]), draws, slower, plan, False)
+        condition_on(encoders, np.stack([frames[:, k] for k in ends[:directions]]), draws, slower, plan, False)
         for ends in windows.ends
     ]
+    del encoders  # their memory is free for the UNet
     if needs_keyframe_latents(method, settings):  # an argument of the clip's program; Euler steps don't use the values
         conditionings = [dataclasses.replace(each, keyframe_latents=each.image_latents) for each in conditionings]
     unet = model.unet

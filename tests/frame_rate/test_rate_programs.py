@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 
 import goldens
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,12 +16,18 @@ import svdjax
 from sample.interpolate import main
 from svdjax import chain
 from svdjax.config import EDMConfig
+from svdjax.decoding.staged_decode import DecodePlan
 from svdjax.frame_rate import sampling
+from svdjax.frame_rate.clips import raise_rate
 from svdjax.models.svd import abstract_model
+from svdjax.models.vae import encoding_part
 from svdjax.presets import TINY
+from svdjax.sampling import generation
+from svdjax.sampling.clip_plan import ClipPlan
 from svdjax.sampling.clip_work import ClipWork, sample_programs
 from svdjax.sampling.methods import run_of, settings_of
 from svdjax.sampling.runs import window_passes, window_program
+from svdjax.sampling.settings import Settings
 from svdjax.sampling.updates import euler
 
 KEYFRAMES = [goldens.keyframe(k)[:16, :32] for k in (1, 2)]
@@ -129,3 +137,25 @@ def test_progress_is_reported_when_a_step_has_ended(monkeypatch, lively_model):
     with pytest.raises(FloatingPointError, match="after step 1 of 8 at the higher frame rate"):
         svdjax.interpolate(model, *KEYFRAMES, rate=2, progress=lambda done, total: events.append((done, total)), **settings)
     assert events == [(1, 1 + count * steps)]
+
+
+def test_encoders_are_sent_to_the_device_once(monkeypatch):
+    """Those of a model in host memory, for all windows; nothing else of its VAE."""
+    model, sent = svdjax.load("embedded", offload=True), Counter()
+    put = jax.device_put
+
+    def counted(tree, *args, **kw):
+        sent.update(id(x) for x in jax.tree.leaves(tree) if isinstance(x, np.ndarray))
+        return put(tree, *args, **kw)
+
+    monkeypatch.setattr(jax, "device_put", counted)
+    monkeypatch.setattr(generation, "encode", lambda *_: (jnp.zeros((2, 1, 1, 8)), jnp.zeros((2, 1, 8, 8, 4))))
+    monkeypatch.setattr(sampling, "refine", lambda unet, backward, latents, draws, conditionings, *_, **__: conditionings)
+    plan = ClipPlan(
+        passes="together", offload=True, decode=DecodePlan(block_bytes=1), phases=(), transfer_bytes=0, budget_bytes=0
+    )
+    frames, latents = np.zeros((1, 5, 64, 64, 3), np.uint8), jnp.zeros((1, 5, 8, 8, 4))
+    assert len(raise_rate(model, latents, frames, Settings(num_frames=5), 2, plan=plan)) == 3
+    encoders = jax.tree.leaves((model.image_encoder, encoding_part(model.vae)))
+    assert {sent[id(x)] for x in encoders} == {1}
+    assert not {id(x) for x in jax.tree.leaves(model.vae.decoder)} & sent.keys()
