@@ -11,19 +11,15 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
-from sample import console, planned_model
+from sample import console
 from sample.batches import clip
 from sample.batches.request import InterpolationRequest
 from sample.page import preview
+from sample.page.models import Models
 from sample.page.pace import Pace
 from svdjax.errors import InputError, one_line
-from svdjax.models.svd import SVD
 from svdjax.runtime import cli
-from svdjax.sampling.clip_plan import ClipPlan, plan_for
-from svdjax.sampling.clip_work import ClipWork
-from svdjax.sampling.settings import Settings
 
 MOST_WAITING = 20
 WAITING, LOADING, SAMPLING, WRITING = "waiting", "loading", "sampling", "writing"
@@ -131,45 +127,6 @@ class Job:
     def _check(self) -> None:
         if self.cancelling:
             raise Cancelled
-
-
-class Models:
-    """The one model in memory, and the plans of its clips.
-
-    Args:
-        memory: GiB of the device that a run may use; None for what it has.
-    """
-
-    def __init__(self, memory: float | None):
-        self._memory = memory
-        self._key: tuple[Path, Path | None, Mesh | None] | None = None
-        self._model: SVD | None = None
-        self._plans: dict[tuple[tuple[int, int], str, Settings], ClipPlan | None] = {}
-
-    def get(self, request: InterpolationRequest) -> tuple[SVD, ClipPlan | None]:
-        """The loaded model and the plan of a request's clips.
-
-        Raises:
-            InputError: a damaged model, or too little memory.
-        """
-        height, width, _ = request.keyframes[0].shape
-        size, mesh = (width, height), request.mesh
-        key = request.model.folder, request.backward or getattr(request.model, "backward", None), mesh
-        settings = dataclasses.replace(request.settings, seed=0, fps=1, motion_bucket_id=0, noise_aug_strength=0)
-        kind = size, request.method, settings
-        if self._model is not None and self._key == key:
-            if mesh is not None or kind in self._plans:
-                return self._model, self._plans.get(kind)
-            work = ClipWork(model=self._model, size=size, settings=request.settings, method=request.method, preview=True)
-            try:
-                return self._model, self._plans.setdefault(kind, plan_for(work, self._memory))
-            except InputError:  # it may fit with the networks in host memory
-                pass
-        self._key, self._model, self._plans = None, None, {}  # first: two models may not fit
-        options = {"backward": request.backward, "method": request.method, "preview": True, "mesh": mesh}
-        model, plans = planned_model.load(request.model, request.dtype, request.memory, request.settings, [size], **options)
-        self._key, self._model, self._plans = key, model, {kind: plans[size]}
-        return model, plans[size]
 
 
 class Jobs:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,7 @@ from PIL import Image
 
 from sample import planned_model
 from sample.batches import clip
-from sample.page import controls, handlers, jobs, preview
+from sample.page import controls, handlers, models, preview
 from sample.page.handlers import Page
 from sample.page.jobs import Jobs
 from sample.page.options import LOCAL, PORT, PageRequest
@@ -28,16 +30,29 @@ def page_request():
     return lambda **changes: PageRequest(**fields | changes)
 
 
+@dataclass
+class Work:
+    """Stands in for `ClipWork`."""
+
+    model: Any
+    shapes: Any = "shapes"
+
+
+class Model(SimpleNamespace):
+    """Stands in for a loaded model."""
+
+
 class Sampler:
     """Stands in for the model and the sampler: three evaluations, each when it is allowed."""
 
     def __init__(self):
         self.allowed = threading.Semaphore(0)
-        self.loaded, self.error = [], None
+        self.loaded, self.error, self.before_loading = [], None, lambda: None
 
     def load(self, source, dtype, memory, settings, sizes, **_):
+        self.before_loading()
         self.loaded.append(source.backward.name)
-        return SimpleNamespace(config=source.config), dict.fromkeys(sizes)
+        return Model(config=source.config), dict.fromkeys(sizes)
 
     def generate(self, request, model, plan, progress, show, warn):
         for done in (1, 2, 3):
@@ -53,8 +68,8 @@ class Sampler:
 def sampler(monkeypatch):
     made = Sampler()
     monkeypatch.setattr(planned_model, "load", made.load)
-    monkeypatch.setattr(jobs, "plan_for", lambda *_: None)
-    monkeypatch.setattr(jobs, "ClipWork", lambda **_: None)
+    monkeypatch.setattr(models, "plan_for", lambda *_: None)
+    monkeypatch.setattr(models, "ClipWork", lambda model, **_: Work(model))
     monkeypatch.setattr(clip, "generate", made.generate)
     rows = np.zeros((28, 3))
     rows[12:15] = np.eye(3)  # the pixel itself

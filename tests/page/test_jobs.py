@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sample.page import jobs, status
+from sample.page import jobs, models, status
 from sample.page.jobs import CANCELLED, DONE, FAILED, SAMPLING, WAITING
 from svdjax.errors import InputError
 
@@ -82,13 +82,13 @@ def test_clips_of_another_size_are_planned_for_the_loaded_model(page, sampler, f
         if len(planned) == 2:
             raise InputError("memory is 1, expected more")
 
-    monkeypatch.setattr(jobs, "plan_for", plan_for)
+    monkeypatch.setattr(models, "plan_for", plan_for)
     for changes, plans, loads in (
         ({}, 0, 1),
         ({"seed": 5, "motion": 9, "fps": 3}, 0, 1),
         ({"size": "96x64"}, 1, 1),
         ({"size": "96x64"}, 1, 1),
-        ({"size": "64x96"}, 2, 2),  # doesn't fit beside the networks: the model is loaded again
+        ({"size": "64x96"}, 3, 2),  # doesn't fit beside the networks: planned without them, and the model is loaded again
     ):
         sampler.allowed.release(3)
         job = page.submit(files, values(page, **changes), "tab")
