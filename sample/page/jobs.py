@@ -18,6 +18,7 @@ from sample.batches.request import InterpolationRequest
 from sample.page import preview
 from sample.page.models import Models
 from sample.page.pace import Pace
+from sample.page.shown import Shown
 from svdjax.errors import InputError, one_line
 from svdjax.runtime import cli
 
@@ -100,15 +101,18 @@ class Job:
             ends = request.keyframes[0], request.keyframes[1]
             weights = preview.map_of(model, *ends, request.settings, request.method, plan)
             self.state = SAMPLING
-            clips: list[np.ndarray] = []  # the last preview of each
+            shown = Shown(lambda latents: preview.frames_of(latents, weights), request.clips)
 
             def show(latents: jax.Array) -> None:
                 number = self.done * request.clips // max(self.total, 1)
-                number -= number % len(latents)  # on several devices, some clips are sampled together
-                clips[number:] = [preview.frames_of(x, weights) for x in np.asarray(latents)[: request.clips - number]]
-                self.frames = np.concatenate([clips[0], *(frames[1:] for frames in clips[1:])])
+                shown.estimate(number - number % len(latents), latents)  # on several devices, some clips are sampled together
 
-            movie, latents = clip.generate(request, model, plan, self._report, show, self.warnings.append)
+            def report(done: int, total: int) -> None:
+                shown.update(at_once=done == total)
+                self.frames = shown.frames
+                self._report(done, total)
+
+            movie, latents = clip.generate(request, model, plan, report, show, self.warnings.append)
         self._check()
         if self._pace is not None:
             pace.record(request.model.config, request.keyframes[0].shape, request.method, request.settings, self._pace)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from sample import planned_model
 from sample.batches import clip
-from sample.page import controls, handlers, models, preview
+from sample.page import controls, handlers, models, preview, shown
 from sample.page.handlers import Page
 from sample.page.jobs import Jobs
 from sample.page.options import LOCAL, PORT, PageRequest
@@ -75,6 +75,7 @@ def sampler(monkeypatch):
     rows[12:15] = np.eye(3)  # the pixel itself
     monkeypatch.setattr(preview, "map_of", lambda *_: rows)
     monkeypatch.setattr(handlers, "INTERVAL", 0.01)
+    monkeypatch.setattr(shown, "SECONDS", 0)
     yield made
     made.allowed.release(1000)
 
