@@ -70,14 +70,17 @@ def test_killed_before_the_first_checkpoint(run, out, training_run, capsys):
     out.mkdir()
     (out / ".run.json.17.partial").write_text('{"form')
     assert run(steps=1) == 0  # killed before run.json was written: starts without --resume
-    os.rename(out / "checkpoints", out.with_name("gone"))
+    for name in ("checkpoints", "backward"):
+        os.rename(out / name, out.with_name(name))
     with (out / "metrics.csv").open("a") as file:
         file.write("2,0.1234,0.5,0.5\n3,0.1")
     (out / ".backward.17.partial").mkdir()
     (out / ".backward.17.partial" / "data").write_text("?")
     (out / ".backward.17.old").mkdir()
+    before = (out / "metrics.csv").read_text()
     assert run("--resume") == 0
     assert "no checkpoint was saved yet: starting again from step 1" in capsys.readouterr().out
+    assert (out / "metrics-1.csv").read_text() == before
     assert_same_run(out, training_run, STEPS)
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
 

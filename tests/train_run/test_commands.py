@@ -83,6 +83,17 @@ def test_resume_with_nothing_but_the_checkpoints(run, out, training_run, capsys)
         assert (out / name).exists()
 
 
+def test_a_result_whose_checkpoints_were_removed(run, out, training_run, capsys):
+    shutil.copytree(training_run, out)
+    shutil.rmtree(out / "checkpoints")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert run("--resume") == 2
+    line = one_line(capsys.readouterr().err)
+    assert line.startswith(f"error: {out}: holds the result backward but no checkpoint to resume from: expected another --out")
+    assert f"--init {out / 'backward'} starts there from this result" in line
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
 def test_resume_after_a_spreadsheet(run, out, training_run, capsys):
     shutil.copytree(training_run, out)
     saved = "\ufeff" + (out / "metrics.csv").read_text().replace(",", ";").replace(".", ",").replace("\n", "\r\n")

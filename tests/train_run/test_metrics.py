@@ -55,6 +55,15 @@ def test_a_new_run(path):
     assert resumed(path, 0) == ([], None, HEADER + "\n")
 
 
+def test_a_run_that_starts_again_keeps_the_old_rows(path):
+    for name, text in (("metrics-1.csv", TEXT), ("metrics-2.csv", TEXT[:-3])):
+        path.write_text(text)
+        note = f"{path}: kept as {name}: the run starts again from step 1"
+        assert resumed(path, 0) == ([], note, HEADER + "\n")
+        assert path.with_name(name).read_text() == text
+        assert resumed(path, 0) == ([], None, HEADER + "\n")
+
+
 @pytest.mark.parametrize("content", [b"", b"\n", b"\0" * 200, b"\xff\xfe", b"PK\x03\x04 a spreadsheet", b"a,b\n1,2\n"])
 def test_unreadable(path, content):
     path.write_bytes(content)

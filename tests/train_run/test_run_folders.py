@@ -110,7 +110,22 @@ def test_steps_without_a_checkpoint(out, capsys):
     assert "metrics.csv: kept as metrics-1.csv" in printed
 
 
-@pytest.mark.parametrize("name", ["backward", "model", "damaged", "checkpoints"])
+@pytest.mark.parametrize(("name", "option"), [("backward", "--init"), ("model", "--model")])
+def test_a_result_without_checkpoints_is_never_replaced(out, checkpoints, name, option):
+    """The run would start again from step 1."""
+    start(out, SETTINGS)
+    shutil.copytree(checkpoints, out / name)
+    (out / "checkpoints").mkdir()
+    before = sorted(out.rglob("*"))
+    for settings in (SETTINGS, OTHER):
+        for resume in (False, True):
+            line = refusal(out, settings, resume)
+            assert line.startswith(f"{out}: holds the result {name} but no checkpoint to resume from: expected another --out")
+            assert f"{option} {out / name} starts there" in line
+    assert sorted(out.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["damaged", "checkpoints"])
 def test_weights_are_only_replaced_by_the_same_run(out, checkpoints, name):
     start(out, SETTINGS)
     shutil.copytree(checkpoints, out / name)

@@ -24,7 +24,8 @@ class Metrics:
 
     Args:
         path: the file.
-        done: number of steps done. Rows of later steps, left by a killed run, are dropped.
+        done: number of steps done. Rows of later steps, left by a killed run, are dropped; with 0, the whole file is kept under
+            another name.
 
     Attributes:
         note: a line about a file that was changed or lost, or None.
@@ -38,7 +39,10 @@ class Metrics:
         found = read(path) if os.path.lexists(path) else None
         rows = {} if found is None else {row.step: row for row in found.rows if 1 <= row.step <= done}
         self.rows = [rows[step] for step in sorted(rows)]
-        self.note = self._note(found.problem if found else "is missing" if done else None, done)
+        if found is not None and found.rows and not done:
+            self.note = f"{path}: kept as {run_folder.keep_aside(path).name}: the run starts again from step 1"
+        else:
+            self.note = self._note(found.problem if found else "is missing" if done else None, done)
         with new_file(path) as temporary:
             temporary.write_bytes(as_csv(self.rows).encode())
         with self._writing():

@@ -40,7 +40,8 @@ def check_new_or_resumed(out: Path, resume: bool) -> bool:
         resume: whether a run there may be resumed.
 
     Raises:
-        InputError: `out` holds something else, or a run without `resume`; its parent doesn't exist; or it can't be written.
+        InputError: `out` holds something else, a run without `resume`, or a result without a checkpoint; its parent doesn't
+            exist; or it can't be written.
     """
     check_parent(out)
     if not os.path.lexists(out):
@@ -58,6 +59,7 @@ def check_new_or_resumed(out: Path, resume: bool) -> bool:
         check_writable(folder)
     if not has_steps(out):
         return False
+    _check_result_is_kept(out)
     if not resume:
         raise InputError(f"{out}: holds a run already; --resume continues it, another --out begins a new one")
     return True
@@ -91,6 +93,17 @@ def has_steps(out: Path) -> bool:
 def has_weights(out: Path) -> bool:
     """Whether the folder holds trained weights: a checkpoint, also a damaged one, or a result."""
     return bool(saved_steps(out / CHECKPOINTS)) or any((out / name).is_dir() for name in (DAMAGED, *_RESULTS))
+
+
+def _check_result_is_kept(out: Path) -> None:
+    """Raise `InputError` for a result whose checkpoints are gone: the run would start again, and replace it at the end."""
+    found = [name for name in _RESULTS if (out / name).is_dir()]
+    if found and not saved_steps(out / CHECKPOINTS):
+        start = f"{'--init' if found[0] == 'backward' else '--model'} {out / found[0]}"
+        raise InputError(
+            f"{out}: holds the result {found[0]} but no checkpoint to resume from: expected another --out; {start} starts there "
+            "from this result"
+        )
 
 
 def read_settings(out: Path) -> dict[str, Any] | None:
