@@ -37,6 +37,7 @@ from svdjax.runtime import cli, memory_option
 from svdjax.sampling import generation
 from svdjax.sampling.clip_plan import ClipPlan
 from svdjax.sampling.settings import Settings
+from train import process
 from train.batches.cached_batches import cached_batches
 from train.batches.loader import Loader
 from train.options import backward
@@ -52,14 +53,14 @@ from train.steps.train_plan import plan_training
 
 def train(options: BackwardOptions) -> None:
     """Start a fine-tune, or continue it."""
-    session.start_process(options, options.model, options.memory)
+    process.start(options, options.model, options.memory)
     options = dataclasses.replace(options, model=loading.checkpoint_folder(options.model))
     info = checkpoint.read_info(options.model)
     unet = leaves(abstract(UNet, info.config.unet, jnp.float32))
     if options.init is not None:
         delta.check_backward_folder(options.init, unet)
     setup = session.set_up(options, info.config)
-    settings = identity(options, info, setup)
+    settings = process.same_settings(lambda: identity(options, info, setup))
     session.train(options, setup, settings, lambda order: build(options, info, setup, order), info.sources)
 
 

@@ -27,6 +27,7 @@ from svdjax.parallel import cluster
 from svdjax.parallel.main_process import leave, say
 from svdjax.runtime import cli
 from svdjax.sampling.settings import Settings
+from train import process
 from train.options import base
 from train.options.base import BaseOptions
 from train.run import session, validation
@@ -45,7 +46,7 @@ def train(options: BaseOptions) -> None:
     """Start a stage, or continue it."""
     stage = STAGES[options.stage]
     stage.check_options(options)
-    session.start_process(options, options.model)
+    process.start(options, options.model)
     path = None if options.model is None else loading.checkpoint_folder(options.model)
     model = StartingModel.read(path, options.preset)
     config = model.config()
@@ -58,7 +59,8 @@ def train(options: BaseOptions) -> None:
         return build(StageRun(options=options, model=model, config=config, setup=setup, order=order))
 
     sources = {} if model.info is None else model.info.sources
-    session.train(options, setup, identity(options, model, setup), build_stage, sources)
+    settings = process.same_settings(lambda: identity(options, model, setup))
+    session.train(options, setup, settings, build_stage, sources)
 
 
 def fit_to_clips(config: SVDConfig, data: DataSettings) -> SVDConfig:

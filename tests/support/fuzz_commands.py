@@ -39,7 +39,7 @@ class Command:
     work: tuple[str, ...]
 
 
-_TRAINING = ("train.run.session.start_process", "train.run.session.train")
+_TRAINING = ("train.process.start", "train.run.session.train")
 COMMANDS = {
     "sample.interpolate": Command(
         ("first.png", "last.png", "-o", "out.mp4"),

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from svdjax.data import report, scan_records
 from svdjax.data.scan import ScanResult
 from svdjax.data.scan_records import ScanRecords
 from svdjax.errors import InputError
+from svdjax.parallel import cluster
 from svdjax.parallel.main_process import on_main, say
 from train.run import complete_checkpoints, run_folder
 from train.run.run_folder import CHECKPOINTS, DATA, METRICS, SCAN, SETTINGS
 from train.run.side_files import SideFiles
+
+WAIT = 10.0  # seconds until a network file system shows a new file to another host
 
 
 @contextlib.contextmanager
@@ -30,7 +37,8 @@ def prepared(
         resumed: whether the folder holds a run, which is continued.
 
     Raises:
-        InputError: another process uses the folder, its run has other settings, or it can't be written.
+        InputError: another process uses the folder, its run has other settings, it can't be written, or not all processes of
+            this run see the same folder.
     """
     with contextlib.ExitStack() as lock:
 
@@ -49,7 +57,36 @@ def prepared(
                 scan_records.write(records, out / SCAN)
 
         on_main(prepare)  # an error of process 0 is raised by all
+        _check_shared(out)
         yield
+
+
+def _check_shared(out: Path) -> None:
+    """Check that all processes see the same folder: each of them writes a part of a checkpoint."""
+    if jax.process_count() == 1:
+        return
+    mark = Path(on_main(lambda: run_folder.mark(out)))
+    seen = cluster.gather_json((str(out), _appears(out / mark.name)))
+    if cluster.is_main():
+        mark.unlink(missing_ok=True)
+    for process, (path, found) in enumerate(seen):
+        if not found:
+            raise InputError(
+                f"--out {path}: process {process} doesn't find there what process 0 wrote to {seen[0][0]}: "
+                "all processes need the same folder"
+            )
+
+
+def _appears(path: Path) -> bool:
+    """Whether a file exists, or does so soon."""
+    end = time.monotonic() + WAIT
+    while True:
+        for folder in (path.parent.parent, path.parent):  # opening a folder renews what a network file system remembers of it
+            with contextlib.suppress(OSError):
+                os.scandir(folder).close()
+        if path.exists() or time.monotonic() > end:
+            return path.exists()
+        time.sleep(0.2)
 
 
 def _has_settings(out: Path, settings: Mapping[str, Any]) -> bool:

@@ -11,6 +11,7 @@ import fcntl
 import itertools
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -101,8 +102,8 @@ def _check_result_is_kept(out: Path) -> None:
     if found and not saved_steps(out / CHECKPOINTS):
         start = f"{'--init' if found[0] == 'backward' else '--model'} {out / found[0]}"
         raise InputError(
-            f"{out}: holds the result {found[0]} but no checkpoint to resume from: expected another --out; {start} starts there "
-            "from this result"
+            f"{out}: holds the result {found[0]} but no checkpoint to resume from: expected another --out; {start} starts "
+            "there from this result"
         )
 
 
@@ -179,6 +180,20 @@ def make(out: Path) -> None:
         out.mkdir(exist_ok=True)
     except OSError as e:
         raise InputError(f"{out}: can't be created: {e.strerror}") from None
+
+
+def mark(out: Path) -> str:
+    """Write a new empty file, which `locked` removes if this process doesn't; returns its path.
+
+    Raises:
+        InputError: it can't be written.
+    """
+    path = out / f".svdjax-{secrets.token_hex(8)}.partial"
+    try:
+        path.touch()
+    except OSError as e:
+        raise InputError(f"{out}: can't be written: {e.strerror}") from None
+    return str(path)
 
 
 def write_settings(out: Path, settings: Mapping[str, Any]) -> None:

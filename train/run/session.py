@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
@@ -20,12 +18,10 @@ from svdjax.data.clip_order import Order
 from svdjax.data.scan import ScanResult, scan
 from svdjax.data.scan_records import ScanRecords
 from svdjax.data.sources import DataSettings, check_outside_data
-from svdjax.devices import budget, malloc, xla_options
 from svdjax.errors import InputError
 from svdjax.media import fit
 from svdjax.parallel import cluster, mesh
 from svdjax.parallel.main_process import on_main, say
-from svdjax.runtime import compilation_cache
 from svdjax.runtime.atomic import require_space
 from svdjax.runtime.dtypes import compute_dtype
 from train.batches.latent_cache import check_cache_folder
@@ -39,7 +35,6 @@ from train.run.prepared_folder import prepared
 from train.steps.state import State, to_arrays
 from train.steps.step import Step
 
-_SMALL = 2**30  # bytes; steps of a smaller model are so short that allocating memory from the system takes much of their time
 MEMORY_ADVICE = (
     "try --memory with a smaller number (train.backward), --accumulate, --mesh fsdp=-1, a smaller --size, fewer --num-frames, "
     "or --crop for a VAE"
@@ -86,29 +81,6 @@ class Work:
     batches: Callable[[int], Batches]
     export: Callable[[State], None]
     validate: Callable[[State], None] | None
-
-
-def start_process(options: RunOptions, model: Path | None, memory: float | None = None) -> None:
-    """Set up this process before JAX is used: memory, threads, compilation cache, connection to the other processes.
-
-    Args:
-        options: the parsed command line.
-        model: the checkpoint to train, or None for a new model.
-        memory: GiB of each device that the run may use; None is what it has.
-    """
-    budget.take_share(memory)
-    xla_options.spare_threads()
-    if model is None or _is_small(model):
-        malloc.keep_freed()
-    cluster.start(options.coordinator, options.num_processes, options.process_id)
-    compilation_cache.enable()
-
-
-def _is_small(checkpoint: Path) -> bool:
-    """Whether the files of a checkpoint have less than `_SMALL` bytes, or there is no checkpoint."""
-    if not os.path.isfile(checkpoint / "config.json"):  # any other folder may hold millions of files
-        return True
-    return sum(path.stat().st_size for path in checkpoint.rglob("*") if os.path.isfile(path)) < _SMALL
 
 
 def set_up(options: RunOptions, config: SVDConfig) -> Setup:
