@@ -13,6 +13,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -164,6 +165,8 @@ def generate_between(
         state: with the trained tensors.
         truth: the held-out clip.
     """
+    if plan is not None and jax.process_count() > 1:  # each process makes the clip on its own device
+        encoders = step.in_host_memory(encoders[0]), step.in_host_memory(encoders[1])
     image_encoder, vae = encoders
     settings = validation_settings(options, len(truth))
     method = "no-rotation" if options.no_rotation else "dual"

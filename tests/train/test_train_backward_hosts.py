@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 
+import media
 import numpy as np
 import pytest
 import training
@@ -161,3 +162,30 @@ def test_two_processes(training_model, training_clips, alone, tmp_path):
     straight = tmp_path / "straight"
     assert train(training_model, training_clips, straight, batch_size=BATCH, steps=done + 1, save_every=done + 1) == 0
     np.testing.assert_allclose(losses(out), losses(straight), rtol=5e-5)
+
+
+def test_two_processes_validate_under_a_plan(training_model, training_clips, tmp_path):
+    """With the encoders on the devices of both processes, whole or divided; the clip is one that a single process writes."""
+    options = {"batch_size": 2, "steps": 1, "validate_every": 1, "validate_steps": 1, "memory": 4}
+    assert train(training_model, training_clips, tmp_path / "alone", **options) == 0
+    expected = clip(tmp_path / "alone")
+    for mesh in ("data=2", "fsdp=2"):
+        out, address = tmp_path / mesh, free_address()
+        command = training.arguments(
+            *(training_model, training_clips, out, "--mesh", mesh, "--coordinator", address, "--num-processes", 2), **options
+        )
+        environment = {"JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu"}
+        processes = [training.start([*command, "--process-id", str(i)], **environment) for i in range(2)]
+        try:
+            outputs = [process.communicate(timeout=400) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        assert [process.returncode for process in processes] == [0, 0], outputs
+        assert "warning" not in outputs[0][1], outputs
+        assert np.abs(clip(out) - expected).max() <= 2
+
+
+def clip(out):
+    """The frames of the first validation clip."""
+    return media.read_clip(out / "validation" / "step-000001.webp")[0].astype(int)

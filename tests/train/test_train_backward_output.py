@@ -2,7 +2,9 @@
 
 import shutil
 import sys
+from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import media
 import numpy as np
@@ -17,9 +19,12 @@ from training import assert_same_run, losses, train
 import convert.flax_to_svd
 import sample.interpolate
 from svdjax.checkpoints import checkpoint
-from svdjax.models.svd import backward_unet
+from svdjax.models.svd import NETWORKS, backward_unet, leaves
+from svdjax.parallel.mesh import make_mesh
+from train import backward
 from train.run import loss_curve
 from train.run.metrics import StepMetrics
+from train.steps.finetuning import Finetuning
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
@@ -135,3 +140,30 @@ def test_too_few_videos_to_validate(training_model, tmp_path, capsys):
     assert train(training_model, tmp_path / "data", tmp_path / "run", validate_every=1) == 2
     assert "--hold-out 1: " in training.one_line(capsys.readouterr().err)
     assert not (tmp_path / "run").exists()
+
+
+def test_validation_of_several_processes_takes_the_encoders_from_host_memory(training_model, monkeypatch):
+    """Under a plan each process makes the clip on its own device, which arrays of all processes can't be moved to."""
+
+    class Captured(Exception):
+        pass
+
+    def capture(model, *args, **options):
+        raise Captured(model)
+
+    model = checkpoint.load(training_model)
+    step = Finetuning.__new__(Finetuning)
+    step.mesh, step.config, step.frozen = make_mesh("data=1"), model.config, (model.unet, {})
+    options = SimpleNamespace(no_rotation=False, validate_steps=1, seed=0)
+    state, plan = SimpleNamespace(trained={}), SimpleNamespace(decode=None)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(backward.generation, "sample_pair", capture)
+    truth = np.zeros((3, 32, 32, 3), np.uint8)
+    with pytest.raises(Captured) as captured:
+        backward.generate_between(options, step, (model.image_encoder, model.vae), plan, state, truth)
+    given = captured.value.args[0]
+    for name in NETWORKS:
+        before = leaves(getattr(model, name) if name != "unet" else step.unet)
+        for leaf, value in leaves(getattr(given, name)).items():
+            assert isinstance(value, np.ndarray), leaf
+            np.testing.assert_array_equal(value, before[leaf])

@@ -22,6 +22,7 @@ from svdjax.losses.finetuning import Examples, Moments
 from svdjax.memory.programs import Program
 from svdjax.models.backward import QUERIES, VALUES, names_of_kinds
 from svdjax.models.clip import CLIPVision
+from svdjax.models.initialize import Model
 from svdjax.models.svd import NETWORKS, SVD, abstract_model, fill, leaves
 from svdjax.models.unet import UNet
 from svdjax.models.vae import VAE, encoding_part
@@ -112,12 +113,16 @@ class Finetuning(Step):
         """The backward tensors of a state, float32 by name."""
         return {**self.frozen[1], **state.trained}
 
+    def in_host_memory(self, network: Model) -> Model:
+        """A copy of a network with its tensors as numpy arrays; all processes must call it."""
+        values: dict[str, Any] = self.whole(leaves(network))
+        return fill(network, values)
+
     @contextlib.contextmanager
     def unet_in_host_memory(self) -> Iterator[UNet]:
         """The UNet as numpy arrays; within the block it is not on the devices, and no step can be done."""
         unet, carried = self.frozen
-        values: dict[str, Any] = self.whole(leaves(unet))
-        waiting = fill(unet, values)
+        waiting = self.in_host_memory(unet)
         places = jax.tree.map(lambda x: x.format, unet)
         self.frozen = None
         for x in jax.tree.leaves(unet):

@@ -169,11 +169,15 @@ class Step(ABC):
             self._laid_out = True
         return self._programs[self.next_state](state, self.frozen, examples)
 
-    def whole(self, tensors: Mapping[str, Array]) -> dict[str, np.ndarray]:
+    def whole(self, tensors: Mapping[str, Array | np.ndarray]) -> dict[str, np.ndarray]:
         """Copies of divided tensors on the host, complete in every process; all processes must call it."""
         copy = jax.jit(lambda x: x, out_shardings=sharding.replicated(self.mesh))
-        # one by one: a device may not have memory for all of them
-        return {name: np.asarray(value if value.is_fully_replicated else copy(value)) for name, value in tensors.items()}
+
+        def on_host(value: Array | np.ndarray) -> np.ndarray:
+            whole = isinstance(value, np.ndarray) or value.is_fully_replicated
+            return np.asarray(value if whole else copy(value))
+
+        return {name: on_host(value) for name, value in tensors.items()}  # one by one: a device may not have memory for all
 
     def _draws(self, settings: FinetuningSettings | PretrainingSettings, config: SVDConfig, step: Array) -> TrainingDraws:
         """The random numbers of a step for the whole batch, divided among the devices like its rows."""
