@@ -3,6 +3,7 @@
 import shutil
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -154,8 +155,9 @@ def test_validation_of_several_processes_takes_the_encoders_from_host_memory(tra
     model = checkpoint.load(training_model)
     step = Finetuning.__new__(Finetuning)
     step.mesh, step.config, step.frozen = make_mesh("data=1"), model.config, (model.unet, {})
-    options = SimpleNamespace(no_rotation=False, validate_steps=1, seed=0)
-    state, plan = SimpleNamespace(trained={}), SimpleNamespace(decode=None)
+    options: Any = SimpleNamespace(no_rotation=False, validate_steps=1, seed=0)
+    state: Any = SimpleNamespace(trained={})
+    plan: Any = SimpleNamespace(decode=None)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(backward.generation, "sample_pair", capture)
     truth = np.zeros((3, 32, 32, 3), np.uint8)

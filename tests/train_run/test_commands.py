@@ -4,6 +4,7 @@ import os
 import re
 import resource
 import shutil
+import weakref
 
 import jax
 import pytest
@@ -12,7 +13,9 @@ from training import assert_same_run, losses, one_line, train
 from svdjax.data import motion
 from train.batches import loader
 from train.run import validation
+from train.run.checkpoints import Checkpoints
 from train.steps.finetuning import Finetuning
+from train.steps.step import Step
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 STEPS = 6
@@ -92,6 +95,28 @@ def test_a_result_whose_checkpoints_were_removed(run, out, training_run, capsys)
     assert line.startswith(f"error: {out}: holds the result backward but no checkpoint to resume from: expected another --out")
     assert f"--init {out / 'backward'} starts there from this result" in line
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_resume_holds_the_training_state_once(run, out, training_run, monkeypatch):
+    """For large models the state takes most of a device's memory: that before the first step is gone when the saved is read."""
+    shutil.copytree(training_run, out)
+    begun, restored = [], []
+    begin, restore = Step.begin, Checkpoints.restore
+
+    def begin_and_watch(self, trained):
+        begin(self, trained)
+        begun.extend(weakref.ref(array) for array in jax.tree.leaves(self.state))
+
+    def restore_and_look(self, checkpoint, like):
+        restored.append(checkpoint.step)
+        assert begun
+        assert not [array for array in begun if array() is not None]
+        return restore(self, checkpoint, like)
+
+    monkeypatch.setattr(Step, "begin", begin_and_watch)
+    monkeypatch.setattr(Checkpoints, "restore", restore_and_look)
+    assert run("--resume") == 0
+    assert restored == [STEPS]
 
 
 def test_resume_after_a_spreadsheet(run, out, training_run, capsys):

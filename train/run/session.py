@@ -183,10 +183,22 @@ def train(
         if checkpoint is None or checkpoint.step < options.steps:
             on_main(lambda: require_space(options.out, _size_of_checkpoint(work.step.abstract_state), options.out))
         with Checkpoints(options.out / run_folder.CHECKPOINTS, options.keep) as checkpoints:
-            state = work.step.state if checkpoint is None else checkpoints.restore(checkpoint, work.step.abstract_state)
-            del work.step.state  # the steps reuse its memory, or it is not needed
+            state = _first_state(work.step) if checkpoint is None else _restored(work.step, checkpoints, checkpoint)
             with work.batches(int(state.step) + 1) as batches:
                 loop.run(task, plan, state, batches, checkpoints)
+
+
+def _first_state(step: Step) -> State:
+    """The state before the first step; `step` no longer holds it, because the steps reuse its memory."""
+    state = step.state
+    del step.state
+    return state
+
+
+def _restored(step: Step, checkpoints: Checkpoints, checkpoint: CompleteCheckpoint) -> State:
+    """The state of a checkpoint, placed on the devices after that before the first step is gone."""
+    del step.state
+    return checkpoints.restore(checkpoint, step.abstract_state)
 
 
 def _size_of_checkpoint(state: State) -> int:
