@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from svdjax.sampling.conditioning import to_signed_unit
 from train import base
 from train.run.result import Result
 from train.steps.unet_stage import UNetStage
+from train.steps.vae_stage import VAEStage
 
 STEPS = 4
 pytestmark = pytest.mark.usefixtures("compile_once")
@@ -110,6 +112,29 @@ def test_resumed(made, training_model, training_clips, tmp_path, capsys):
     capsys.readouterr()
     assert train("vae", training_model, training_clips, tmp_path / "run", "--resume", **options, steps=5) == 2
     assert "is of a run with --steps 4, not --steps 5" in one_line(capsys.readouterr().err)
+
+
+def test_the_advice_after_a_diverged_run(made, training_model, training_clips, tmp_path, capsys, monkeypatch):
+    """The weights of the last checkpoint, by the command that the message names; afterwards the run can still continue."""
+    out, options = tmp_path / "run", {"validate_every": 4, "hold_out": 1}
+    update = VAEStage.update
+
+    def diverged(self, state, batch):
+        state, result = update(self, state, batch)
+        return state, dataclasses.replace(result, finite=jnp.array(False)) if batch.step == 3 else result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VAEStage, "update", diverged)
+        assert train("vae", training_model, training_clips, out, **options) == 2
+    advice = re.search("--resume --steps ([0-9]+) exports its weights", one_line(capsys.readouterr().err))
+    assert advice is not None
+    assert advice[1] == "2"
+    (out / "run.json").unlink()
+    assert train("vae", training_model, training_clips, out, "--resume", **options | {"steps": int(advice[1])}) == 0
+    assert (out / "model" / "config.json").exists()
+    assert train("vae", training_model, training_clips, out, "--resume", **options) == 0
+    assert (out / "run.json").read_text() == (made / "vae" / "run.json").read_text()
+    assert_same_arrays(training.state(out, STEPS), training.state(made / "vae", STEPS))
 
 
 @pytest.mark.heavy

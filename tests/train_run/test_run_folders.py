@@ -134,6 +134,17 @@ def test_weights_are_only_replaced_by_the_same_run(out, checkpoints, name):
     assert start(out, SETTINGS, True)
 
 
+def test_no_step_is_left_to_do(out, checkpoints):
+    """Then `--steps` may be the steps done, although the run had more; `run.json` keeps its own."""
+    saved = SETTINGS | {"--steps": 9}
+    start(out, saved)
+    shutil.copytree(checkpoints, out / "checkpoints")
+    for steps in (2, 5):
+        assert f"--steps 9, not --steps {steps}: expected the same" in refusal(out, SETTINGS | {"--steps": steps}, True)
+    assert start(out, SETTINGS | {"--steps": 4}, True)
+    assert settings_of(out) == saved
+
+
 @pytest.mark.parametrize("content", [None, "", "{", '{"format": "svdjax-run"}'])
 def test_settings_lost_but_checkpoints_whole(out, checkpoints, content, capsys):
     """The checkpoints hold the settings."""

@@ -48,8 +48,8 @@ def prepared(
             lock.enter_context(run_folder.locked(out))
             if not resumed and run_folder.has_steps(out):
                 raise InputError(f"{out}: another process has just started a run there")
-            if not resumed or not _has_settings(out, settings):
-                run_folder.write_settings(out, settings)
+            if (wanted := _settings_to_write(out, settings) if resumed else settings) is not None:
+                run_folder.write_settings(out, wanted)
             side_files = SideFiles()
             with side_files.or_warn(out / DATA):
                 report.write_csv(sources, out / DATA)
@@ -89,8 +89,8 @@ def _appears(path: Path) -> bool:
         time.sleep(0.2)
 
 
-def _has_settings(out: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether `run.json` of a run to resume has these settings. It is False only if it is to be replaced.
+def _settings_to_write(out: Path, settings: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The settings to write to `run.json` of a run to resume; None if it has these already.
 
     Raises:
         InputError: the run has trained weights and other settings.
@@ -98,19 +98,20 @@ def _has_settings(out: Path, settings: Mapping[str, Any]) -> bool:
     file = out / SETTINGS
     before = run_folder.read_settings(out)
     if run_folder.has_weights(out):
+        done = max(complete_checkpoints.saved_steps(out / CHECKPOINTS), default=0)
         if before is not None:
-            run_folder.check_same_settings(before, settings, out)
-            return True
+            run_folder.check_same_settings(before, settings, out, done)
+            return None
         step, saved = complete_checkpoints.newest_settings(out / CHECKPOINTS)
-        run_folder.check_same_settings(saved, settings, out)
+        run_folder.check_same_settings(saved, settings, out, done)
         say(f"{file}: is missing or damaged: written again, with the settings stored with the checkpoint of step {step}")
-        return False
+        return saved
     # Without weights the run starts again from step 1, so other settings do no harm, but the metrics are of the old ones.
     if before is not None:
         try:
             run_folder.check_same_settings(before, settings, out)
-            return True
+            return None
         except InputError as e:
             say(f"{e}; it has no checkpoint, so a new run starts there")
     say(f"{out / METRICS}: kept as {run_folder.keep_aside(out / METRICS).name}")
-    return False
+    return settings

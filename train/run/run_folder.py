@@ -143,20 +143,23 @@ def keep_aside(path: Path) -> Path:
     return target
 
 
-def check_same_settings(saved: Mapping[str, Any], now: Mapping[str, Any], where: Path) -> None:
+def check_same_settings(saved: Mapping[str, Any], now: Mapping[str, Any], where: Path, done: int = 0) -> None:
     """Check that a saved run has the settings of this command.
+
+    `--steps`, which sets the learning rate of `train.base`, may be the number of steps done: then no step is left to do.
 
     Args:
         saved: values by option; fingerprints by names that don't begin with a dash.
         now: those of this command, in the same form.
         where: folder of the saved run or checkpoint, for the message.
+        done: number of steps done.
 
     Raises:
         InputError: the first setting that differs, with both values.
     """
     for name in dict.fromkeys((*now, *saved)):
         old, new = saved.get(name), now.get(name)
-        if old == new:
+        if old == new or (name == "--steps" and new == done):
             continue
         if not name.startswith("-"):
             raise InputError(f"{where}: is of a run with another {name}: expected the same")

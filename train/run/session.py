@@ -221,7 +221,8 @@ def _last_checkpoint(options: RunOptions, step: Step, settings: Mapping[str, Any
     checkpoint = CompleteCheckpoint(**newest)
     for note in checkpoint.notes:
         say(note)
-    run_folder.check_same_settings(checkpoint.facts["settings"], settings, folder / str(checkpoint.step))
+    where = folder / str(checkpoint.step)
+    run_folder.check_same_settings(checkpoint.facts["settings"], settings, where, checkpoint.step)
     if checkpoint.step > options.steps:
         raise InputError(
             f"--steps {options.steps}: {options.out} is at step {checkpoint.step}, expected at least {checkpoint.step}"
