@@ -189,3 +189,24 @@ def test_two_processes_validate_under_a_plan(training_model, training_clips, tmp
 def clip(out):
     """The frames of the first validation clip."""
     return media.read_clip(out / "validation" / "step-000001.webp")[0].astype(int)
+
+
+def test_ctrl_c_in_one_of_two_processes(training_model, training_clips, tmp_path):
+    """Both save the same step; only the exit status of the process that got it tells of it."""
+    out, address = tmp_path / "run", free_address()
+    hosts = ("--mesh", "data=2", "--coordinator", address, "--num-processes", 2)
+    command = training.arguments(training_model, training_clips, out, *hosts, batch_size=2, steps=1000, save_every=1000)
+    environment = {"JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu"}
+    processes = [training.start([*command, "--process-id", str(i)], **environment) for i in range(2)]
+    try:
+        training.wait_for(lambda: training.rows(out) >= 1, processes[0], 200)
+        processes[1].send_signal(signal.SIGINT)
+        outputs = [process.communicate(timeout=100) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 130], outputs
+    done = training.rows(out)
+    assert f"stopped after step {done} of 1000, which is saved" in outputs[0][0]
+    assert [path.name for path in (out / "checkpoints").iterdir()] == [str(done)]
+    assert (out / "backward").exists()

@@ -1,6 +1,7 @@
 """`--memory` of `train.backward`: the plan of a fine-tune, and runs that equal those without a plan."""
 
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -175,6 +176,29 @@ def test_a_step_with_encoders_in_host_memory_and_chosen_layouts(monkeypatch, cho
     product = jax.lax.conv_general_dilated(examples, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     np.testing.assert_allclose(result.loss, product.mean(), rtol=1e-6)
     assert isinstance(step.encoders["head.kernel"], np.ndarray) == offload
+
+
+def test_divided_arrays_are_copied_to_the_host_by_one_program(monkeypatch):
+    """Each new `jax.jit` would compile its programs again, at every validation and export."""
+    made = []
+
+    def jit(function, **options):
+        made.append(options)
+        return function
+
+    class Divided:
+        is_fully_replicated = False
+
+        def __array__(self, *args, **options):
+            return np.ones(3)
+
+    start = {"scale": jnp.float32(1)}
+    step = Scaled(make_mesh("data=1", jax.devices()[:1]), 1, start, optax.sgd(0.1))
+    monkeypatch.setattr(jax, "jit", jit)
+    divided: Any = {"a": Divided()}
+    for _ in range(2):
+        assert step.whole(divided)["a"].tolist() == [1, 1, 1]
+    assert len(made) == 1
 
 
 def test_arrays_are_moved_to_other_layouts():

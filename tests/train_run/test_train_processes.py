@@ -1,7 +1,9 @@
 """Several processes of `train.backward` must run the same command, and see the same folder; otherwise all end with one line."""
 
+import contextlib
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -14,6 +16,7 @@ from training import ROOT, one_line
 from svdjax.errors import InputError
 from train import process
 from train.options import backward
+from train.run.stop import Stop
 
 PROGRAM = textwrap.dedent(
     """
@@ -38,8 +41,8 @@ def refused(training_model, training_clips, out):
         for i, own in enumerate(options):
             hosts = ("--coordinator", address, "--num-processes", len(options), "--process-id", i)
             command = training.arguments(training_model, training_clips, own.pop("out", out), *hosts, **own)
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-            processes.append(subprocess.Popen([sys.executable, "-c", PROGRAM, *command], env=environment, **pipes))
+            words, pipe = [sys.executable, "-c", PROGRAM, *command], subprocess.PIPE
+            processes.append(subprocess.Popen(words, env=environment, stdout=pipe, stderr=pipe, text=True))
         try:
             outputs = [started.communicate(timeout=100) for started in processes]
         finally:
@@ -118,3 +121,37 @@ def test_files_and_versions_of_all_processes(gathered, tmp_path):
     options = backward.parse(training.arguments(tmp_path, tmp_path, tmp_path))
     gathered(lambda facts: facts | {"the version of JAX": "0.0.1"})
     assert refusal(lambda: process.agreed(lambda: options, process.same_command)).startswith("the version of JAX is ")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, None)])
+def test_a_signal_to_one_of_several_processes(monkeypatch, number, status):
+    """All stop after the step that they agree on: Ctrl-C is passed on as SIGTERM, to JAX's preemption service."""
+    received = []
+    old = signal.signal(signal.SIGTERM, lambda *_: received.append("SIGTERM"))
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    monkeypatch.setattr("train.run.stop.multihost_utils.reached_preemption_sync_point", lambda step: step == 3)
+    try:
+        with pytest.raises(status) if status else contextlib.nullcontext(), Stop() as stop:
+            assert not stop.requested(1)
+            os.kill(os.getpid(), number)
+            assert received == ["SIGTERM"]
+            assert not stop.requested(2)
+            assert stop.signal is None
+            assert stop.requested(3)
+            assert stop.signal == number
+    finally:
+        signal.signal(signal.SIGTERM, old)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_twice_in_one_of_several_processes(monkeypatch, capsys):
+    old = signal.signal(signal.SIGTERM, lambda *_: None)
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    try:
+        with Stop():
+            os.kill(os.getpid(), signal.SIGINT)
+            assert "Ctrl-C again stops at once, without saving" in capsys.readouterr().err
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGTERM, old)

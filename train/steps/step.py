@@ -171,13 +171,17 @@ class Step(ABC):
 
     def whole(self, tensors: Mapping[str, Array | np.ndarray]) -> dict[str, np.ndarray]:
         """Copies of divided tensors on the host, complete in every process; all processes must call it."""
-        copy = jax.jit(lambda x: x, out_shardings=sharding.replicated(self.mesh))
 
         def on_host(value: Array | np.ndarray) -> np.ndarray:
             whole = isinstance(value, np.ndarray) or value.is_fully_replicated
-            return np.asarray(value if whole else copy(value))
+            return np.asarray(value if whole else self._replicate(value))
 
         return {name: on_host(value) for name, value in tensors.items()}  # one by one: a device may not have memory for all
+
+    @functools.cached_property
+    def _replicate(self) -> Callable[[Array], Array]:
+        """Copies an array to every device. It is compiled once per shape, so the object must stay the same."""
+        return jax.jit(lambda x: x, out_shardings=sharding.replicated(self.mesh))
 
     def _draws(self, settings: FinetuningSettings | PretrainingSettings, config: SVDConfig, step: Array) -> TrainingDraws:
         """The random numbers of a step for the whole batch, divided among the devices like its rows."""
