@@ -60,9 +60,23 @@ def train(options: BackwardOptions) -> None:
     unet = leaves(abstract(UNet, info.config.unet, jnp.float32))
     if options.init is not None:
         delta.check_backward_folder(options.init, unet)
+        check_rotation(options.init, options.no_rotation)
     setup = session.set_up(options, info.config)
     settings = process.same_settings(lambda: identity(options, info, setup))
-    session.train(options, setup, settings, lambda order: build(options, info, setup, order), info.sources)
+    work = work_of(options, info, setup)
+
+    def shapes(order: Order) -> State:
+        return work.step(options.accumulate, offload=False).abstract_state
+
+    make = functools.partial(build, options, info, setup, work)
+    session.train(options, setup, settings, build=make, shapes=shapes, sources=info.sources)
+
+
+def check_rotation(init: Path, no_rotation: bool) -> None:
+    """Raise `InputError` if `--init` was trained with the other setting of `--no-rotation`."""
+    if no_rotation is not any(name.endswith(QUERIES) for name in delta.stored_shapes(init)):
+        kind = "with" if no_rotation else "without"
+        raise InputError(f"--init {init}: expected weights trained {kind} --no-rotation, as in this run")
 
 
 def identity(options: BackwardOptions, info: checkpoint.Info, setup: Setup) -> dict[str, Any]:
@@ -75,9 +89,8 @@ def identity(options: BackwardOptions, info: checkpoint.Info, setup: Setup) -> d
     }
 
 
-def build(options: BackwardOptions, info: checkpoint.Info, setup: Setup, order: Order) -> Work:
+def build(options: BackwardOptions, info: checkpoint.Info, setup: Setup, work: TrainWork, order: Order) -> Work:
     """Plan the step if there is a limit on memory, load the model, and make the step."""
-    work = work_of(options, info, setup)
     limit = on_main(lambda: budget.budget_bytes(options.memory, memory_option.OPTION))
     plan, step = None, None
     if limit is not None:
@@ -132,19 +145,11 @@ def validation_settings(options: BackwardOptions, num_frames: int) -> Settings:
 
 
 def starting_tensors(options: BackwardOptions, where: Shardings) -> tuple[dict[str, Array], dict[str, Array]]:
-    """The backward tensors' values in the base UNet, and before the first step; both float32 by name.
-
-    Raises:
-        InputError: `--init` was trained with the other setting of `--no-rotation`.
-    """
+    """The backward tensors' values in the base UNet, and before the first step; both float32 by name."""
     base = delta.base_tensors(options.model, VALUES + (QUERIES if options.no_rotation else ()), where)
     if options.init is None:
         return base, dict(base)
-    start = delta.restore(options.init, options.model / "unet", jnp.float32, where)
-    if options.no_rotation is not any(name.endswith(QUERIES) for name in start):
-        kind = "with" if options.no_rotation else "without"
-        raise InputError(f"--init {options.init}: expected weights trained {kind} --no-rotation, as in this run")
-    return base, start
+    return base, delta.restore(options.init, options.model / "unet", jnp.float32, where)
 
 
 def generate_between(

@@ -55,12 +55,19 @@ def train(options: BaseOptions) -> None:
         config = fit_to_clips(config, setup.data)
     stage.check_clips(options, config, setup.data.size)
 
-    def build_stage(order: Order) -> Work:
-        return build(StageRun(options=options, model=model, config=config, setup=setup, order=order))
+    def run(order: Order) -> StageRun:
+        return StageRun(options=options, model=model, config=config, setup=setup, order=order)
 
     sources = {} if model.info is None else model.info.sources
     settings = process.same_settings(lambda: identity(options, model, setup))
-    session.train(options, setup, settings, build_stage, sources)
+    session.train(
+        options,
+        setup,
+        settings,
+        build=lambda order: build(run(order)),
+        shapes=lambda order: stage.state_shapes(run(order)),
+        sources=sources,
+    )
 
 
 def fit_to_clips(config: SVDConfig, data: DataSettings) -> SVDConfig:

@@ -145,6 +145,7 @@ def train(
     setup: Setup,
     settings: Mapping[str, Any],
     build: Callable[[Order], Work],
+    shapes: Callable[[Order], State],
     sources: Mapping[str, str],
 ) -> None:
     """Train from the first step, or from the last checkpoint, to the last step.
@@ -153,12 +154,14 @@ def train(
         options, setup: options and setup of the run.
         settings: everything that determines the run's results.
         build: loads the model and makes the step, which takes long.
+        shapes: makes a state of shapes and dtypes, which takes seconds.
         sources: hashes of the starting model's files, stored with every checkpoint.
     """
     with prepared(options.out, settings, setup.sources, setup.records, resumed=setup.resumed):
         for line in report.summary(setup.sources, setup.data):
             say(line)
         order = Order(setup.sources.usable, setup.data, options.seed)
+        _check_what_is_left(options, shapes(order))
         work = build(order)
         task = Task(
             update=work.step.update,
@@ -180,8 +183,6 @@ def train(
             },
         )
         checkpoint = _last_checkpoint(options, work.step, settings) if setup.resumed else None
-        if checkpoint is None or checkpoint.step < options.steps:
-            on_main(lambda: require_space(options.out, _size_of_checkpoint(work.step.abstract_state), options.out))
         with Checkpoints(options.out / run_folder.CHECKPOINTS, options.keep) as checkpoints:
             state = _first_state(work.step) if checkpoint is None else _restored(work.step, checkpoints, checkpoint)
             with work.batches(int(state.step) + 1) as batches:
@@ -201,9 +202,28 @@ def _restored(step: Step, checkpoints: Checkpoints, checkpoint: CompleteCheckpoi
     return checkpoints.restore(checkpoint, step.abstract_state)
 
 
-def _size_of_checkpoint(state: State) -> int:
-    """Bytes of the arrays in a checkpoint."""
-    return sum(math.prod(array.shape) * array.dtype.itemsize for array in to_arrays(state).values())
+def _check_what_is_left(options: RunOptions, state: State) -> None:
+    """Check `--steps` and the disk space for the checkpoints that are still to come.
+
+    Args:
+        options: the command line.
+        state: shapes and dtypes of the state.
+
+    Raises:
+        InputError: the run has more steps already, or there is too little space.
+    """
+
+    def check() -> None:
+        saved = complete_checkpoints.saved_steps(options.out / run_folder.CHECKPOINTS)
+        done, steps, every = max(saved, default=0), options.steps, options.save_every
+        if done > steps:
+            raise InputError(f"--steps {steps}: {options.out} is at step {done}, expected at least {done}")
+        saves = 0 if done == steps else math.ceil(steps / every) - done // every
+        most = options.keep + 2  # the latest, the best, and the one that is being written
+        size = sum(math.prod(array.shape) * array.dtype.itemsize for array in to_arrays(state).values())
+        require_space(options.out, size * min(saves, max(most - len(saved), 1)), options.out)
+
+    on_main(check)
 
 
 def _last_checkpoint(options: RunOptions, step: Step, settings: Mapping[str, Any]) -> CompleteCheckpoint | None:
@@ -223,10 +243,6 @@ def _last_checkpoint(options: RunOptions, step: Step, settings: Mapping[str, Any
         say(note)
     where = folder / str(checkpoint.step)
     run_folder.check_same_settings(checkpoint.facts["settings"], settings, where, checkpoint.step)
-    if checkpoint.step > options.steps:
-        raise InputError(
-            f"--steps {options.steps}: {options.out} is at step {checkpoint.step}, expected at least {checkpoint.step}"
-        )
     mesh_then = ",".join(f"{axis}={size}" for axis, size in checkpoint.facts["mesh"].items())
     say(f"resuming after step {checkpoint.step} of {options.steps}, saved on mesh {mesh_then}")
     return checkpoint

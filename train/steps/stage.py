@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
@@ -21,13 +22,14 @@ from svdjax.losses.autoencoding import Autoencoding
 from svdjax.losses.training_noise import Noising
 from svdjax.memory import accumulation
 from svdjax.models.initialize import abstract
-from svdjax.models.svd import NETWORKS, fill
+from svdjax.models.svd import NETWORKS, fill, leaves
 from svdjax.parallel import sharding
 from svdjax.parallel.mesh import BATCH_AXES
 from train.batches.loader import Loader
 from train.options.base import BaseOptions
 from train.run.result import Result
 from train.run.session import Batches, Setup
+from train.steps import state as states
 from train.steps.optimizer import average_of, optimizer
 from train.steps.settings import PretrainingSettings
 from train.steps.starting_weights import StartingModel
@@ -127,6 +129,15 @@ class Stage(Step):
     @classmethod
     def check_clips(cls, options: BaseOptions, config: SVDConfig, size: tuple[int, int]) -> None:
         """Raise `InputError` for options that don't fit clips of `size`, (width, height) in pixels."""
+
+    @classmethod
+    def state_shapes(cls, run: StageRun) -> State:
+        """Shapes of the state before anything is loaded, without those of the few tensors outside the networks."""
+        names = cls.trained_networks(run.settings.freeze_encoder)
+        networks = {name: abstract(NETWORKS[name], getattr(run.config, name), jnp.float32) for name in names}
+        trained = {f"{name}.{leaf}": x for name, network in networks.items() for leaf, x in leaves(network).items()}
+        begin = functools.partial(states.begin, optimizer=optimizer(run.settings, run.setup.devices))
+        return jax.eval_shape(begin, trained)
 
     def __init__(self, run: StageRun):
         self.run, self.config, self.settings = run, run.config, run.settings

@@ -173,8 +173,9 @@ class Step(ABC):
         """Copies of divided tensors on the host, complete in every process; all processes must call it."""
 
         def on_host(value: Array | np.ndarray) -> np.ndarray:
-            whole = isinstance(value, np.ndarray) or value.is_fully_replicated
-            return np.asarray(value if whole else self._replicate(value))
+            if isinstance(value, np.ndarray) or value.is_fully_replicated:
+                return np.asarray(value)
+            return np.asarray(self._replicate(value))
 
         return {name: on_host(value) for name, value in tensors.items()}  # one by one: a device may not have memory for all
 
