@@ -38,8 +38,9 @@ def start(options: RunOptions, model: Path | None, memory: float | None = None) 
     if model is None or _is_small(model):
         malloc.keep_freed()
     cluster.start(options.coordinator, options.num_processes, options.process_id)
-    agreed(lambda: options, same_command)
+    # JAX decides only once whether it has a cache: before the first program, which the comparison compiles.
     compilation_cache.enable()
+    agreed(lambda: options, same_command)
 
 
 def _is_small(checkpoint: Path) -> bool:
