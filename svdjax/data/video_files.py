@@ -9,6 +9,7 @@ import os
 import struct
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import Any
 
 import av
 from av.container import InputContainer
@@ -19,6 +20,8 @@ from svdjax.data.video_pixels import UPRIGHT, Matrix, display_matrix, pixels
 from svdjax.errors import InputError
 
 _ONLY_FILES = {"protocol_whitelist": "file"}  # a playlist named .mp4 must not reach into the network
+# Titles need not be UTF-8. PyAV 19 always reads them so.
+_ANY_TITLE: dict[str, Any] = {"metadata_errors": "surrogateescape"} if int(av.__version__.split(".")[0]) < 19 else {}
 # FFmpeg's own decoders of these codecs ignore opacity that is stored beside the frames; the libraries' decoders read it.
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 _ALPHA_ID = 1  # of the additional data of a Matroska or WebM block
@@ -76,7 +79,7 @@ def _decode(path: str, seek_to: int | None = None) -> Iterator[tuple[int | None,
 
 
 def _open(path: str) -> InputContainer:
-    return av.open(path, options=_ONLY_FILES, metadata_errors="replace")  # titles need not be UTF-8
+    return av.open(path, options=_ONLY_FILES, **_ANY_TITLE)
 
 
 def _alpha_decoder(

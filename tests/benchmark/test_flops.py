@@ -15,7 +15,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor
 from diffusers.models.autoencoders.autoencoder_kl_temporal_decoder import AutoencoderKLTemporalDecoder
 from diffusers.models.unets.unet_spatio_temporal_condition import UNetSpatioTemporalConditionModel
 from jax import lax
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, AxisType
 from torch.utils.flop_counter import FlopCounterMode
 
 from sample.benchmarking import flops
@@ -189,6 +189,6 @@ def test_full_size_savings():
 
 def test_shares_of_devices():
     """Every device of a mesh computes its share: together as much as one device alone."""
-    mesh = AbstractMesh((2,), ("rows",))
+    mesh = AbstractMesh((2,), ("rows",), axis_types=(AxisType.Auto,))
     product = jax.shard_map(lambda x, w: x @ w, mesh=mesh, in_specs=(jax.P("rows"), jax.P()), out_specs=jax.P("rows"))
     assert flops.count(product, array(8, 4), array(4, 6)) == 2 * 8 * 4 * 6
