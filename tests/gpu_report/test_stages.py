@@ -42,13 +42,18 @@ def program(monkeypatch):
 PARTS = {"dual_step": dual_step, "decode": decoding}
 
 
+def cut_off(name, reported, request):
+    """What a part had sent before its end at the limit."""
+    reporter, results = reported
+    with pytest.raises(AtLimit):
+        PARTS[name].measure(request, reporter)
+    return results()
+
+
 @pytest.mark.parametrize("name", PARTS)
 def test_compile_times_and_memory_come_before_the_timing(name, program, reported, small, monkeypatch):
     monkeypatch.setattr(timing, "time_program", end)
-    reporter, results = reported
-    with pytest.raises(AtLimit):
-        PARTS[name].measure(small(), reporter)
-    found = results()
+    found = cut_off(name, reported, small())
     for key in ("trace_seconds", "compile_seconds", "compile_seconds_warm", "scratch_bytes", "total_bytes"):
         assert found[f"{name}_{key}"] == getattr(PLAN, key)
 
@@ -56,10 +61,7 @@ def test_compile_times_and_memory_come_before_the_timing(name, program, reported
 @pytest.mark.parametrize("name", PARTS)
 def test_times_come_before_counting(name, program, reported, small, monkeypatch):
     monkeypatch.setattr(flops, "count", end)
-    reporter, results = reported
-    with pytest.raises(AtLimit):
-        PARTS[name].measure(small(), reporter)
-    found = results()
+    found = cut_off(name, reported, small())
     assert found[f"{name}_seconds"] == 1
     assert (found[f"{name}_peak_before_bytes"], found[f"{name}_peak_bytes"]) == (6, 7)
     assert ("matmul_size" in found) == (name == "dual_step")
